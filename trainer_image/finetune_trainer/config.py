@@ -1,0 +1,189 @@
+"""run.json: all that the operator tells the trainer about a job.
+
+Wrong content is a ``ConfigError`` that names the field; the operator writes this file, so such
+an error means that the two images do not fit together.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+RUN_JSON = Path("/etc/finetune/run.json")
+WORKSPACE = Path("/workspace")
+METRICS_PORT = 9400
+
+
+class ConfigError(Exception):
+    """run.json cannot be read or does not fit this trainer."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True
+    )
+
+
+class JobRef(_Section):
+    namespace: str
+    name: str
+    uid: str
+
+
+class HubRef(_Section):
+    """A repository of a model or dataset hub; ``HF_ENDPOINT`` and ``HF_TOKEN_PATH`` apply."""
+
+    repository: str
+    revision: str = "main"
+
+
+class ModelSource(_Section):
+    """Exactly one of ``path`` (mounted file or folder) and ``hub``."""
+
+    path: str | None = None
+    hub: HubRef | None = None
+    file: str | None = None
+    """Single-file formats: a GGUF file inside the folder or repository."""
+    chat_template_path: str | None = None
+
+
+class DataSource(_Section):
+    """Exactly one of ``path`` (mounted), ``hub`` and ``url`` (https)."""
+
+    name: str
+    field: str
+    """Path of this source in the FineTuneJob, for messages: ``spec.data.train[0]``."""
+    path: str | None = None
+    hub: HubRef | None = None
+    url: str | None = None
+    file: str | None = None
+    format: Literal["Auto", "Chat", "Instruction", "Completion"] = "Auto"
+    fields: dict[str, str] = Field(default_factory=dict)
+    """Column of the source by role: messages, prompt, response, system, text."""
+
+
+class Data(_Section):
+    train: tuple[DataSource, ...]
+    eval: tuple[DataSource, ...] = ()
+    eval_fraction: float = 0.05
+    """Share of train rows held out by content hash, used where ``eval`` is empty."""
+    sequence_length: int
+    packing: Literal["Isolated", "None"] = "Isolated"
+    loss_on: Literal["Assistant", "Response", "All"] = "Assistant"
+    overlong: Literal["Truncate", "Drop", "Split", "Fail"] = "Truncate"
+    max_download_bytes: int = 10 * 2**30
+
+
+class Lora(_Section):
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: Literal["AllLinear"] | tuple[str, ...] = "AllLinear"
+
+
+class Method(_Section):
+    """``lora``, or full fine-tuning where it is absent."""
+
+    lora: Lora | None = None
+
+
+class Schedule(_Section):
+    type: Literal["Cosine", "Linear", "Constant"] = "Cosine"
+    warmup_fraction: float = 0.03
+    final_fraction: float = 0.1
+    """Learning rate of the last step as a share of the peak."""
+
+
+class Optimizer(_Section):
+    type: Literal["AdamW", "SGD"] = "AdamW"
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+
+class Training(_Section):
+    """Exactly one of ``epochs`` and ``steps``."""
+
+    epochs: float | None = None
+    steps: int | None = None
+    micro_batch_size: int
+    """Packed rows per rank and forward pass."""
+    accumulation: int
+    """Forward passes per optimizer step; global batch = micro × accumulation × world size."""
+    learning_rate: float
+    schedule: Schedule = Schedule()
+    optimizer: Optimizer = Optimizer()
+    max_grad_norm: float = 1.0
+    """0 switches clipping off."""
+    dropout: float = 0.0
+    precision: Literal["Auto", "BF16", "FP16", "FP32"] = "Auto"
+    activation_checkpointing: bool = False
+    max_nonfinite_steps: int = 3
+    """Skipped steps in a row before the job stops."""
+    seed: int = 42
+
+
+class Workers(_Section):
+    count: int
+    ranks_per_worker: int
+    device: Literal["CPU", "GPU"]
+
+    @property
+    def world_size(self) -> int:
+        return self.count * self.ranks_per_worker
+
+
+class Evaluation(_Section):
+    every_steps: int | None = None
+    """None: only before the first and after the last step."""
+    baseline: bool = True
+    """Score the untouched model first."""
+
+
+class Checkpoint(_Section):
+    every_steps: int | None = None
+    """None: only on SIGTERM."""
+    keep: int = 2
+
+
+class Output(_Section):
+    formats: tuple[Literal["Adapter", "Merged"], ...] = ("Merged",)
+    external: bool = False
+    """True: publish to the mount ``/output`` instead of ``/workspace/output``."""
+
+
+class RunConfig(_Section):
+    job: JobRef
+    model: ModelSource
+    data: Data
+    method: Method
+    training: Training
+    zero_stage: Literal[0, 1, 2, 3]
+    workers: Workers
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    output: Output = Output()
+
+    @property
+    def global_batch_size(self) -> int:
+        """Packed rows per optimizer step over all ranks."""
+        return self.training.micro_batch_size * self.training.accumulation * self.workers.world_size
+
+
+def load_run_config(path: Path = RUN_JSON) -> RunConfig:
+    """Read and check run.json. Raises ``ConfigError`` with every wrong field."""
+    try:
+        return RunConfig.model_validate(json.loads(path.read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise ConfigError(f"{path}: {faults}") from error
