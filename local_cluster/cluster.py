@@ -1,0 +1,338 @@
+"""One local cluster: `up` brings everything to the wanted state, `down` leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from local_cluster import dns, preflight, registry
+from local_cluster.api import wait_for
+from local_cluster.binaries import CLUSTER_FAMILIES, Binaries
+from local_cluster.cgroups import Cgroup
+from local_cluster.control_plane import ControlPlane
+from local_cluster.errors import LocalClusterError
+from local_cluster.gpus import advertise_gpus
+from local_cluster.layout import (
+    DEFAULT_NAME,
+    Cache,
+    ClusterPaths,
+    cluster_home,
+    locked,
+    private_dir,
+    write_private,
+)
+from local_cluster.mounts import unmount_below
+from local_cluster.network import Network, netns_exists, netns_name
+from local_cluster.nodes import Node
+from local_cluster.oci import ensure_base_images
+from local_cluster.processes import ProcessTable
+from local_cluster.proxy import start_proxy
+from local_cluster.recycler import start_recycler
+from local_cluster.seed import clone_seed
+from local_cluster.storage import ensure_volumes
+from local_cluster.subnets import Subnet, choose_subnet, host_routes, require_free
+
+Report = Callable[[str, str], None]
+
+DEFAULT_NODES = 3
+
+
+def _silent(_stage: str, _detail: str) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class State:
+    """What a cluster was asked to be; survives crashes in `cluster.json`."""
+
+    prefix: str  # of its subnet, see subnets.py
+    nodes: int
+    gpus: int  # per node
+
+
+class LocalCluster:
+    """A cluster by its name; the object holds no state of its own."""
+
+    def __init__(self, name: str = DEFAULT_NAME) -> None:
+        self.name = name
+        self.paths = ClusterPaths(cluster_home(), name)
+        self.cache = Cache.from_environment()
+        self.binaries = Binaries(self.cache)
+        self.processes = ProcessTable(self.paths.run, self.paths.logs)
+
+    # --- what others ask for -------------------------------------------------------------------
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Path of the administrator's kubeconfig."""
+        return self.paths.kubeconfig
+
+    @property
+    def registry(self) -> str:
+        """The registry's address for pushes from the host."""
+        return f"{self.subnet.door}:{registry.REGISTRY_PORT}"
+
+    @property
+    def host_address(self) -> str:
+        """The host's address as pods reach it (servers on the host must listen there)."""
+        return self.subnet.host
+
+    @property
+    def subnet(self) -> Subnet:
+        return Subnet(self._existing().prefix)
+
+    @property
+    def state(self) -> State | None:
+        """What the cluster was asked to be; None where there is none."""
+        try:
+            return State(**json.loads(self.paths.state.read_text()))
+        except FileNotFoundError:
+            return None
+
+    def exists(self) -> bool:
+        return self.state is not None
+
+    def require(self) -> None:
+        """Refuse where there is no such cluster."""
+        self._existing()
+
+    def push(self, image: str) -> None:
+        """Push an image of the buildah store; works before `up` too."""
+        state = self.state
+        address = f"{Subnet(state.prefix).door}:{registry.REGISTRY_PORT}" if state else ""
+        if address and registry.answers(address):
+            registry.push(self.cache, image, address)
+            return
+        with registry.temporary_registry(self.cache) as temporary:
+            registry.push(self.cache, image, temporary)
+
+    def node(self, reference: str | int) -> Node:
+        """A node by number, by `n2`, or by its full name."""
+        state = self._existing()
+        text = str(reference).removeprefix(f"{self.name}-").removeprefix("n")
+        if not text.isdigit() or not 1 <= int(text) <= state.nodes:
+            names = ", ".join(f"{self.name}-n{k}" for k in range(1, state.nodes + 1))
+            raise LocalClusterError(f"There is no node '{reference}'; there are {names}.")
+        return self._node(int(text), Subnet(state.prefix), self.control_plane())
+
+    def nodes(self) -> list[Node]:
+        plane = self.control_plane()
+        return [self._node(k, self.subnet, plane) for k in range(1, self._existing().nodes + 1)]
+
+    def control_plane(self) -> ControlPlane:
+        return ControlPlane(
+            self.paths, self.subnet, self.processes, self.binaries, netns_name(self.name)
+        )
+
+    # --- up ------------------------------------------------------------------------------------
+
+    def up(
+        self, nodes: int | None = None, gpus: int | None = None, report: Report = _silent
+    ) -> None:
+        """Bring the cluster up, or back to what it should be; returns when every node is Ready.
+
+        nodes, gpus (per node): None keeps what the cluster has (at first 3 nodes, no GPUs).
+        A cluster can grow; it cannot shrink. report gets a stage and what is being done in it.
+        """
+        with self._locked():
+            state = self._plan(nodes, gpus)
+            report("check", "the host")
+            preflight.require(
+                preflight.gather(
+                    self.paths,
+                    state.nodes,
+                    state.gpus,
+                    self.binaries.missing(CLUSTER_FAMILIES),
+                )
+            )
+            network = self._claim_network(state)
+            self._start(state, network, report)
+
+    def _plan(self, nodes: int | None, gpus: int | None) -> State:
+        state = self.state
+        if state is None:
+            return State("", DEFAULT_NODES if nodes is None else nodes, gpus or 0)
+        if nodes is not None and nodes < state.nodes:
+            raise LocalClusterError(
+                f"Cluster '{self.name}' has {state.nodes} nodes and cannot shrink to {nodes}: run "
+                "`down` first."
+            )
+        return State(state.prefix, nodes or state.nodes, state.gpus if gpus is None else gpus)
+
+    def _claim_network(self, state: State) -> Network:
+        """Choose the subnet, once, and make the network; others must not choose meanwhile."""
+        with locked(Path("/run/lock/finetune-local-cluster")):
+            self._refuse_foreign_namespace()
+            if state.prefix:
+                subnet = Subnet(state.prefix)
+                require_free(subnet, host_routes())
+            else:
+                subnet = choose_subnet(self._taken(), host_routes())
+            private_dir(self.paths.root)
+            private_dir(self.paths.volatile)
+            write_private(self.paths.volatile / "home", str(self.paths.home))
+            write_private(
+                self.paths.state,
+                json.dumps(asdict(State(subnet.prefix, state.nodes, state.gpus))),
+            )
+            network = Network(self.name, subnet)
+            if network.ensure(state.nodes):
+                self._clear_leftovers()
+            return network
+
+    def _refuse_foreign_namespace(self) -> None:
+        """Two clusters of one name in different homes would share the namespace."""
+        owner = self.paths.volatile / "home"
+        if not netns_exists(netns_name(self.name)) or self.exists():
+            return
+        home = owner.read_text() if owner.exists() else "another home"
+        if home == str(self.paths.home):
+            return  # an `up` that ended before it wrote its state
+        raise LocalClusterError(
+            f"A cluster '{self.name}' of {home} is there already: take another --name, or run "
+            f"`LOCAL_CLUSTER_HOME={home} python -m local_cluster down --name {self.name}`."
+        )
+
+    def _taken(self) -> Iterator[str]:
+        for path in self.paths.home.glob("*/cluster.json"):
+            if path != self.paths.state:
+                yield str(json.loads(path.read_text())["prefix"])
+
+    def _clear_leftovers(self) -> None:
+        """The namespace was made anew: whatever an earlier life left in the old one is dead."""
+        self.processes.stop(*reversed(self.processes.names()), grace=2)
+        Cgroup.of_cluster(self.name).kill()
+        for folder in (self.paths.root, self.paths.volatile):
+            unmount_below(folder)
+        for path in self.paths.volatile.glob("n*"):
+            shutil.rmtree(path)
+        shutil.rmtree(self.paths.ipam, ignore_errors=True)
+
+    def _start(self, state: State, network: Network, report: Report) -> None:
+        netns, subnet = network.netns, network.subnet
+        for folder in (self.paths.etc, self.paths.run, self.paths.logs):
+            private_dir(folder)
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            report("registry", "starting")
+            base = pool.submit(self._start_registry, netns, subnet)
+            report("seed", "cloning images")
+            clones = [
+                pool.submit(clone_seed, self.cache, self.paths.node(k).containerd_root)
+                for k in range(1, state.nodes + 1)
+            ]
+            report("control plane", "starting")
+            plane = self.control_plane()
+            plane.start(state.nodes)
+            base.result()
+            for clone in clones:
+                clone.result()
+            report("nodes", "starting")
+            nodes = [self._node(k, subnet, plane) for k in range(1, state.nodes + 1)]
+            starting = [pool.submit(node.start) for node in nodes]
+            dns.start_dns(self.paths, plane, self.processes, self.binaries, netns)
+            start_proxy(self.paths, subnet, plane, self.processes, self.binaries, netns)
+            ensure_volumes(plane.api, self.paths)
+            start_recycler(self.name, self.processes)
+            for started in starting:
+                started.result()
+        self._await_ready(nodes, report)
+        for node in nodes:
+            advertise_gpus(plane.api, node.name, state.gpus)
+        report("ready", f"{state.nodes} nodes, {self.paths.kubeconfig}")
+
+    def _start_registry(self, netns: str, subnet: Subnet) -> None:
+        registry.start_registry(
+            self.cache, self.paths.etc, self.processes, netns, subnet.door
+        )
+        ensure_base_images(self.cache, f"{subnet.door}:{registry.REGISTRY_PORT}")
+
+    def _await_ready(self, nodes: list[Node], report: Report) -> None:
+        left = {node.name: node for node in nodes}
+
+        def all_ready() -> bool:
+            for node in list(left.values()):
+                if self.processes.identity(node.kubelet) is None:
+                    raise self.processes.died(node.kubelet)
+                if node.ready():
+                    del left[node.name]
+                    report("nodes", f"{node.name} is Ready")
+            return not left
+
+        logs = self.paths.logs
+        wait_for("Not every node is Ready", all_ready, 90, f"see {logs}/kubelet-n*.log.", 0.2)
+        report("dns", "waiting for an answer")
+        wait_for(
+            "The cluster's DNS does not answer",
+            lambda: dns.resolve(self.subnet.door, "kubernetes.default.svc.cluster.local")
+            == self.subnet.first_service,
+            30,
+            f"see {self.processes.log('coredns')}.",
+            0.2,
+        )
+        wait_for(
+            "Namespace 'default' has no ServiceAccount",
+            lambda: self.control_plane()
+            .api.call("GET", "/api/v1/namespaces/default/serviceaccounts/default")[0]
+            == 200,
+            30,
+            f"see {self.processes.log('kube-controller-manager')}.",
+        )
+
+    # --- down ----------------------------------------------------------------------------------
+
+    def down(self, report: Report = _silent) -> None:
+        """Stop and delete everything but the cache; harmless where there is nothing."""
+        with self._locked():
+            report("down", "stopping processes")
+            names = list(reversed(self.processes.names()))
+            daemons = [name for name in names if name.startswith(("kubelet", "containerd"))]
+            self.processes.stop(*daemons, grace=0)
+            cgroup = Cgroup.of_cluster(self.name)
+            cgroup.kill()
+            self.processes.stop(*(name for name in names if name not in daemons), grace=2)
+            report("down", "removing mounts, control groups and network")
+            for folder in (self.paths.root, self.paths.volatile):
+                unmount_below(folder)
+            cgroup.remove()
+            state = self.state
+            if state is not None:
+                Network(self.name, Subnet(state.prefix)).remove()
+            report("down", "deleting files")
+            for folder in (self.paths.volatile, self.paths.root):
+                if folder.exists():
+                    shutil.rmtree(folder)
+        self.paths.lock.unlink(missing_ok=True)
+
+    # --- helpers -------------------------------------------------------------------------------
+
+    def _existing(self) -> State:
+        state = self.state
+        if state is None:
+            raise LocalClusterError(
+                f"There is no cluster '{self.name}': start it with "
+                f"`python -m local_cluster up --name {self.name}`."
+            )
+        return state
+
+    def _node(self, index: int, subnet: Subnet, plane: ControlPlane) -> Node:
+        return Node(
+            index, self.paths, subnet, plane, self.processes, self.binaries,
+            netns_name(self.name),
+        )  # fmt: skip
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One `up` or `down` of a cluster at a time."""
+        try:
+            self.paths.home.mkdir(parents=True, exist_ok=True)
+        except PermissionError as error:
+            raise LocalClusterError(
+                f"{self.paths.home} cannot be made: run as root {preflight.WAY_OUT}."
+            ) from error
+        with locked(self.paths.lock):
+            yield

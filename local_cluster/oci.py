@@ -1,0 +1,143 @@
+"""Small OCI images made without a build tool, uploaded straight to a registry.
+
+The cluster's own `pause` image comes from here: one static program that sleeps. So do the images
+of tests that need a shell or a volume with one file in it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import platform
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+
+from local_cluster.debian import debian_binary
+from local_cluster.layout import Cache
+from local_cluster.registry import IMAGE_HOST, digest_of, repository_and_tag
+
+PAUSE_IMAGE = f"{IMAGE_HOST}/pause:1"
+BUSYBOX_IMAGE = f"{IMAGE_HOST}/busybox:1"
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_APPLETS = ("sh", "sleep", "cat", "echo", "ls", "nslookup", "wget", "httpd", "head", "tail", "dd",
+            "id", "touch", "true", "false", "env", "mkdir", "ping", "nc", "date", "mount")  # fmt: skip
+
+
+def upload_image(
+    address: str,
+    image: str,
+    files: Mapping[str, bytes],
+    *,
+    links: Mapping[str, str] | None = None,
+    command: Sequence[str] = (),
+) -> str:
+    """Make an image of one layer and upload it to the registry at `address`; its digest.
+
+    files: path -> content, all executable and readable by everybody. links: path -> target.
+    The same input gives the same digest.
+    """
+    layer = _layer(files, links or {})
+    compressed = gzip.compress(layer, mtime=0)
+    config = json.dumps(
+        {
+            "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+            "os": "linux",
+            "config": {"Cmd": list(command), "Env": ["PATH=/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
+        }
+    ).encode()
+    kind = "application/vnd.oci.image"
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": f"{kind}.manifest.v1+json",
+            "config": _descriptor(f"{kind}.config.v1+json", config),
+            "layers": [_descriptor(f"{kind}.layer.v1.tar+gzip", compressed)],
+        }
+    ).encode()
+    repository, tag = repository_and_tag(image)
+    for blob in (compressed, config):
+        _upload_blob(address, repository, blob)
+    _request(
+        "PUT",
+        f"http://{address}/v2/{repository}/manifests/{tag}",
+        manifest,
+        f"{kind}.manifest.v1+json",
+    )
+    return _digest(manifest)
+
+
+def ensure_base_images(cache: Cache, address: str) -> None:
+    """Upload the pause image, and the shell that tests use, unless the registry has them."""
+    wanted = {
+        PAUSE_IMAGE: ["/bin/busybox", "sleep", "infinity"],
+        BUSYBOX_IMAGE: ["/bin/sh"],
+    }
+    for image, command in wanted.items():
+        if digest_of(address, image) is not None:
+            continue
+        busybox = debian_binary("busybox-static", "bin/busybox", cache).read_bytes()
+        applets = () if image == PAUSE_IMAGE else _APPLETS
+        upload_image(
+            address,
+            image,
+            {"bin/busybox": busybox},
+            links={f"bin/{applet}": "busybox" for applet in applets},
+            command=command,
+        )
+
+
+def _layer(files: Mapping[str, bytes], links: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        folders = {
+            "/".join(path.split("/")[:depth])
+            for path in (*files, *links)
+            for depth in range(1, path.count("/") + 1)
+        }
+        for folder in sorted(folders):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(entry)
+        for path, content in sorted(files.items()):
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(content), 0o755
+            archive.addfile(entry, io.BytesIO(content))
+        for path, target in sorted(links.items()):
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
+            archive.addfile(entry)
+    return buffer.getvalue()
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _descriptor(media_type: str, data: bytes) -> dict[str, object]:
+    return {"mediaType": media_type, "digest": _digest(data), "size": len(data)}
+
+
+def _upload_blob(address: str, repository: str, data: bytes) -> None:
+    base = f"http://{address}/v2/{repository}/blobs"
+    try:
+        _request("HEAD", f"{base}/{_digest(data)}")
+        return
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+    location = _request("POST", f"{base}/uploads/", b"")
+    joint = "&" if "?" in location else "?"
+    _request("PUT", f"{location}{joint}digest={_digest(data)}", data, "application/octet-stream")
+
+
+def _request(method: str, url: str, body: bytes | None = None, media_type: str = "") -> str:
+    headers = {"Content-Type": media_type} if media_type else {}
+    request = urllib.request.Request(url, data=body, method=method, headers=headers)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+        return str(response.headers.get("Location", ""))
