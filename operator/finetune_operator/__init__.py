@@ -1,0 +1,1 @@
+"""The FineTuneJob operator: spec → plan → objects → observed → status."""

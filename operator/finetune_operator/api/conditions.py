@@ -1,0 +1,117 @@
+"""Condition types and reasons: the words of ``status.conditions``.
+
+The same reason stands in a condition, an Event and a metric label. ``Reconciling``, ``Stalled``
+and ``observedGeneration`` follow kstatus, so Flux and Helm can wait for a job; there is no
+``Ready`` condition, because it would leave a failed job in progress for ever.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .failures import FAILURE_CLASSES
+from .schema import StatusModel, Timestamp
+
+ConditionValue = Literal["True", "False", "Unknown"]
+
+
+class ConditionType(StrEnum):
+    """Every condition that a job can have; all are published from the first status on."""
+
+    RECONCILING = "Reconciling"
+    """The operator brings pods up, or takes them down. Never together with Stalled."""
+    STALLED = "Stalled"
+    """Failed for good: nobody will try again."""
+    SUCCEEDED = "Succeeded"
+    """Unknown while active, then True or False: the summary."""
+    FAILED = "Failed"
+    """The opposite of Succeeded at the end; `kubectl wait` watches one condition only."""
+    SUSPENDED = "Suspended"
+    """`spec.suspend` is honoured: no pod is left."""
+    SPEC_VALID = "SpecValid"
+    """The spec can be carried out, as far as it can be judged without its data."""
+    DATASET_VALID = "DatasetValid"
+    """Model and data were fetched, checked and tokenized."""
+    GANG_READY = "GangReady"
+    """All training pods are ready."""
+    PUBLISHED = "Published"
+    """The result lies at its place, loaded again and compared."""
+
+
+class Reason(StrEnum):
+    """Reasons besides the failure classes."""
+
+    ACCEPTED = "Accepted"
+    PENDING = "Pending"
+    """Not judged yet."""
+    PREPARING = "Preparing"
+    PREPARED = "Prepared"
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    WAITING_FOR_PODS = "WaitingForPods"
+    TRAINING = "Training"
+    TRAINED = "Trained"
+    RESTARTING = "Restarting"
+    EXPORTING = "Exporting"
+    PUBLISHED = "Published"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    DRAINING = "Draining"
+    """Ended in effect; pods are still terminating."""
+    SUCCEEDED = "Succeeded"
+    NOT_FAILED = "NotFailed"
+    ACTIVE = "Active"
+
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL = "ImagePull"
+    VOLUME_PENDING = "VolumePending"
+    CONTAINER_CONFIG = "ContainerConfig"
+    START_TIMEOUT = "StartTimeout"
+    NODE_LOST = "NodeLost"
+    NAME_CONFLICT = "NameConflict"
+    """A child's name is taken by an object that is not this job's."""
+    PREVIOUS_JOB_TERMINATING = "PreviousJobTerminating"
+    """A job of the same name was deleted and its pods are not gone yet."""
+
+    INVALID_SPEC = "InvalidSpec"
+    BATCH_DOES_NOT_FIT = "BatchDoesNotFit"
+    CLAIM_NOT_FOUND = "ClaimNotFound"
+    CLAIM_NOT_SHARED = "ClaimNotShared"
+    """More than one worker, and the claim is not ReadWriteMany."""
+    SOURCE_NOT_FOUND = "SourceNotFound"
+    """A ConfigMap, claim or job:// source that the spec names does not exist."""
+    SOURCE_NOT_READY = "SourceNotReady"
+    """The job that a job:// source names has not succeeded."""
+    JOB_VANISHED = "JobVanished"
+    """A child Job was deleted by someone else."""
+    EVICTED = "Evicted"
+    HOST_OOM = "HostOom"
+    """The container went over its memory limit."""
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    UNKNOWN_FAILURE = "UnknownFailure"
+    """The container died without a word, with a code that is not in the table."""
+
+
+REASONS = frozenset({*Reason, *(failure.name for failure in FAILURE_CLASSES)})
+
+
+class Condition(StatusModel):
+    """One aspect of the state, as in every Kubernetes object."""
+
+    type: Annotated[str, Field(min_length=1, max_length=63)]
+    """Name of the aspect, unique in the list."""
+    status: ConditionValue
+    """True, False or Unknown."""
+    observed_generation: Annotated[int | None, Field(ge=0)] = None
+    """Generation of the spec that was judged."""
+    last_transition_time: Timestamp
+    """When `status` last changed."""
+    reason: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
+    """Why, as one word for machines."""
+    message: Annotated[str, Field(max_length=2048)]
+    """Why, as a sentence for people."""

@@ -1,0 +1,268 @@
+"""What is trained on what: ``spec.model`` and ``spec.data``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from .schema import (
+    DecimalRange,
+    DnsLabel,
+    Matches,
+    ObjectName,
+    Rule,
+    SpecModel,
+    exactly_one,
+    list_map,
+)
+
+_PATH = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*"
+_IMAGE = rf"image://[a-z0-9][a-zA-Z0-9./:_@-]*(//{_PATH})?"
+_CLAIM = rf"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/{_PATH})?"
+_JOB = r"job://[a-z]([-a-z0-9]*[a-z0-9])?"
+_REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?"
+_REVISION = r"[A-Za-z0-9][A-Za-z0-9_./-]*"
+
+MODEL_URI = Matches(
+    pattern=rf"^({_IMAGE}|{_CLAIM}|{_JOB}|hf://{_REPOSITORY})$",
+    message="must be image://repository:tag//path, pvc://claim/path, job://name or "
+    "hf://organization/model; paths without '..', blanks or a leading dot",
+)
+DATA_URI = Matches(
+    pattern=rf"^({_IMAGE}|{_CLAIM}|hf://datasets/{_REPOSITORY}(@{_REVISION})?"
+    r"|https://[A-Za-z0-9.-]+(:[0-9]+)?/[^ ]*)$",
+    message="must be image://repository:tag//path, pvc://claim/path, "
+    "hf://datasets/organization/name[@revision] or https://host/path; paths without '..', "
+    "blanks or a leading dot",
+)
+OUTPUT_URI = Matches(
+    pattern=rf"^{_CLAIM}$",
+    message="must be pvc://claim/path; the path without '..', blanks or a leading dot",
+)
+
+RelativePath = Annotated[str, Field(min_length=1, max_length=512, pattern=rf"^{_PATH}$")]
+ModelUri = Annotated[str, MODEL_URI]
+DataUri = Annotated[str, DATA_URI]
+OutputUri = Annotated[str, OUTPUT_URI]
+ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class ConfigMapKeyRef(SpecModel):
+    """A key of a ConfigMap in the job's namespace."""
+
+    name: ObjectName
+    """Name of the ConfigMap."""
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    """Key in the ConfigMap; its value is used as it is."""
+
+
+class SecretRef(SpecModel):
+    """A Secret in the job's namespace. The operator never reads it; the kubelet mounts it."""
+
+    name: ObjectName
+    """Name of the Secret. Its key `token` holds the access token."""
+
+
+class ChatTemplate(SpecModel):
+    """Where the chat template comes from."""
+
+    config_map_key_ref: ConfigMapKeyRef
+    """ConfigMap key with a Jinja chat template, as tokenizer_config.json would hold it."""
+
+
+class Model(SpecModel):
+    """The model to start from."""
+
+    uri: ModelUri
+    """Where the model lies: `image://repository:tag//path` (OCI image volume),
+    `pvc://claim/path`, `job://name` (the merged output of another FineTuneJob of this namespace)
+    or `hf://organization/model`."""
+    revision: Annotated[str | None, Field(min_length=1, max_length=128)] = None
+    """Branch, tag or commit of an `hf://` model. Absent: `main`. The commit it meant is kept in
+    `status.model.commit`."""
+    file: RelativePath | None = None
+    """A single-file model (GGUF) inside the folder, image or repository. Absent: the folder holds
+    a model in the layout of transformers."""
+    chat_template: ChatTemplate | None = None
+    """Chat template to use. Absent: the model's own; most base models have none."""
+    secret_ref: SecretRef | None = None
+    """Secret whose key `token` opens private `hf://` models and datasets. Mounted into the
+    prepare pod only."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.revision) || self.uri.startsWith('hf://')",
+            message="revision belongs to hf:// models: name the version of an image by tag or "
+            "digest, or remove revision",
+            field_path=".revision",
+            check=lambda model: model.revision is None or model.uri.startswith("hf://"),
+        ),
+        Rule(
+            cel="!has(self.file) || !self.uri.startsWith('job://')",
+            message="file does not go with job://: another job's output is a whole folder",
+            field_path=".file",
+            check=lambda model: model.file is None or not model.uri.startswith("job://"),
+        ),
+    )
+
+
+class DataFormat(StrEnum):
+    """How rows are laid out. Auto looks at the first rows and says in status what it found."""
+
+    AUTO = "Auto"
+    CHAT = "Chat"
+    INSTRUCTION = "Instruction"
+    COMPLETION = "Completion"
+
+
+COLUMN_OF_FORMAT = {
+    DataFormat.CHAT: "messages",
+    DataFormat.INSTRUCTION: "prompt",
+    DataFormat.COMPLETION: "text",
+}
+"""The role without which a format cannot be read."""
+
+
+class DataFields(SpecModel):
+    """Names of the columns, by role. Absent roles keep their usual names."""
+
+    messages: ColumnName | None = None
+    """Column with a list of messages (role and content): Chat."""
+    prompt: ColumnName | None = None
+    """Column with the question: Instruction."""
+    response: ColumnName | None = None
+    """Column with the answer: Instruction."""
+    system: ColumnName | None = None
+    """Column with the system prompt: Instruction."""
+    text: ColumnName | None = None
+    """Column with plain text: Completion."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one(
+            "messages",
+            "prompt",
+            "text",
+            message="set exactly one of messages (Chat), prompt (Instruction) and text "
+            "(Completion)",
+        ),
+        Rule(
+            cel="has(self.prompt) == has(self.response)",
+            message="prompt and response go together: set both or neither",
+            field_path=".response",
+            check=lambda fields: (fields.prompt is None) == (fields.response is None),
+        ),
+        Rule(
+            cel="!has(self.system) || has(self.prompt)",
+            message="system goes with prompt and response: remove it or set those",
+            field_path=".system",
+            check=lambda fields: fields.system is None or fields.prompt is not None,
+        ),
+    )
+
+
+class DataSource(SpecModel):
+    """One place that rows come from."""
+
+    name: DnsLabel
+    """Short name, unique in its list; reports and messages use it."""
+    uri: DataUri
+    """Where the rows lie: `pvc://claim/path`, `image://repository:tag//path`,
+    `hf://datasets/organization/name[@revision]` or `https://host/path` (at most 10 GiB)."""
+    file: RelativePath | None = None
+    """A file inside the folder, image or repository. Absent: the path is a file, or its folder
+    holds exactly one."""
+    format: DataFormat = DataFormat.AUTO
+    """Chat (messages), Instruction (prompt and response), Completion (plain text), or Auto:
+    decided by the columns of the first rows. Absent: Auto."""
+    fields: DataFields | None = None
+    """Names of the columns. Absent: the usual ones of the format."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.file) || !self.uri.startsWith('https://')",
+            message="file does not go with https://: put the whole address into uri",
+            field_path=".file",
+            check=lambda source: source.file is None or not source.uri.startswith("https://"),
+        ),
+        Rule(
+            cel="!has(self.fields) || !has(self.format) || self.format == 'Auto'"
+            " || (self.format == 'Chat' && has(self.fields.messages))"
+            " || (self.format == 'Instruction' && has(self.fields.prompt))"
+            " || (self.format == 'Completion' && has(self.fields.text))",
+            message="fields must fit format: messages for Chat, prompt and response for "
+            "Instruction, text for Completion",
+            field_path=".fields",
+            check=lambda source: (
+                source.fields is None
+                or source.format is DataFormat.AUTO
+                or getattr(source.fields, COLUMN_OF_FORMAT[source.format]) is not None
+            ),
+        ),
+    )
+
+
+class Packing(StrEnum):
+    """Isolated: several rows share a sequence and never see each other. None: one row each."""
+
+    ISOLATED = "Isolated"
+    NONE = "None"
+
+
+class LossOn(StrEnum):
+    """Which tokens teach: every assistant turn, the last response only, or all text."""
+
+    ASSISTANT = "Assistant"
+    RESPONSE = "Response"
+    ALL = "All"
+
+
+class Overlong(StrEnum):
+    """What happens to a row that is longer than sequenceLength."""
+
+    TRUNCATE = "Truncate"
+    DROP = "Drop"
+    SPLIT = "Split"
+    FAIL = "Fail"
+
+
+class Data(SpecModel):
+    """The rows to train and to evaluate on, and how they become token sequences."""
+
+    train: Annotated[
+        tuple[DataSource, ...],
+        Field(min_length=1, max_length=32, json_schema_extra=list_map("name")),
+    ]
+    """Sources of training rows."""
+    eval: (
+        Annotated[
+            tuple[DataSource, ...],
+            Field(min_length=1, max_length=32, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """Sources of held-out rows. Absent: a share of the training rows, see `evalFraction`."""
+    eval_fraction: Annotated[str, DecimalRange(0, 0.5, example="0.05")] | None = None
+    """Share of the training rows that is held out where `eval` is absent, as a decimal string;
+    chosen by content hash, so stable, and duplicates never stand on both sides. Absent: 0.05."""
+    sequence_length: Annotated[int, Field(ge=16, le=1048576)] = 1024
+    """Tokens in a training sequence, at most what the model supports."""
+    packing: Packing = Packing.ISOLATED
+    """Isolated packs several rows into a sequence without letting them see each other; None
+    gives every row a sequence of its own."""
+    loss_on: LossOn = LossOn.ASSISTANT
+    """Tokens that are learned: Assistant (all assistant turns), Response (the last one), All."""
+    overlong: Overlong = Overlong.TRUNCATE
+    """What happens to a row that is longer than `sequenceLength`: Truncate, Drop, Split into
+    several, or Fail the job."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!(has(self.eval) && has(self.evalFraction))",
+            message="eval and evalFraction exclude each other: name held-out sources, or hold "
+            "out a share of the training rows",
+            field_path=".evalFraction",
+            check=lambda data: data.eval is None or data.eval_fraction is None,
+        ),
+    )

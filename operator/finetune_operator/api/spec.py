@@ -1,0 +1,165 @@
+"""``FineTuneJob.spec``: the wish, and the rules that span its parts."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from pydantic.alias_generators import to_camel
+
+from .schema import Rule, SpecModel
+from .sources import Data, Model
+from .storage import Output, OutputFormat, Storage
+from .training import Checkpoint, DeepSpeed, Evaluation, Method, Training
+from .workers import Stage, Workers
+
+SECONDS_PER_YEAR = 365 * 86_400
+
+MUTABLE = frozenset(
+    {"suspend", "active_deadline_seconds", "ttl_seconds_after_finished", "start_deadline_seconds"}
+)
+"""Fields that may change after creation. ``workers.count`` also may, while suspended."""
+
+
+class FineTuneJobSpec(SpecModel):
+    """What to fine-tune, on what, how and where."""
+
+    model: Model
+    """The model to start from."""
+    data: Data
+    """The rows to train and to evaluate on."""
+    method: Method
+    """LoRA or full fine-tuning."""
+    training: Training
+    """Hyperparameters."""
+    deepspeed: DeepSpeed = DeepSpeed()
+    """Partitioning of the training state."""
+    workers: Workers
+    """The gang of training pods."""
+    prepare: Stage = Stage()
+    """The pod that fetches and tokenizes model and data before training."""
+    export: Stage = Stage()
+    """The pod that merges, checks and publishes the result; merging needs memory for the whole
+    model."""
+    evaluation: Evaluation = Evaluation()
+    """Scores on the held-out rows."""
+    checkpoint: Checkpoint = Checkpoint()
+    """Saved training state."""
+    storage: Storage
+    """The volume for the job's files."""
+    output: Output = Output()
+    """Where the result goes."""
+    suspend: bool = False
+    """True stops the job at its present stage, after a checkpoint, and gives its pods back;
+    false lets it go on."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=SECONDS_PER_YEAR)] | None = None
+    """Seconds that the job may take from its start, without the time suspended, before it fails.
+    Absent: no limit."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=SECONDS_PER_YEAR)] | None = None
+    """Seconds after the end until pods and other children are removed; the FineTuneJob itself
+    stays. Absent: they stay with it."""
+    start_deadline_seconds: Annotated[int, Field(ge=10, le=SECONDS_PER_YEAR)] = 1800
+    """Seconds in which all training pods must be ready; else they are given back and tried again
+    later, so that half-placed gangs do not block each other."""
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+
+def _unchanged(parent: str, name: str, *, required: bool) -> str:
+    new, old = f"{parent}.{name}", f"{parent.replace('self', 'oldSelf', 1)}.{name}"
+    if required:
+        return f"{new} == {old}"
+    return f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+
+
+def _is_always_there(model: type[SpecModel], name: str) -> bool:
+    """Required, or filled in by a default: then CEL needs no ``has()``."""
+    field = model.model_fields[name]
+    return field.is_required() or field.get_default(call_default_factory=True) not in (None, ())
+
+
+def _immutable(name: str) -> Rule:
+    wire = to_camel(name)
+    return Rule(
+        cel=_unchanged("self", wire, required=_is_always_there(FineTuneJobSpec, name)),
+        message=f"{wire} cannot change after creation: create a FineTuneJob with a new name",
+        field_path=f".{wire}",
+    )
+
+
+def _immutable_workers() -> Rule:
+    rest = " && ".join(
+        f"({_unchanged('self.workers', to_camel(name), required=_is_always_there(Workers, name))})"
+        for name in Workers.model_fields
+        if name != "count"
+    )
+    return Rule(
+        cel=f"self.workers == oldSelf.workers || (oldSelf.suspend && {rest})",
+        message="workers cannot change after creation: create a FineTuneJob with a new name; "
+        "only workers.count may change, while the job is suspended",
+        field_path=".workers",
+    )
+
+
+_RANKS = (
+    "(self.workers.gpusPerWorker > 0 ? self.workers.gpusPerWorker"
+    " : has(self.workers.ranksPerWorker) ? self.workers.ranksPerWorker : 1)"
+)
+
+
+def _uses_hub(spec: FineTuneJobSpec) -> bool:
+    uris = [spec.model.uri, *(source.uri for source in (*spec.data.train, *(spec.data.eval or ())))]
+    return any(uri.startswith("hf://") for uri in uris)
+
+
+def _batch_fits(spec: FineTuneJobSpec) -> bool:
+    size = spec.training.global_batch_size
+    return (
+        size is None
+        or size % ((spec.training.micro_batch_size or 1) * spec.workers.world_size) == 0
+    )
+
+
+FineTuneJobSpec.rules = (
+    *(
+        _immutable_workers() if name == "workers" else _immutable(name)
+        for name in FineTuneJobSpec.model_fields
+        if name not in MUTABLE
+    ),
+    Rule(
+        cel="!has(self.training.globalBatchSize) || self.training.globalBatchSize % ("
+        "(has(self.training.microBatchSize) ? self.training.microBatchSize : 1)"
+        f" * self.workers.count * {_RANKS}) == 0",
+        # no messageExpression with the numbers: the API server reckons any string(int) as
+        # unbounded and refuses the CRD
+        message="must be a multiple of microBatchSize (1 if absent) × workers.count × ranks per "
+        "worker: change one of them",
+        field_path=".training.globalBatchSize",
+        check=_batch_fits,
+    ),
+    Rule(
+        cel="!has(self.storage.size) || has(self.storage.claimRef) || has(self.output.uri)",
+        message="storage.size makes a claim that is deleted with the job: set output.uri to keep "
+        "the result, or use storage.claimRef",
+        field_path=".output",
+        check=lambda spec: spec.storage.size is None or bool(spec.output.uri),
+    ),
+    Rule(
+        cel="has(self.method.lora) || !('Adapter' in self.output.formats)",
+        message="Adapter goes with method.lora: full fine-tuning has no adapter, use Merged",
+        field_path=".output.formats",
+        check=lambda spec: (
+            spec.method.lora is not None or OutputFormat.ADAPTER not in spec.output.formats
+        ),
+    ),
+    Rule(
+        cel="!has(self.model.secretRef) || self.model.uri.startsWith('hf://')"
+        " || self.data.train.exists(source, source.uri.startsWith('hf://'))"
+        " || (has(self.data.eval)"
+        " && self.data.eval.exists(source, source.uri.startsWith('hf://')))",
+        message="secretRef is a token for hf:// sources and there is none: remove it; claims "
+        "need none, and images use workers.imagePullSecrets",
+        field_path=".model.secretRef",
+        check=lambda spec: spec.model.secret_ref is None or _uses_hub(spec),
+    ),
+)

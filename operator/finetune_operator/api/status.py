@@ -1,0 +1,349 @@
+"""``FineTuneJob.status``: what is known, for people and for machines.
+
+The counters of the stages are written ahead: number n stands here before the Job that bears it is
+created, and a Job is created only by a pass that has read n back.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, computed_field
+
+from .conditions import Condition
+from .schema import LIST_SET, Decimal, StatusModel, Timestamp, list_map
+
+Counter = Annotated[int, Field(ge=0)]
+Message = Annotated[str, Field(max_length=1024)]
+
+
+class Phase(StrEnum):
+    """Where the job stands, for display; machines read the conditions."""
+
+    PENDING = "Pending"
+    QUEUED = "Queued"
+    PREPARING = "Preparing"
+    STARTING = "Starting"
+    TRAINING = "Training"
+    RESTARTING = "Restarting"
+    EXPORTING = "Exporting"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class StageName(StrEnum):
+    """The stages, in their order."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+    EXPORT = "export"
+
+
+def duration(seconds: int) -> str:
+    """Seconds as kubectl shows ages, in the two largest units: 45s, 13m32s, 2h5m, 3d4h."""
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
+    if days:
+        return f"{days}d{hours % 24}h"
+    if hours:
+        return f"{hours}h{minutes % 60}m"
+    return f"{minutes}m{seconds % 60}s" if minutes else f"{seconds}s"
+
+
+class Resolved(StatusModel):
+    """What absent fields became."""
+
+    world_size: Counter | None = None
+    """Ranks of the gang."""
+    micro_batch_size: Counter | None = None
+    """Sequences per rank and forward pass."""
+    accumulation: Counter | None = None
+    """Forward passes per optimizer step."""
+    global_batch_size: Counter | None = None
+    """Sequences per optimizer step: microBatchSize × accumulation × worldSize."""
+    zero_stage: Counter | None = None
+    """ZeRO stage."""
+    precision: str | None = None
+    """Number format of forward and backward; Auto: the trainer asks its GPU."""
+    learning_rate: Decimal | None = None
+    """Peak learning rate."""
+    steps: Counter | None = None
+    """Optimizer steps of the whole training; known after prepare."""
+    image: str | None = None
+    """Trainer image of this job; kept from its first pod to its last."""
+    reasons: Annotated[dict[str, Message], Field(max_length=32)] | None = None
+    """Why, by field name."""
+
+
+class ModelStatus(StatusModel):
+    """The model that was prepared."""
+
+    architecture: str | None = None
+    """Architecture in transformers' words."""
+    parameters: Counter | None = None
+    """Number of parameters."""
+    context_length: Counter | None = None
+    """Tokens that the model can attend to."""
+    digest: str | None = None
+    """Digest of the weights: sha256:…"""
+    commit: str | None = None
+    """Commit that `spec.model.revision` meant, for hf:// models."""
+
+
+class DataStatus(StatusModel):
+    """The data that was prepared."""
+
+    rows: Counter | None = None
+    """Rows read, training sources."""
+    kept: Counter | None = None
+    """Rows trained on."""
+    dropped: Annotated[dict[str, Counter], Field(max_length=64)] | None = None
+    """Rows left out, by rule."""
+    tokens: Counter | None = None
+    """Tokens of the kept rows."""
+    supervised_tokens: Counter | None = None
+    """Tokens that are learned."""
+    packed_rows: Counter | None = None
+    """Sequences after packing."""
+    eval_rows: Counter | None = None
+    """Held-out rows."""
+    eval_tokens: Counter | None = None
+    """Tokens of the held-out rows."""
+    digest: str | None = None
+    """Digest of the prepared data: sha256:…"""
+
+
+class Progress(StatusModel):
+    """How far the present stage is."""
+
+    stage: StageName | None = None
+    """prepare, train or export."""
+    phase: str | None = None
+    """What the ranks do: init, load, eval, train, checkpoint, save or done."""
+    step: Counter | None = None
+    """Optimizer steps done."""
+    steps: Counter | None = None
+    """Optimizer steps of the whole training."""
+    epoch: Decimal | None = None
+    """Passes over the training rows so far."""
+    eta_seconds: Counter | None = None
+    """Seconds of training that remain, by the speed of late."""
+    tokens_per_second: Decimal | None = None
+    """Tokens without padding, all ranks together."""
+    updated_at: Timestamp | None = None
+    """When rank 0 said so."""
+
+    @computed_field
+    def percent(self) -> Annotated[int, Field(ge=0, le=100)] | None:
+        """step / steps in percent, rounded down."""
+        if self.step is None or not self.steps:
+            return None
+        return min(100, 100 * self.step // self.steps)
+
+    @computed_field
+    def summary(self) -> str | None:
+        """percent, step and steps in one word, for display: 44% (140/312)."""
+        if self.percent is None:
+            return None
+        return f"{self.percent}% ({self.step}/{self.steps})"
+
+    @computed_field
+    def eta(self) -> str | None:
+        """etaSeconds for display: 13m32s."""
+        return None if self.eta_seconds is None else duration(self.eta_seconds)
+
+
+class Scores(StatusModel):
+    """Scores on the held-out rows."""
+
+    eval_loss: Decimal | None = None
+    """Mean loss per supervised token, in nats."""
+    perplexity: Decimal | None = None
+    """e to the power of evalLoss."""
+
+
+class Metrics(StatusModel):
+    """Newest numbers; the final ones after the end."""
+
+    loss: Decimal | None = None
+    """Training loss per supervised token, in nats."""
+    eval_loss: Decimal | None = None
+    """Loss on the held-out rows."""
+    perplexity: Decimal | None = None
+    """Perplexity on the held-out rows."""
+    learning_rate: Decimal | None = None
+    """Learning rate of the newest step."""
+    grad_norm: Decimal | None = None
+    """Norm of all gradients before clipping."""
+    baseline: Scores | None = None
+    """The untouched model on the same rows."""
+
+
+class LatestCheckpoint(StatusModel):
+    """The newest checkpoint."""
+
+    step: Counter | None = None
+    """Optimizer step after which it was saved."""
+    verified: bool | None = None
+    """True once sizes and hashes were read back."""
+    bytes: Counter | None = None
+    """Size on the volume."""
+
+
+class BestCheckpoint(StatusModel):
+    """The checkpoint with the lowest loss on the held-out rows."""
+
+    step: Counter | None = None
+    """Optimizer step after which it was saved."""
+    eval_loss: Decimal | None = None
+    """Its loss on the held-out rows."""
+
+
+class Checkpoints(StatusModel):
+    """Saved training state."""
+
+    latest: LatestCheckpoint | None = None
+    """The newest."""
+    best: BestCheckpoint | None = None
+    """The one with the lowest evalLoss."""
+
+
+class Failure(StatusModel):
+    """The failure that counts: the first one, not what followed from it."""
+
+    failure_class: Annotated[str | None, Field(alias="class")] = None
+    """Class, as in reasons, events and metrics: CudaOom, BadData, …"""
+    stage: StageName | None = None
+    """Stage that failed."""
+    attempt: Counter | None = None
+    """Its number."""
+    rank: Counter | None = None
+    """Rank that failed first."""
+    pod: str | None = None
+    """Pod of that rank."""
+    node: str | None = None
+    """Node of that pod."""
+    exit_code: int | None = None
+    """Exit code of its container."""
+    step: Counter | None = None
+    """Last optimizer step done."""
+    message: Message | None = None
+    """What is wrong and where: a field path, or file and line."""
+    hint: Message | None = None
+    """What to do."""
+    lines: (
+        Annotated[
+            tuple[Annotated[str, Field(max_length=1024)], ...],
+            Field(max_length=20),
+        ]
+        | None
+    ) = None
+    """Last lines of its log."""
+    at: Timestamp | None = None
+    """When."""
+
+
+class Artifact(StatusModel):
+    """The result."""
+
+    uri: str | None = None
+    """Where it lies: pvc://claim/path."""
+    path: str | None = None
+    """Folder on that claim; it holds `adapter` and `merged`."""
+    digest: str | None = None
+    """Digest of its files: sha256:…"""
+    bytes: Counter | None = None
+    """Size."""
+    formats: (
+        Annotated[
+            tuple[str, ...],
+            Field(max_length=2, json_schema_extra=LIST_SET),
+        ]
+        | None
+    ) = None
+    """Adapter, Merged or both."""
+
+
+class Logs(StatusModel):
+    """Where logs and step metrics lie, on the claim of `spec.storage`."""
+
+    claim: str | None = None
+    """Name of the claim."""
+    path: str | None = None
+    """Folder on the claim with one log for each rank of the present attempt."""
+    metrics_path: str | None = None
+    """File on the claim with one JSON object for each step and evaluation."""
+
+
+class FineTuneJobStatus(StatusModel):
+    """What is known about the job. Written by the operator alone."""
+
+    observed_generation: int = -1
+    """Generation of the spec that this status speaks of; -1: the operator has not seen it."""
+    phase: Phase | None = None
+    """Where the job stands, for people; scripts use the conditions."""
+    conditions: Annotated[
+        tuple[Condition, ...], Field(max_length=16, json_schema_extra=list_map("type"))
+    ] = ()
+    """The state, for machines: Reconciling, Stalled, Succeeded, Failed and more."""
+    prepare_attempt: Counter | None = None
+    """Number of the present prepare Job, <name>-p<n>. Absent: not begun."""
+    attempt: Counter | None = None
+    """Number of the present training gang, <name>-a<n>. Absent: not begun."""
+    export_attempt: Counter | None = None
+    """Number of the present export Job, <name>-x<n>. Absent: not begun."""
+    prepare_job_uid: Annotated[str | None, Field(alias="prepareJobUID")] = None
+    """UID of that prepare Job, once it was created."""
+    job_uid: Annotated[str | None, Field(alias="jobUID")] = None
+    """UID of that training Job, once it was created."""
+    export_job_uid: Annotated[str | None, Field(alias="exportJobUID")] = None
+    """UID of that export Job, once it was created."""
+    prepared: Timestamp | None = None
+    """When prepare succeeded."""
+    trained: Timestamp | None = None
+    """When training succeeded."""
+    exported: Timestamp | None = None
+    """When export succeeded."""
+    start_timeouts: Counter | None = None
+    """Gangs in a row that were given back because they were not ready in time."""
+    next_attempt_time: Timestamp | None = None
+    """Not before this time is the next attempt created."""
+    resolved: Resolved | None = None
+    """What absent fields became, and why."""
+    model: ModelStatus | None = None
+    """The model that was prepared."""
+    data: DataStatus | None = None
+    """The data that was prepared."""
+    progress: Progress | None = None
+    """How far the present stage is."""
+    metrics: Metrics | None = None
+    """Newest numbers of the training."""
+    checkpoints: Checkpoints | None = None
+    """Saved training state."""
+    pending_reason: Message | None = None
+    """One sentence: what the job waits for and what to do. Absent while nothing is waited for."""
+    failure: Failure | None = None
+    """The failure that counts."""
+    artifact: Artifact | None = None
+    """The result."""
+    logs: Logs | None = None
+    """Where logs lie."""
+    lost_nodes: (
+        Annotated[
+            tuple[str, ...],
+            Field(max_length=32, json_schema_extra=LIST_SET),
+        ]
+        | None
+    ) = None
+    """Nodes that stopped answering and may still run a pod of this job."""
+    start_time: Timestamp | None = None
+    """When the operator took the job up."""
+    completion_time: Timestamp | None = None
+    """When it ended, well or not, with no pod left."""
+    suspend_time: Timestamp | None = None
+    """Since when it is suspended. Absent: it is not."""
+    suspended_seconds: Counter | None = None
+    """Seconds that it was suspended, before suspendTime."""
+    children_removed_time: Timestamp | None = None
+    """When the children were removed by ttlSecondsAfterFinished."""

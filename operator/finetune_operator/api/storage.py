@@ -1,0 +1,66 @@
+"""Where files lie: ``spec.storage`` and ``spec.output``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from .schema import LIST_SET, ObjectName, Quantity, Rule, SpecModel, exactly_one
+from .sources import OutputUri
+
+
+class ClaimRef(SpecModel):
+    """A PersistentVolumeClaim in the job's namespace."""
+
+    name: ObjectName
+    """Name of the PersistentVolumeClaim."""
+
+
+class Storage(SpecModel):
+    """The volume for data, checkpoints and logs. The job's files lie under its own folder
+    `<namespace>/<uid>`. More than one worker needs ReadWriteMany."""
+
+    claim_ref: ClaimRef | None = None
+    """A claim that exists. What the job writes stays there after the job is deleted."""
+    size: Quantity | None = None
+    """Size of a claim that is made for this job and deleted with it; `output.uri` is then needed
+    for the result."""
+    class_name: ObjectName | None = None
+    """StorageClass for `size`. Absent: the cluster's default."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one(
+            "claim_ref",
+            "size",
+            message="set exactly one of claimRef (a claim that exists) and size (a claim made "
+            "for this job)",
+        ),
+        Rule(
+            cel="!has(self.className) || has(self.size)",
+            message="className goes with size: an existing claim has its class already",
+            field_path=".className",
+            check=lambda storage: storage.class_name is None or storage.size is not None,
+        ),
+    )
+
+
+class OutputFormat(StrEnum):
+    """Form of the result."""
+
+    ADAPTER = "Adapter"
+    MERGED = "Merged"
+
+
+class Output(SpecModel):
+    """Where the result goes, and in which forms."""
+
+    uri: OutputUri | None = None
+    """`pvc://claim/path`, another place than `storage`; never deleted by the operator. Absent:
+    the folder `output` among the job's files on `storage.claimRef`."""
+    formats: Annotated[
+        tuple[OutputFormat, ...],
+        Field(min_length=1, max_length=2, json_schema_extra=LIST_SET),
+    ] = (OutputFormat.MERGED,)
+    """Adapter (LoRA weights for peft), Merged (a whole model for transformers), or both."""

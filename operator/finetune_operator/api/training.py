@@ -1,0 +1,177 @@
+"""How it is trained: method, hyperparameters, DeepSpeed, evaluation, checkpoints."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from .schema import LIST_SET, DecimalRange, Rule, SpecModel, exactly_one
+
+Steps = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class Lora(SpecModel):
+    """Low-rank adapters beside frozen weights."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the two factors of each adapter."""
+    alpha: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Scale of the adapters; their effect is multiplied by alpha / rank."""
+    dropout: Annotated[str, DecimalRange(0, 0.9, example="0.05")] = "0.0"
+    """Dropout on the input of the adapters, a decimal string."""
+    target_modules: (
+        Annotated[
+            tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
+            Field(min_length=1, max_length=64, json_schema_extra=LIST_SET),
+        ]
+        | None
+    ) = None
+    """Names of the modules that get adapters, such as `q_proj`. Absent: every linear layer but
+    the output head."""
+
+
+class Full(SpecModel):
+    """All weights are trained."""
+
+
+class Method(SpecModel):
+    """Exactly one of `lora` and `full`."""
+
+    lora: Lora | None = None
+    """Train low-rank adapters; the model's own weights stay as they are."""
+    full: Full | None = None
+    """Train all weights: `full: {}`."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one(
+            "lora", "full", message="set exactly one of lora and full, for example lora: {}"
+        ),
+    )
+
+
+class ScheduleType(StrEnum):
+    """Course of the learning rate after the warm-up."""
+
+    COSINE = "Cosine"
+    LINEAR = "Linear"
+    CONSTANT = "Constant"
+
+
+class Schedule(SpecModel):
+    """Course of the learning rate over the steps."""
+
+    type: ScheduleType = ScheduleType.COSINE
+    """Course after the warm-up: Cosine, Linear or Constant."""
+    warmup_fraction: Annotated[str, DecimalRange(0, 1, example="0.03")] = "0.03"
+    """Share of all steps in which the rate rises from zero, a decimal string."""
+    final_fraction: Annotated[str, DecimalRange(0, 1, example="0.1")] = "0.1"
+    """Rate of the last step as a share of the peak, a decimal string. Constant ignores it."""
+
+
+class OptimizerType(StrEnum):
+    """Update rule."""
+
+    ADAMW = "AdamW"
+    SGD = "SGD"
+
+
+class Optimizer(SpecModel):
+    """Update rule and its numbers."""
+
+    type: OptimizerType = OptimizerType.ADAMW
+    """AdamW, or SGD without momentum."""
+    weight_decay: Annotated[str, DecimalRange(0, 10, example="0.01")] = "0.0"
+    """Decoupled weight decay, a decimal string."""
+    beta1: Annotated[str, DecimalRange(0, 0.9999, example="0.9")] = "0.9"
+    """AdamW: decay of the mean of gradients, a decimal string."""
+    beta2: Annotated[str, DecimalRange(0, 0.999999, example="0.999")] = "0.999"
+    """AdamW: decay of the mean of squared gradients, a decimal string."""
+    epsilon: Annotated[str, DecimalRange(0, 1, low_open=True, example="1e-8")] = "1e-8"
+    """AdamW: term against division by zero, a decimal string."""
+
+
+class Precision(StrEnum):
+    """Number format of forward and backward."""
+
+    BF16 = "BF16"
+    FP16 = "FP16"
+    FP32 = "FP32"
+
+
+class Switch(StrEnum):
+    """Something is on or off."""
+
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+
+
+class Training(SpecModel):
+    """Hyperparameters."""
+
+    epochs: Annotated[str, DecimalRange(0, 1000, low_open=True, example="3")] | None = None
+    """Passes over the training rows, a decimal string such as "3" or "0.5"."""
+    steps: Steps | None = None
+    """Optimizer steps, instead of `epochs`."""
+    global_batch_size: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    """Sequences per optimizer step over all ranks; equals microBatchSize × accumulation × world
+    size. Absent: the smallest size of at least 16 that fits."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Sequences per rank and forward pass. Absent: chosen, see `status.resolved`."""
+    learning_rate: Annotated[str, DecimalRange(0, 10, low_open=True, example="2e-4")] | None = None
+    """Peak learning rate, a decimal string. Absent: 2e-4 with lora, 2e-5 with full."""
+    schedule: Schedule = Schedule()
+    """Course of the learning rate."""
+    optimizer: Optimizer = Optimizer()
+    """Update rule."""
+    max_grad_norm: Annotated[str, DecimalRange(0, 1_000_000, example="1.0")] = "1.0"
+    """Gradients are scaled down to this norm, a decimal string. "0" switches it off."""
+    dropout: Annotated[str, DecimalRange(0, 0.9, example="0.1")] = "0.0"
+    """Dropout inside the model while it trains, a decimal string."""
+    precision: Precision | None = None
+    """BF16, FP16 (with loss scaling) or FP32. Absent: BF16 where the GPU has it, FP32 on CPU."""
+    activation_checkpointing: Switch = Switch.DISABLED
+    """Enabled computes activations again in the backward pass: less memory, about a third more
+    time."""
+    max_nonfinite_steps: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Steps in a row with a non-finite loss or gradient that are skipped before the job fails."""
+    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
+    """Seed of order, initialization and dropout."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one("epochs", "steps", message="set exactly one of epochs and steps"),
+    )
+
+
+class DeepSpeed(SpecModel):
+    """DeepSpeed's partitioning of the training state over ranks."""
+
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
+    """ZeRO stage: 0 nothing is partitioned, 1 optimizer state, 2 also gradients, 3 also
+    parameters. Absent: chosen, see `status.resolved`."""
+
+
+class Baseline(StrEnum):
+    """Whether the untouched model is scored first."""
+
+    MEASURE = "Measure"
+    SKIP = "Skip"
+
+
+class Evaluation(SpecModel):
+    """Loss and perplexity on the held-out rows, weighted by tokens."""
+
+    every_steps: Steps | None = None
+    """Optimizer steps between evaluations. Absent: only after the last step."""
+    baseline: Baseline = Baseline.MEASURE
+    """Measure scores the untouched model before the first step; Skip does not."""
+
+
+class Checkpoint(SpecModel):
+    """Saved training state, from which an interrupted job goes on."""
+
+    every_steps: Steps | None = None
+    """Optimizer steps between checkpoints. Absent: only when the pods are asked to stop."""
+    keep: Annotated[int, Field(ge=1, le=100)] = 2
+    """Checkpoints that are kept, newest first; the best one is kept besides."""

@@ -1,0 +1,192 @@
+"""The FineTuneJob object, whole. Its parts stand in the modules imported here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
+from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
+from .sources import (
+    ChatTemplate,
+    ConfigMapKeyRef,
+    Data,
+    DataFields,
+    DataFormat,
+    DataSource,
+    LossOn,
+    Model,
+    Overlong,
+    Packing,
+    SecretRef,
+)
+from .spec import FineTuneJobSpec
+from .status import (
+    Artifact,
+    BestCheckpoint,
+    Checkpoints,
+    DataStatus,
+    Failure,
+    FineTuneJobStatus,
+    LatestCheckpoint,
+    Logs,
+    Metrics,
+    ModelStatus,
+    Phase,
+    Progress,
+    Resolved,
+    Scores,
+    StageName,
+)
+from .storage import ClaimRef, Output, OutputFormat, Storage
+from .training import (
+    Baseline,
+    Checkpoint,
+    DeepSpeed,
+    Evaluation,
+    Full,
+    Lora,
+    Method,
+    Optimizer,
+    OptimizerType,
+    Precision,
+    Schedule,
+    ScheduleType,
+    Switch,
+    Training,
+)
+from .workers import EnvVar, LocalObjectRef, Resources, Stage, Toleration, Workers
+
+GROUP = "finetune.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "FineTuneJob"
+PLURAL = "finetunejobs"
+SINGULAR = "finetunejob"
+SHORT_NAME = "ftj"
+CATEGORY = "finetune"
+
+MAX_LABEL = 63
+MAX_NAME = MAX_LABEL - len("-a99999-511")
+"""Longest name: host names of training pods, ``<name>-a<attempt>-<index>``, are DNS labels."""
+JobName = Annotated[
+    str,
+    Matches(
+        rf"^.{{1,{MAX_NAME}}}$",
+        f"must have at most {MAX_NAME} characters: the pods' host names "
+        f"<name>-a<attempt>-<index> may have {MAX_LABEL}",
+    ),
+    Matches(
+        r"^[a-z]([-a-z0-9]*[a-z0-9])?$",
+        "must start with a letter and have only lower-case letters, digits and '-': a Service of "
+        "this name gives the pods their addresses",
+    ),
+]
+
+
+class ObjectMeta(StatusModel):
+    """The part of metadata that the operator reads."""
+
+    name: JobName
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 1
+    resource_version: str | None = None
+    creation_timestamp: Timestamp | None = None
+    deletion_timestamp: Timestamp | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class FineTuneJob(ApiModel):
+    """Fine-tunes a language model on a gang of DeepSpeed pods and publishes the result."""
+
+    api_version: Literal["finetune.dev/v1alpha1"] = "finetune.dev/v1alpha1"
+    kind: Literal["FineTuneJob"] = "FineTuneJob"
+    metadata: ObjectMeta
+    spec: FineTuneJobSpec
+    """The wish. Immutable but for suspend, the deadlines, and workers.count while suspended."""
+    status: FineTuneJobStatus = FineTuneJobStatus()
+    """What is known. Written by the operator alone."""
+
+    @classmethod
+    def from_wire(cls, body: dict[str, Any]) -> FineTuneJob:
+        """An object as the API server returns it. Raises ``pydantic.ValidationError``."""
+        return cls.model_validate(body)
+
+
+__all__ = [
+    "API_VERSION",
+    "CATEGORY",
+    "GROUP",
+    "KIND",
+    "MAX_NAME",
+    "PLURAL",
+    "SHORT_NAME",
+    "SINGULAR",
+    "VERSION",
+    "Affinity",
+    "Artifact",
+    "Baseline",
+    "BestCheckpoint",
+    "ChatTemplate",
+    "Checkpoint",
+    "Checkpoints",
+    "ClaimRef",
+    "Condition",
+    "ConditionType",
+    "ConditionValue",
+    "ConfigMapKeyRef",
+    "Data",
+    "DataFields",
+    "DataFormat",
+    "DataSource",
+    "DataStatus",
+    "DeepSpeed",
+    "EnvVar",
+    "Evaluation",
+    "Failure",
+    "FineTuneJob",
+    "FineTuneJobSpec",
+    "FineTuneJobStatus",
+    "Full",
+    "LatestCheckpoint",
+    "LocalObjectRef",
+    "Logs",
+    "Lora",
+    "LossOn",
+    "Method",
+    "Metrics",
+    "Model",
+    "ModelStatus",
+    "NodeAffinity",
+    "ObjectMeta",
+    "Optimizer",
+    "OptimizerType",
+    "Output",
+    "OutputFormat",
+    "Overlong",
+    "Packing",
+    "Phase",
+    "PodAffinity",
+    "PodAffinityTerm",
+    "Precision",
+    "Progress",
+    "Reason",
+    "Resolved",
+    "Resources",
+    "Schedule",
+    "ScheduleType",
+    "Scores",
+    "SecretRef",
+    "Stage",
+    "StageName",
+    "Storage",
+    "Switch",
+    "Toleration",
+    "Training",
+    "Workers",
+    "decimal_string",
+]

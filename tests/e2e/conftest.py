@@ -1,0 +1,151 @@
+"""One real cluster for the whole session: three nodes, our images, our chart.
+
+``E2E_KEEP=1`` leaves the cluster up afterwards; a later session then finds it warm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local_cluster import LocalCluster
+from local_cluster import binaries as cluster_binaries
+from local_cluster import images as cluster_images
+from local_cluster.seed import refresh_seed
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm" / "finetune-operator"
+SYSTEM_NAMESPACE = "finetune-system"
+
+
+@dataclass(frozen=True)
+class Images:
+    operator: str
+    trainer: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """The real kubectl against one cluster. Failures carry its stderr."""
+
+    kubeconfig: Path
+    binary: Path
+
+    def run(
+        self, *args: str, namespace: str | None = None, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        where = ["--namespace", namespace] if namespace else []
+        return subprocess.run(
+            [str(self.binary), "--kubeconfig", str(self.kubeconfig), *where, *args],
+            input=stdin, capture_output=True, text=True, timeout=180, check=False,
+        )  # fmt: skip
+
+    def __call__(self, *args: str, namespace: str | None = None, stdin: str | None = None) -> str:
+        done = self.run(*args, namespace=namespace, stdin=stdin)
+        assert done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
+        return done.stdout
+
+    def json(self, *args: str, namespace: str | None = None) -> Any:
+        return json.loads(self(*args, "-o", "json", namespace=namespace))
+
+    def apply(self, *objects: dict[str, Any], namespace: str | None = None) -> str:
+        # JSON: PyYAML would write the string 1e-3 bare, and Kubernetes reads that as a number.
+        listed = {"apiVersion": "v1", "kind": "List", "items": objects}
+        return self("apply", "-f", "-", namespace=namespace, stdin=json.dumps(listed))
+
+
+def wait_for(what: str, probe: Callable[[], Any], seconds: float, every: float = 1.0) -> Any:
+    """The first truthy answer of ``probe``; fails with ``what`` and the last answer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if answer := probe():
+            return answer
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not within {seconds:.0f} s (last answer: {answer!r})")
+        time.sleep(every)
+
+
+def _say(stage: str, detail: str) -> None:
+    print(f"[{stage}] {detail}", flush=True)
+
+
+@pytest.fixture(scope="session")
+def prepared() -> LocalCluster:
+    """The cluster's programs built and the host's packages installed; nothing started."""
+    cluster = LocalCluster("finetune-test")
+    cluster.prepare(_say)
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def images(prepared: LocalCluster) -> Images:
+    """Our images, built from this tree."""
+    return Images(
+        operator=cluster_images.build_operator(_say),
+        trainer=cluster_images.build_trainer(_say),
+        model=cluster_images.build_model(_say),
+    )
+
+
+@pytest.fixture(scope="session")
+def cluster(prepared: LocalCluster, images: Images) -> Iterator[LocalCluster]:
+    """Three nodes with two advertised GPUs each, the images in the registry and on the nodes."""
+    cluster = prepared
+    ours = [images.operator, images.trainer, images.model]
+    for image in ours:
+        cluster.push(image)
+    refresh_seed(cluster.cache, cluster.binaries, ours, lambda text: _say("seed", text))
+    cluster.up(nodes=3, gpus=2, report=_say)
+    yield cluster
+    if not os.environ.get("E2E_KEEP"):
+        cluster.down()
+
+
+@pytest.fixture(scope="session")
+def kubectl(cluster: LocalCluster) -> Kubectl:
+    return Kubectl(cluster.kubeconfig, cluster_binaries.path("kubectl"))
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl) -> Iterator[str]:
+    """A namespace under the restricted pod security profile, gone afterwards."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    kubectl("create", "namespace", name)
+    kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    wait_for(
+        "default service account",
+        lambda: kubectl.run("get", "serviceaccount", "default", namespace=name).returncode == 0,
+        30,
+    )
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: LocalCluster, kubectl: Kubectl, images: Images) -> str:
+    """The operator, installed from our chart by helm; returns its namespace."""
+    repository, tag = images.operator.rsplit(":", 1)
+    trainer_repository, trainer_tag = images.trainer.rsplit(":", 1)
+    done = subprocess.run(
+        [
+            str(cluster_binaries.path("helm")), "upgrade", "--install", "finetune-operator",
+            str(CHART), "--kubeconfig", str(cluster.kubeconfig),
+            "--namespace", SYSTEM_NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s",
+            "--set-string", f"image.repository={repository},image.tag={tag}",
+            "--set-string", f"trainer.image.repository={trainer_repository}",
+            "--set-string", f"trainer.image.tag={trainer_tag}",
+        ],
+        capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return SYSTEM_NAMESPACE
