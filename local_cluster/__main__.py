@@ -14,6 +14,8 @@ from local_cluster.cluster import DEFAULT_NODES, LocalCluster
 from local_cluster.debian import prepare_host
 from local_cluster.errors import LocalClusterError
 from local_cluster.layout import DEFAULT_NAME
+from local_cluster.oci import BUSYBOX_IMAGE, PAUSE_IMAGE
+from local_cluster.preflight import ROOT_NEEDED
 from local_cluster.seed import refresh_seed, seeded_images
 from local_cluster.status import print_status
 
@@ -48,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
     node = commands.add_parser("node", help="make a node fail, and heal it")
     actions = node.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, does in chaos.ACTIONS.items():
-        one = actions.add_parser(action, parents=[named], help=does.__doc__.partition("\n")[0])
+        summary = (does.__doc__ or "").partition("\n")[0]
+        one = actions.add_parser(action, parents=[named], help=summary)
         one.add_argument("node", metavar="NODE", help="n2, or the node's full name")
 
     commands.add_parser("prepare", help="install the Debian packages that the host lacks")
@@ -68,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LocalClusterError as error:
         print(error, file=sys.stderr)
         return 1
+    except PermissionError as error:
+        print(f"{error.filename}: {ROOT_NEEDED}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Interrupted; the same command again continues.", file=sys.stderr)
         return 130
@@ -84,7 +90,9 @@ def _reporter() -> Callable[[str, str], None]:
 
 
 def _up(arguments: argparse.Namespace) -> None:
-    LocalCluster(arguments.name).up(arguments.nodes, arguments.gpus, _reporter())
+    cluster, report = LocalCluster(arguments.name), _reporter()
+    cluster.prepare(report, arguments.nodes, arguments.gpus)
+    cluster.up(arguments.nodes, arguments.gpus, report)
 
 
 def _down(arguments: argparse.Namespace) -> None:
@@ -125,7 +133,8 @@ def _seed(arguments: argparse.Namespace) -> None:
 
 def _prune(arguments: argparse.Namespace) -> None:
     cache = LocalCluster().cache
-    for image in registry.prune(cache, {*seeded_images(cache), *arguments.keep}):
+    keep = {PAUSE_IMAGE, BUSYBOX_IMAGE, *seeded_images(cache), *arguments.keep}
+    for image in registry.prune(cache, keep):
         print(f"deleted {image}")
 
 
@@ -138,7 +147,7 @@ def _prepare(_arguments: argparse.Namespace) -> None:
     if os.geteuid() != 0:
         raise LocalClusterError("Installing packages needs root: run it with sudo.")
     installed = prepare_host()
-    print(f"installed {', '.join(installed)}" if installed else "nothing is missing")
+    print(f"installed {', '.join(installed)}" if installed else "no package is missing")
 
 
 def _build(arguments: argparse.Namespace) -> None:

@@ -24,6 +24,9 @@ from local_cluster.toolchain import GO_SOURCES, find_go
 
 Report = Callable[[str, str], None]
 
+# Measured for all families from nothing: 3.9 GB of modules, 5.6 GB of build cache, the programs.
+BUILD_DISK = 11 * 2**30
+
 
 @dataclass(frozen=True)
 class Family:
@@ -52,8 +55,12 @@ class Family:
         if self.version_module:
             version = self.version()
             major, minor = version.lstrip("v").split(".")[:2]
-            values = {"{version}": version, "{plain}": version[1:], "{major}": major,
-                      "{minor}": minor}
+            values = {
+                "{version}": version,
+                "{plain}": version[1:],
+                "{major}": major,
+                "{minor}": minor,
+            }
             for variable in self.version_variables:
                 for key, value in values.items():
                     variable = variable.replace(key, value)
@@ -122,9 +129,7 @@ class Binaries:
     def missing(self, families: Sequence[str] = CLUSTER_FAMILIES) -> list[str]:
         """Those of `families` that are not in the cache."""
         return [
-            family.name
-            for family in _chosen(families)
-            if not family.folder(self._cache).is_dir()
+            family.name for family in _chosen(families) if not family.folder(self._cache).is_dir()
         ]
 
     def build(self, families: Sequence[str], report: Report) -> None:
@@ -146,6 +151,7 @@ class Binaries:
         go = find_go(self._cache, lambda detail: report(stage, detail))
         environment = _environment(self._cache)
         packages = list(family.tools.values())
+        _require_space(self._cache)
         report(stage, "fetching modules")
         listed = self._go(go, ["list", "-mod=readonly", "-deps", *packages], family, environment)
         total = len(listed.splitlines())
@@ -206,16 +212,23 @@ class Binaries:
     def _drop_old(self, family: Family) -> None:
         """Keep one build of a family: the present one. A running cluster keeps its open files."""
         for path in self._cache.binaries.glob(f"{family.name}-*"):
-            in_use = any(
-                os.path.realpath(link).startswith(f"{path}/")
-                for link in _executables()
-            )
+            in_use = any(os.path.realpath(link).startswith(f"{path}/") for link in _executables())
             if path != family.folder(self._cache) and not in_use:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def path(tool: str) -> Path:
+    """Path of a built program (kubectl, helm, …) in the user's cache."""
+    found = Binaries().path(tool)
+    if not found.exists():
+        raise LocalClusterError(
+            f"{tool} is not built yet: run `python -m local_cluster build` first."
+        )
+    return found
+
+
 def _executables() -> list[Path]:
-    return [path for path in Path("/proc").glob("[0-9]*/exe")]
+    return list(Path("/proc").glob("[0-9]*/exe"))
 
 
 def _chosen(names: Sequence[str]) -> list[Family]:
@@ -226,6 +239,17 @@ def _chosen(names: Sequence[str]) -> list[Family]:
                 f"There is no program family '{name}'; there are {', '.join(known)}."
             )
     return [family for family in FAMILIES if family.name in names]
+
+
+def _require_space(cache: Cache) -> None:
+    existing = next(folder for folder in (cache.root, *cache.root.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < BUILD_DISK:
+        raise LocalClusterError(
+            f"Building needs {BUILD_DISK / 2**30:.0f} GiB for Go's module and build caches and "
+            f"{existing} has {free / 2**30:.1f} GiB free: free some, or point HOME and "
+            "FINETUNE_CACHE to another disk."
+        )
 
 
 def _environment(cache: Cache) -> dict[str, str]:

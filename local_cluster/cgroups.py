@@ -14,14 +14,17 @@ import time
 from pathlib import Path
 
 from local_cluster.errors import LocalClusterError
+from local_cluster.processes import reap
 
 ROOT = "finetune-local-cluster"
+_ROOT = Path("/sys/fs/cgroup")
 
 
 def hierarchies(mountinfo: str | None = None) -> tuple[list[Path], bool]:
     """Mount points of the cgroup hierarchies, and whether it is version 2 (then just one).
 
-    On hosts with both, the version 1 hierarchies hold the controllers and count alone.
+    What is mounted at /sys/fs/cgroup decides, as it does for runc and the kubelet: a hybrid host
+    has its controllers in version 1, and a version 2 host may have a stray version 1 mount.
     """
     text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
     first: dict[str, Path] = {}
@@ -34,9 +37,9 @@ def hierarchies(mountinfo: str | None = None) -> tuple[list[Path], bool]:
             first.setdefault(options, mount_point)
         elif kind == "cgroup2":
             second.append(mount_point)
-    if first:
-        return list(first.values()), False
-    return second[:1], True
+    if _ROOT in second or not first:
+        return second[:1], True
+    return list(first.values()), False
 
 
 class Cgroup:
@@ -101,10 +104,7 @@ class Cgroup:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-                try:
-                    os.waitpid(pid, os.WNOHANG)
-                except ChildProcessError:
-                    pass
+                reap(pid)
             if time.monotonic() > deadline:
                 raise LocalClusterError(
                     f"Processes {sorted(left)} survive SIGKILL (they hang in the kernel): restart "

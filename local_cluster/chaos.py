@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from local_cluster.api import wait_for
 from local_cluster.gpus import advertise_gpus
 from local_cluster.layout import write_private
 from local_cluster.network import Network
-from local_cluster.api import wait_for
 
 if TYPE_CHECKING:
     from local_cluster.cluster import LocalCluster
@@ -43,14 +43,19 @@ def silence(cluster: LocalCluster, node: Node) -> None:
 
 def heal(cluster: LocalCluster, node: Node) -> None:
     """Back from any of them; returns when the node is Ready."""
-    _network(cluster).run("nft", "-f", "-", stdin=healing_rules(node))
-    node.paths.fault.unlink(missing_ok=True)
+    reconnect(_network(cluster), node)
     node.start()
     wait_for(f"Node {node.name} is not Ready", node.ready, 90,
              f"see {cluster.processes.log(node.kubelet)}.")  # fmt: skip
     state = cluster.state
     if state is not None and state.gpus:
         advertise_gpus(cluster.control_plane().api, node.name, state.gpus)
+
+
+def reconnect(network: Network, node: Node) -> None:
+    """Take a partition's rules away, if there are any, and forget the fault."""
+    network.run("nft", "-f", "-", stdin=healing_rules(node))
+    node.paths.fault.unlink(missing_ok=True)
 
 
 Action = Callable[["LocalCluster", "Node"], None]
@@ -75,7 +80,9 @@ def healing_rules(node: Node) -> str:
 def partition_rules(cluster: LocalCluster, node: Node) -> str:
     """nftables rules that cut the node off; its own table, so healing is deleting it."""
     pods, address = cluster.subnet.pods_of(node.index), node.address
-    return healing_rules(node) + f"""\
+    return (
+        healing_rules(node)
+        + f"""\
 table {_table(node)} {{
     chain forward {{
         type filter hook forward priority -200;
@@ -91,6 +98,7 @@ table {_table(node)} {{
     }}
 }}
 """
+    )
 
 
 def _network(cluster: LocalCluster) -> Network:

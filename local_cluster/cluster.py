@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from local_cluster import dns, preflight, registry
+from local_cluster import chaos, dns, preflight, registry
 from local_cluster.api import wait_for
 from local_cluster.binaries import CLUSTER_FAMILIES, Binaries
 from local_cluster.cgroups import Cgroup
 from local_cluster.control_plane import ControlPlane
+from local_cluster.debian import debian_binary, prepare_host
 from local_cluster.errors import LocalClusterError
 from local_cluster.gpus import advertise_gpus
 from local_cluster.layout import (
@@ -26,10 +28,11 @@ from local_cluster.layout import (
     private_dir,
     write_private,
 )
+from local_cluster.limits import ensure_inotify_instances
 from local_cluster.mounts import unmount_below
-from local_cluster.network import Network, netns_exists, netns_name
+from local_cluster.network import Network, netns_exists, netns_name, remove_netns
 from local_cluster.nodes import Node
-from local_cluster.oci import ensure_base_images
+from local_cluster.oci import BUSYBOX, ensure_base_images
 from local_cluster.processes import ProcessTable
 from local_cluster.proxy import start_proxy
 from local_cluster.recycler import start_recycler
@@ -93,23 +96,23 @@ class LocalCluster:
             return State(**json.loads(self.paths.state.read_text()))
         except FileNotFoundError:
             return None
+        except PermissionError as error:
+            raise LocalClusterError(preflight.ROOT_NEEDED) from error
 
     def exists(self) -> bool:
         return self.state is not None
+
+    def running(self) -> list[str]:
+        """Names of the cluster's living processes."""
+        return [name for name in self.processes.names() if self.processes.identity(name)]
 
     def require(self) -> None:
         """Refuse where there is no such cluster."""
         self._existing()
 
     def push(self, image: str) -> None:
-        """Push an image of the buildah store; works before `up` too."""
-        state = self.state
-        address = f"{Subnet(state.prefix).door}:{registry.REGISTRY_PORT}" if state else ""
-        if address and registry.answers(address):
-            registry.push(self.cache, image, address)
-            return
-        with registry.temporary_registry(self.cache) as temporary:
-            registry.push(self.cache, image, temporary)
+        """Push an image of the buildah store to where all local clusters pull; before `up` too."""
+        registry.push(self.cache, image)
 
     def node(self, reference: str | int) -> Node:
         """A node by number, by `n2`, or by its full name."""
@@ -128,6 +131,26 @@ class LocalCluster:
         return ControlPlane(
             self.paths, self.subnet, self.processes, self.binaries, netns_name(self.name)
         )
+
+    # --- prepare -------------------------------------------------------------------------------
+
+    def prepare(
+        self, report: Report = _silent, nodes: int | None = None, gpus: int | None = None
+    ) -> None:
+        """Install, fetch and build what `up` needs and this host lacks (minutes at first).
+
+        nodes, gpus as for `up`: what will not do is refused before anything is built.
+        """
+        state = self._plan(nodes, gpus)
+        facts = preflight.gather(self.paths, state.nodes, state.gpus, [], self.running())
+        # What is installed here cannot be an objection yet; everything else ends it early.
+        preflight.require(replace(facts, missing_packages=()))
+        if facts.missing_packages:
+            report("packages", f"installing {', '.join(facts.missing_packages)}")
+            prepare_host(list(facts.missing_packages))
+        for package, path in (registry.DOCKER_REGISTRY, BUSYBOX):
+            debian_binary(package, path, self.cache)
+        self.binaries.build(CLUSTER_FAMILIES, report)
 
     # --- up ------------------------------------------------------------------------------------
 
@@ -148,8 +171,10 @@ class LocalCluster:
                     state.nodes,
                     state.gpus,
                     self.binaries.missing(CLUSTER_FAMILIES),
+                    self.running(),
                 )
             )
+            ensure_inotify_instances(state.nodes)
             network = self._claim_network(state)
             self._start(state, network, report)
 
@@ -187,16 +212,20 @@ class LocalCluster:
 
     def _refuse_foreign_namespace(self) -> None:
         """Two clusters of one name in different homes would share the namespace."""
-        owner = self.paths.volatile / "home"
-        if not netns_exists(netns_name(self.name)) or self.exists():
+        home = self._owner()
+        if home in (None, str(self.paths.home)) or not netns_exists(netns_name(self.name)):
             return
-        home = owner.read_text() if owner.exists() else "another home"
-        if home == str(self.paths.home):
-            return  # an `up` that ended before it wrote its state
         raise LocalClusterError(
             f"A cluster '{self.name}' of {home} is there already: take another --name, or run "
             f"`LOCAL_CLUSTER_HOME={home} python -m local_cluster down --name {self.name}`."
         )
+
+    def _owner(self) -> str | None:
+        """The home of the cluster that has this name on this machine."""
+        try:
+            return (self.paths.volatile / "home").read_text()
+        except FileNotFoundError:
+            return None
 
     def _taken(self) -> Iterator[str]:
         for path in self.paths.home.glob("*/cluster.json"):
@@ -233,6 +262,8 @@ class LocalCluster:
                 clone.result()
             report("nodes", "starting")
             nodes = [self._node(k, subnet, plane) for k in range(1, state.nodes + 1)]
+            for node in nodes:
+                chaos.reconnect(network, node)
             starting = [pool.submit(node.start) for node in nodes]
             dns.start_dns(self.paths, plane, self.processes, self.binaries, netns)
             start_proxy(self.paths, subnet, plane, self.processes, self.binaries, netns)
@@ -246,9 +277,7 @@ class LocalCluster:
         report("ready", f"{state.nodes} nodes, {self.paths.kubeconfig}")
 
     def _start_registry(self, netns: str, subnet: Subnet) -> None:
-        registry.start_registry(
-            self.cache, self.paths.etc, self.processes, netns, subnet.door
-        )
+        registry.start_registry(self.cache, self.paths.etc, self.processes, netns, subnet.door)
         ensure_base_images(self.cache, f"{subnet.door}:{registry.REGISTRY_PORT}")
 
     def _await_ready(self, nodes: list[Node], report: Report) -> None:
@@ -268,17 +297,22 @@ class LocalCluster:
         report("dns", "waiting for an answer")
         wait_for(
             "The cluster's DNS does not answer",
-            lambda: dns.resolve(self.subnet.door, "kubernetes.default.svc.cluster.local")
-            == self.subnet.first_service,
+            lambda: (
+                dns.resolve(self.subnet.door, "kubernetes.default.svc.cluster.local")
+                == self.subnet.first_service
+            ),
             30,
             f"see {self.processes.log('coredns')}.",
             0.2,
         )
         wait_for(
             "Namespace 'default' has no ServiceAccount",
-            lambda: self.control_plane()
-            .api.call("GET", "/api/v1/namespaces/default/serviceaccounts/default")[0]
-            == 200,
+            lambda: (
+                self.control_plane().api.call(
+                    "GET", "/api/v1/namespaces/default/serviceaccounts/default"
+                )[0]
+                == 200
+            ),
             30,
             f"see {self.processes.log('kube-controller-manager')}.",
         )
@@ -288,6 +322,8 @@ class LocalCluster:
     def down(self, report: Report = _silent) -> None:
         """Stop and delete everything but the cache; harmless where there is nothing."""
         with self._locked():
+            if self._owner() not in (None, str(self.paths.home)):
+                return  # somebody else's cluster of that name
             report("down", "stopping processes")
             names = list(reversed(self.processes.names()))
             daemons = [name for name in names if name.startswith(("kubelet", "containerd"))]
@@ -299,9 +335,7 @@ class LocalCluster:
             for folder in (self.paths.root, self.paths.volatile):
                 unmount_below(folder)
             cgroup.remove()
-            state = self.state
-            if state is not None:
-                Network(self.name, Subnet(state.prefix)).remove()
+            remove_netns(netns_name(self.name))  # and with it the door and the route
             report("down", "deleting files")
             for folder in (self.paths.volatile, self.paths.root):
                 if folder.exists():
@@ -328,11 +362,7 @@ class LocalCluster:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One `up` or `down` of a cluster at a time."""
-        try:
-            self.paths.home.mkdir(parents=True, exist_ok=True)
-        except PermissionError as error:
-            raise LocalClusterError(
-                f"{self.paths.home} cannot be made: run as root {preflight.WAY_OUT}."
-            ) from error
+        if os.geteuid() != 0:
+            raise LocalClusterError(preflight.ROOT_NEEDED)
         with locked(self.paths.lock):
             yield

@@ -144,9 +144,7 @@ class ControlPlane:
         front_proxy = self.identities.front_proxy
         front_proxy_client = front_proxy.issue("front-proxy-client", "front-proxy-client")
         tokens = signing_keys(pki)
-        policy = write_private(
-            self._paths.etc / "audit-policy.json", json.dumps(_AUDIT_POLICY)
-        )
+        policy = write_private(self._paths.etc / "audit-policy.json", json.dumps(_AUDIT_POLICY))
         self._processes.start(
             "kube-apiserver",
             [
@@ -199,9 +197,7 @@ class ControlPlane:
         wait_for("The API server is not ready", ready, 90, f"see {log}.")
 
     def _start_controller_manager(self) -> None:
-        config = self.component(
-            "kube-controller-manager", "system:kube-controller-manager"
-        )
+        config = self.component("kube-controller-manager", "system:kube-controller-manager")
         authority = self.identities.authority.pair
         self._processes.start(
             "kube-controller-manager",

@@ -74,9 +74,7 @@ def start_dns(
 
 def resolve(server: str, name: str, timeout: float = 1.0) -> str | None:
     """Ask one DNS server for the IPv4 address of a name; None when it gives no answer."""
-    labels = b"".join(
-        bytes([len(label)]) + label.encode() for label in name.rstrip(".").split(".")
-    )
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.rstrip(".").split("."))
     query = struct.pack(">6H", 0x4642, 0x0100, 1, 0, 0, 0) + labels + struct.pack(">BHH", 0, 1, 1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.settimeout(timeout)

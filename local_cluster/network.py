@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 from local_cluster.errors import LocalClusterError
+from local_cluster.processes import identify, stop_identities
 from local_cluster.subnets import Subnet
 
 BRIDGE = "ftbr0"
@@ -71,11 +72,15 @@ class Network:
         """Run a command inside the namespace; its output."""
         return _run("nsenter", f"--net={NETNS_FOLDER / self.netns}", "--", *command, stdin=stdin)
 
-    def remove(self) -> None:
-        """Delete the door, its route and the namespace."""
-        _quiet("ip", "link", "del", self.subnet.link)
-        if (NETNS_FOLDER / self.netns).exists():
-            _run("ip", "netns", "del", self.netns)
+
+def remove_netns(name: str) -> None:
+    """Delete a namespace with everything in it, also processes that no pid file knows."""
+    if not (NETNS_FOLDER / name).exists():
+        return
+    if netns_exists(name):
+        inside = [int(pid) for pid in _run("ip", "netns", "pids", name).split()]
+        stop_identities([found for pid in inside if (found := identify(pid))], grace=0)
+    _run("ip", "netns", "del", name)
 
 
 def _batch(netns: str | None, *lines: str) -> None:

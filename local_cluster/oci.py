@@ -12,20 +12,23 @@ import io
 import json
 import platform
 import tarfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
 from local_cluster.debian import debian_binary
+from local_cluster.errors import LocalClusterError
 from local_cluster.layout import Cache
-from local_cluster.registry import IMAGE_HOST, digest_of, repository_and_tag
+from local_cluster.registry import IMAGE_HOST, digest_of, repository_and_tag, request
 
 PAUSE_IMAGE = f"{IMAGE_HOST}/pause:1"
+BUSYBOX = ("busybox-static", "bin/busybox")
 BUSYBOX_IMAGE = f"{IMAGE_HOST}/busybox:1"
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_APPLETS = ("sh", "sleep", "cat", "echo", "ls", "nslookup", "wget", "httpd", "head", "tail", "dd",
-            "id", "touch", "true", "false", "env", "mkdir", "ping", "nc", "date", "mount")  # fmt: skip
+_APPLETS = (
+    *("sh", "sleep", "cat", "echo", "ls", "nslookup", "wget", "httpd", "head", "tail", "dd", "id"),
+    *("touch", "true", "false", "env", "mkdir", "nc", "date", "mount", "timeout", "grep"),
+)
 
 
 def upload_image(
@@ -63,33 +66,20 @@ def upload_image(
     repository, tag = repository_and_tag(image)
     for blob in (compressed, config):
         _upload_blob(address, repository, blob)
-    _request(
-        "PUT",
-        f"http://{address}/v2/{repository}/manifests/{tag}",
-        manifest,
-        f"{kind}.manifest.v1+json",
-    )
+    path = f"/v2/{repository}/manifests/{tag}"
+    _accepted(address, "PUT", path, manifest, f"{kind}.manifest.v1+json")
     return _digest(manifest)
 
 
 def ensure_base_images(cache: Cache, address: str) -> None:
     """Upload the pause image, and the shell that tests use, unless the registry has them."""
-    wanted = {
-        PAUSE_IMAGE: ["/bin/busybox", "sleep", "infinity"],
-        BUSYBOX_IMAGE: ["/bin/sh"],
-    }
-    for image, command in wanted.items():
+    commands = {PAUSE_IMAGE: ["/bin/busybox", "sleep", "infinity"], BUSYBOX_IMAGE: ["/bin/sh"]}
+    for image, command in commands.items():
         if digest_of(address, image) is not None:
             continue
-        busybox = debian_binary("busybox-static", "bin/busybox", cache).read_bytes()
-        applets = () if image == PAUSE_IMAGE else _APPLETS
-        upload_image(
-            address,
-            image,
-            {"bin/busybox": busybox},
-            links={f"bin/{applet}": "busybox" for applet in applets},
-            command=command,
-        )
+        busybox = debian_binary(*BUSYBOX, cache).read_bytes()
+        links = {f"bin/{applet}": "busybox" for applet in _APPLETS}
+        upload_image(address, image, {"bin/busybox": busybox}, links=links, command=command)
 
 
 def _layer(files: Mapping[str, bytes], links: Mapping[str, str]) -> bytes:
@@ -124,20 +114,24 @@ def _descriptor(media_type: str, data: bytes) -> dict[str, object]:
 
 
 def _upload_blob(address: str, repository: str, data: bytes) -> None:
-    base = f"http://{address}/v2/{repository}/blobs"
-    try:
-        _request("HEAD", f"{base}/{_digest(data)}")
+    base = f"/v2/{repository}/blobs"
+    if request(address, "HEAD", f"{base}/{_digest(data)}").status == 200:
         return
-    except urllib.error.HTTPError as error:
-        if error.code != 404:
-            raise
-    location = _request("POST", f"{base}/uploads/", b"")
-    joint = "&" if "?" in location else "?"
-    _request("PUT", f"{location}{joint}digest={_digest(data)}", data, "application/octet-stream")
+    location = urlsplit(_accepted(address, "POST", f"{base}/uploads/", b""))
+    query = f"{location.query}&" if location.query else ""
+    _accepted(
+        address,
+        "PUT",
+        f"{location.path}?{query}digest={_digest(data)}",
+        data,
+        "application/octet-stream",
+    )
 
 
-def _request(method: str, url: str, body: bytes | None = None, media_type: str = "") -> str:
+def _accepted(address: str, method: str, path: str, body: bytes, media_type: str = "") -> str:
+    """Send a body; the answer's Location."""
     headers = {"Content-Type": media_type} if media_type else {}
-    request = urllib.request.Request(url, data=body, method=method, headers=headers)  # noqa: S310
-    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
-        return str(response.headers.get("Location", ""))
+    response = request(address, method, path, body, headers)
+    if response.status not in (201, 202):
+        raise LocalClusterError(f"The registry at {address} answers {response.status} to {path}.")
+    return response.headers.get("Location", "")

@@ -83,15 +83,12 @@ class Authority:
             return False
         certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
         left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-        names: list[x509.GeneralName] = []
-        if hosts:
-            try:
-                found = certificate.extensions.get_extension_for_class(
-                    x509.SubjectAlternativeName
-                )
-            except x509.ExtensionNotFound:
-                return False
-            names = list(found.value)
+        try:
+            names = list(
+                certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            )
+        except x509.ExtensionNotFound:
+            names = []
         return (
             left > _LEAF_LIFE / 3
             and certificate.subject == subject
@@ -110,9 +107,7 @@ class Authority:
             .sign(key, hashes.SHA256())
         )
         write_private(self.pair.key, _pem(key))
-        write_private(
-            self.pair.certificate, certificate.public_bytes(serialization.Encoding.PEM)
-        )
+        write_private(self.pair.certificate, certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def signing_keys(folder: Path) -> KeyPair:

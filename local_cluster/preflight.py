@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from local_cluster.debian import missing_packages
+from local_cluster.debian import find_tool, missing_packages
 from local_cluster.errors import LocalClusterError
 from local_cluster.layout import MAX_SOCKET_PATH, ClusterPaths
 from local_cluster.subnets import MAX_NODES
 
 WAY_OUT = "or use an existing cluster (CONTEXT=…)"
+
+ROOT_NEEDED = (
+    f"A local cluster needs root (namespaces, mounts, control groups): run it with sudo {WAY_OUT}."
+)
 
 # Numbers from linux/capability.h.
 CAPABILITIES = {
@@ -49,6 +54,7 @@ class Facts:
     disk_free: int
     disk_path: str
     memory_available: int
+    memory_needed: int
     nodes: int
     gpus: int
     longest_socket: str
@@ -61,10 +67,7 @@ Check = Callable[[Facts], str | None]
 def is_root(facts: Facts) -> str | None:
     if facts.user == 0:
         return None
-    return (
-        "A local cluster needs root (namespaces, mounts, control groups): run it with sudo "
-        f"{WAY_OUT}."
-    )
+    return ROOT_NEEDED
 
 
 def has_capabilities(facts: Facts) -> str | None:
@@ -126,12 +129,11 @@ def has_disk(facts: Facts) -> str | None:
 
 
 def has_memory(facts: Facts) -> str | None:
-    needed = MEMORY_BASE + facts.nodes * MEMORY_NODE
-    if facts.memory_available >= needed:
+    if facts.memory_available >= facts.memory_needed:
         return None
     return (
-        f"{facts.memory_available / 2**30:.1f} GiB of memory are available and {facts.nodes} nodes "
-        f"need {needed / 2**30:.1f} GiB: stop something, or take fewer with --nodes."
+        f"{facts.memory_available / 2**30:.1f} GiB of memory are available and the cluster needs "
+        f"{facts.memory_needed / 2**30:.1f} GiB: stop something, or take fewer --nodes."
     )
 
 
@@ -160,8 +162,16 @@ def require(facts: Facts) -> None:
         raise LocalClusterError(objection)
 
 
-def gather(paths: ClusterPaths, nodes: int, gpus: int, missing_families: list[str]) -> Facts:
-    """Read the facts off this host."""
+def gather(
+    paths: ClusterPaths,
+    nodes: int,
+    gpus: int,
+    missing_families: Sequence[str],
+    running: Collection[str] = (),
+) -> Facts:
+    """Read the facts off this host. running: the cluster's processes that need no more memory."""
+    missing_nodes = sum(f"kubelet-n{index}" not in running for index in range(1, nodes + 1))
+    base = 0 if "kube-apiserver" in running else MEMORY_BASE
     existing = next(path for path in (paths.root, *paths.root.parents) if path.exists())
     return Facts(
         user=os.geteuid(),
@@ -171,12 +181,19 @@ def gather(paths: ClusterPaths, nodes: int, gpus: int, missing_families: list[st
         disk_free=shutil.disk_usage(existing).free,
         disk_path=str(existing),
         memory_available=_memory_available(),
+        memory_needed=base + missing_nodes * MEMORY_NODE,
         nodes=nodes,
         gpus=gpus,
         longest_socket=str(paths.longest_socket()),
-        namespaces=Path("/proc/self/ns/net").exists()
-        and "overlay" in Path("/proc/filesystems").read_text(),
+        namespaces=Path("/proc/self/ns/net").exists() and _has_overlayfs(),
     )
+
+
+def _has_overlayfs() -> bool:
+    known = Path("/proc/filesystems")
+    if "\toverlay\n" not in known.read_text() and (modprobe := find_tool("modprobe")):
+        subprocess.run([modprobe, "overlay"], capture_output=True, check=False)
+    return "\toverlay\n" in known.read_text()
 
 
 def _effective_capabilities() -> int:

@@ -8,6 +8,7 @@ it one process and no other, so a stale pid file can never lead to a foreign pro
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,6 +22,10 @@ from local_cluster.errors import LocalClusterError
 from local_cluster.layout import private_dir, write_private
 
 _PROC = Path("/proc")
+_PF_EXITING = 0x4  # linux/sched.h
+
+# How long a killed process may need to give its memory and sockets back.
+_DEATH = 20.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,40 @@ def boot_id(proc: Path = _PROC) -> str:
 
 
 def identify(pid: int, proc: Path = _PROC) -> Identity | None:
-    """The identity of a living process; None when there is none or it is a zombie."""
+    """The identity of a process that still holds its files; None when there is none.
+
+    The first thread may be a zombie while others are still closing sockets and files: only when
+    all are gone is the process.
+    """
+    folder = proc / str(pid)
     try:
-        stat = (proc / str(pid) / "stat").read_text()
+        state, *rest = _stat_fields(folder)
+        if state in ("Z", "X", "x") and len(list((folder / "task").iterdir())) <= 1:
+            return None
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The command name (field 2) may hold spaces and brackets: count from the last bracket.
-    state, *rest = stat.rpartition(")")[2].split()
-    if state in ("Z", "X", "x"):
-        return None
     return Identity(pid=pid, start=int(rest[18]), boot=boot_id(proc))
+
+
+def is_dying(pid: int, proc: Path = _PROC) -> bool:
+    """Whether the process is on its way out: it looks alive and will not answer any more."""
+    folder = proc / str(pid)
+    try:
+        state, *rest = _stat_fields(folder)
+        status = (folder / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    pending = 0
+    for line in status.splitlines():
+        if line.startswith(("SigPnd:", "ShdPnd:")):
+            pending |= int(line.split()[1], 16)
+    killed = pending >> (signal.SIGKILL - 1) & 1
+    return state in ("Z", "X", "x") or bool(int(rest[5]) & _PF_EXITING) or bool(killed)
+
+
+def _stat_fields(folder: Path) -> list[str]:
+    # The command name (field 2) may hold spaces and brackets: count from the last bracket.
+    return (folder / "stat").read_text().rpartition(")")[2].split()
 
 
 def is_alive(identity: Identity, proc: Path = _PROC) -> bool:
@@ -56,18 +85,15 @@ def is_alive(identity: Identity, proc: Path = _PROC) -> bool:
 
 def reap(pid: int) -> None:
     """Collect a dead child of ours, so that it does not stay a zombie."""
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
 
 
 def stop_identities(identities: Sequence[Identity], grace: float) -> None:
     """SIGTERM, wait up to `grace` seconds, then SIGKILL; returns when all are gone."""
-    signals = [(signal.SIGTERM, grace), (signal.SIGKILL, 20.0)] if grace > 0 else [
-        (signal.SIGKILL, 20.0)
-    ]
-    for number, seconds in signals:
+    for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, _DEATH)):
+        if seconds <= 0:
+            continue
         for identity in identities:
             if is_alive(identity):
                 try:
@@ -85,6 +111,11 @@ def stop_identities(identities: Sequence[Identity], grace: float) -> None:
     raise LocalClusterError(
         f"Processes {left} survive SIGKILL (they hang in the kernel); restart the machine."
     )
+
+
+def _without_proxies() -> dict[str, str]:
+    """Our environment; what runs in a cluster talks to the cluster, never through a proxy."""
+    return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
 
 
 class ProcessTable:
@@ -118,8 +149,15 @@ class ProcessTable:
             command = ["nsenter", f"--net=/var/run/netns/{netns}", "--", *command]
         if cgroups:
             join = 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; done; '
-            command = ["sh", "-c", join + 'shift; exec "$@"', "join", *map(str, cgroups), "--",
-                       *command]
+            command = [
+                "sh",
+                "-c",
+                join + 'shift; exec "$@"',
+                "join",
+                *map(str, cgroups),
+                "--",
+                *command,
+            ]
         with self.log(name).open("ab") as log:
             log.write(f"--- {time.strftime('%FT%TZ', time.gmtime())} {argv[0]}\n".encode())
             log.flush()
@@ -130,7 +168,7 @@ class ProcessTable:
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
-                env={**os.environ, **(environment or {})},
+                env={**_without_proxies(), **(environment or {})},
             )
         # The table is the memory of this process, not the Popen object, which would warn when
         # collected while the child runs on.
@@ -152,14 +190,19 @@ class ProcessTable:
         identity = Identity(
             pid=int(str(record["pid"])), start=int(str(record["start"])), boot=str(record["boot"])
         )
-        reap(identity.pid)
-        return identity if is_alive(identity) else None
+        deadline = time.monotonic() + _DEATH
+        while time.monotonic() < deadline:
+            reap(identity.pid)
+            if not is_alive(identity):
+                return None
+            if not is_dying(identity.pid):
+                return identity
+            time.sleep(0.02)  # its successor needs the sockets that it still holds
+        return identity
 
     def names(self) -> list[str]:
         """Every name with a pid file, in the order of starting."""
-        records = {
-            path.stem: self._record(path.stem) or {} for path in self._run.glob("*.pid")
-        }
+        records = {path.stem: self._record(path.stem) or {} for path in self._run.glob("*.pid")}
         return sorted(records, key=lambda name: int(str(records[name].get("order", 0))))
 
     def started_at(self, name: str) -> float | None:

@@ -35,7 +35,7 @@ def main(cluster: str) -> None:
 
     local = LocalCluster(cluster)
     api = local.control_plane().api
-    while True:
+    while local.exists():
         time.sleep(PERIOD)
         try:
             for name in recycle_volumes(api, local.paths):

@@ -8,23 +8,26 @@ loopback for as long as a push or a pull needs it.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import shutil
 import socket
 import subprocess
 import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from local_cluster.api import wait_for
-from local_cluster.debian import debian_binary, find_tool
+from local_cluster.debian import debian_binary
 from local_cluster.errors import LocalClusterError
+from local_cluster.images.store import push as push_image
 from local_cluster.layout import Cache, locked, private_dir, write_private
 from local_cluster.processes import ProcessTable
 
 REGISTRY_PORT = 5000
+
+# Always the same, because buildah remembers which layers a registry has by host and port.
+PUSH_PORT = 38175
 
 # Image names as nodes know them; each node's containerd maps the host to its registry.
 IMAGE_HOST = f"localhost:{REGISTRY_PORT}"
@@ -60,30 +63,47 @@ def write_config(path: Path, storage: Path, address: str) -> Path:
     return write_private(path, json.dumps(config))  # JSON is YAML
 
 
+def request(
+    address: str,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> http.client.HTTPResponse:
+    """One call of a registry at `address` (host:port), read to its end; OSError without answer.
+
+    Plain http.client, which goes past any proxy that the environment names.
+    """
+    connection = http.client.HTTPConnection(address, timeout=30)
+    try:
+        connection.request(method, path, body=body, headers=dict(headers or {}))
+        response = connection.getresponse()
+        response.read()
+    except http.client.HTTPException as error:
+        raise OSError(str(error)) from error
+    finally:
+        connection.close()
+    return response
+
+
 def answers(address: str) -> bool:
     """Whether a registry speaks at `address` (host:port)."""
     try:
-        with urllib.request.urlopen(f"http://{address}/v2/", timeout=2) as response:  # noqa: S310
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError):
+        return request(address, "GET", "/v2/").status == 200
+    except OSError:
         return False
 
 
 def digest_of(address: str, image: str) -> str | None:
     """The manifest digest behind an image's tag; None when the registry does not have it."""
     repository, tag = repository_and_tag(image)
-    request = urllib.request.Request(  # noqa: S310
-        f"http://{address}/v2/{repository}/manifests/{tag}",
-        method="HEAD",
-        headers={"Accept": ", ".join(_MANIFESTS)},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
-            return str(response.headers["Docker-Content-Digest"])
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return None
-        raise
+    path = f"/v2/{repository}/manifests/{tag}"
+    response = request(address, "HEAD", path, headers={"Accept": ", ".join(_MANIFESTS)})
+    if response.status == 404:
+        return None
+    if response.status != 200:
+        raise LocalClusterError(f"The registry at {address} answers {response.status} to {path}.")
+    return response.headers["Docker-Content-Digest"]
 
 
 _MANIFESTS = (
@@ -94,9 +114,7 @@ _MANIFESTS = (
 )
 
 
-def start_registry(
-    cache: Cache, etc: Path, processes: ProcessTable, netns: str, door: str
-) -> None:
+def start_registry(cache: Cache, etc: Path, processes: ProcessTable, netns: str, door: str) -> None:
     """Start the cluster's registry; it listens on every address of the namespace."""
     private_dir(cache.registry)
     config = write_config(etc / "registry.json", cache.registry, f"0.0.0.0:{REGISTRY_PORT}")
@@ -111,12 +129,19 @@ def start_registry(
 
 
 @contextlib.contextmanager
-def temporary_registry(cache: Cache) -> Iterator[str]:
-    """A registry on a free port of the host's loopback, over the same storage; its address."""
+def temporary_registry(cache: Cache, port: int = 0) -> Iterator[str]:
+    """A registry on the host's loopback, over the same storage; its address.
+
+    port: the one to prefer; a free one is taken where it is 0 or in use.
+    """
     private_dir(cache.registry)
     program = debian_binary(*DOCKER_REGISTRY, cache)
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     with tempfile.TemporaryDirectory(prefix="ftc-registry-") as folder:
         work = Path(folder)
@@ -135,25 +160,18 @@ def temporary_registry(cache: Cache) -> Iterator[str]:
             processes.stop("registry", grace=2)
 
 
-def push(cache: Cache, image: str, address: str) -> None:
-    """Push an image of the local buildah store to the registry at `address`.
+def push(cache: Cache, image: str) -> None:
+    """Push an image of a buildah store, ours or the host's, into the storage.
 
-    zstd at its lowest level: for images of gigabytes half of gzip's time, at the same size.
+    Over loopback even where a cluster runs: a proxy in the environment never claims that.
     """
-    buildah = find_tool("buildah")
-    if buildah is None:
-        raise LocalClusterError("Pushing needs buildah: install the Debian package `buildah`.")
     repository, tag = repository_and_tag(image)
-    with locked(cache.lock("registry"), shared=True):
-        done = subprocess.run(
-            [buildah, "push", "--tls-verify=false", "--compression-format", "zstd",
-             "--compression-level", "1", image, f"docker://{address}/{repository}:{tag}"],
-            check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    if done.returncode != 0:
-        raise LocalClusterError(
-            f"Pushing {image} failed (is it in `buildah images`?): {done.stdout.strip()[-500:]}"
-        )
+    with (
+        locked(cache.lock("registry"), shared=True),
+        locked(cache.lock("registry-push")),
+        temporary_registry(cache, PUSH_PORT) as address,
+    ):
+        push_image(image, f"{address}/{repository}:{tag}", lambda _detail: None)
 
 
 def tags(cache: Cache) -> list[str]:

@@ -122,8 +122,10 @@ def _change(
         try:
             wait_for(
                 "containerd does not answer",
-                lambda: subprocess.run([*ctr, "version"], capture_output=True, check=False)
-                .returncode == 0,
+                lambda: (
+                    subprocess.run([*ctr, "version"], capture_output=True, check=False).returncode
+                    == 0
+                ),
                 30,
                 f"see {processes.log('containerd')}.",
             )

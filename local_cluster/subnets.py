@@ -1,10 +1,10 @@
 """Addresses of a cluster: one /16 for everything, chosen so that clusters never meet.
 
-    10.X.0.0/24       control plane: 10.X.0.1 is the API server, DNS, the registry
-    10.X.K.0/24       pods of node K (1 to 62)
-    10.X.64.K         node K
-    10.X.65.0/30      the door: .1 is the host, .2 the cluster
-    10.X.96.0/20      services
+10.X.0.0/24       control plane: 10.X.0.1 is the API server, DNS, the registry
+10.X.K.0/24       pods of node K (1 to 62)
+10.X.64.K         node K
+10.X.65.0/30      the door: .1 is the host, .2 the cluster
+10.X.96.0/20      services
 """
 
 from __future__ import annotations

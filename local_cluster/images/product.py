@@ -17,6 +17,7 @@ from local_cluster.images.tools import find_uv
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = "localhost:5000"
+INSTALL_SCRIPT = "local_cluster/images/install.sh"
 
 # Tags kept in the store: the last two sets of dependencies, so that two branches do not evict
 # each other, and some versions of the code, which cost next to nothing.
@@ -49,16 +50,20 @@ class Product:
 OPERATOR = Product(
     name="finetune-operator",
     dockerfile="operator/Dockerfile",
-    dependencies=("operator/requirements.lock",),
+    dependencies=("operator/requirements.lock", INSTALL_SCRIPT),
     code="operator/finetune_operator",
     space_gibibytes=1.5,
 )
 TRAINER = Product(
     name="finetune-trainer",
     dockerfile="trainer_image/Dockerfile",
-    dependencies=("trainer_image/requirements.lock", "trainer_image/portable_cxx.sh"),
+    dependencies=(
+        "trainer_image/requirements.lock",
+        "trainer_image/portable_cxx.sh",
+        INSTALL_SCRIPT,
+    ),
     code="trainer_image/finetune_trainer",
-    space_gibibytes=24.0,
+    space_gibibytes=22.0,
 )
 
 
@@ -75,7 +80,7 @@ def build_trainer(report: Report) -> str:
 def _build(product: Product, report: Report) -> str:
     store = Store.from_environment()
     base = build_base(report)
-    dependencies = _dependency_reference(product, base)
+    dependencies = dependency_reference(product, base)
     reference = code_reference(product, dependencies)
     if store.has(reference):
         return reference
@@ -106,7 +111,8 @@ def _build_dependencies(
     store.keep_newest(product.dependency_repository, KEPT_DEPENDENCIES)
 
 
-def _dependency_reference(product: Product, base: str) -> str:
+def dependency_reference(product: Product, base: str) -> str:
+    """The name of the image of everything but our code; an equal name is never built twice."""
     inputs = [REPOSITORY_ROOT / file for file in (product.dockerfile, *product.dependencies)]
     return f"{product.dependency_repository}:{content_digest([base, *inputs])}"
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from local_cluster.debian import find_tool, prepare_host
 from local_cluster.errors import LocalClusterError
-from local_cluster.layout import Cache, locked
+from local_cluster.layout import Cache, locked, write_private
 
 Report = Callable[[str], None]
 """Takes one short line of progress."""
@@ -30,6 +30,13 @@ GIBIBYTE = 1024**3
 
 # What a RUN step of our Dockerfiles says of itself begins with this.
 PROGRESS_MARK = ":: "
+
+# A long command and all that it starts and mounts die with us, however we end: the next start
+# must find nobody at work.
+_CONFINED = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--kill-child", "--mount-proc"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,23 +68,23 @@ class Store:
             f'[storage]\ndriver = "overlay"\ngraphroot = "{self.root / "storage"}"\n'
             f'runroot = "{run}"\n'
         )
-        self.temporary.mkdir(parents=True, exist_ok=True)
-        self.logs.mkdir(exist_ok=True)
         if not configuration.exists() or configuration.read_text() != text:
-            configuration.write_text(text)
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_private(configuration, text)
         return {
             **os.environ,
             "CONTAINERS_STORAGE_CONF": str(configuration),
             # chroot: needs no container runtime and works inside containers.
             "BUILDAH_ISOLATION": "chroot",
             "BUILDAH_LAYERS": "false",
-            "TMPDIR": str(self.temporary),
             "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
         }
 
     @contextmanager
     def building(self, report: Report) -> Iterator[None]:
         """Hold the store for a build: one at a time, and first away with a killed build's rest."""
+        if os.geteuid() != 0:
+            raise LocalClusterError("Building images needs root: run the same command with sudo.")
         require_tools(report, "buildah")
         with locked(self.root / "lock"):
             self.run("rm", "--all")
@@ -122,19 +129,19 @@ class Store:
 
     def stream(self, name: str, command: Sequence[str | Path], report: Report) -> None:
         """Run a long command; on failure say its last lines and where the others are."""
-        environment = self.environment()
-        log = self.logs / f"{name}.log"
+        self.logs.mkdir(exist_ok=True)
+        log = self.logs / f"{name.replace(' ', '-')}.log"
         last: deque[str] = deque(maxlen=12)
         with (
             log.open("w") as file,
             subprocess.Popen(
-                # Dies with us, however we end: the next start must find nobody at work.
-                ["setpriv", "--pdeathsig", "KILL", *command],
+                [*_CONFINED, *command],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                env=environment,
+                # A commit's files of gigabytes: where `building` finds what a killed one left.
+                env={**self.environment(), "TMPDIR": str(self.temporary)},
             ) as process,
         ):
             assert process.stdout is not None  # noqa: S101  (for the type checker)

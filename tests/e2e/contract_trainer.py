@@ -1,0 +1,98 @@
+"""A small process that keeps the trainer's contract: stages, /healthz, /progress, last words.
+
+Faults of the operator need many jobs and no mathematics. One step takes a second. What a pod does
+is told by the job's ``workers.env``:
+
+``TORCH_TEST_FAIL=<pod index>:<step>:<exit code>``  that pod ends so, with a failure record
+``TORCH_TEST_SAVE_SECONDS=<n>``                     how long a checkpoint takes on SIGTERM
+"""
+
+from __future__ import annotations
+
+from local_cluster.debian import debian_binary
+from local_cluster.oci import upload_image
+
+IMAGE = "localhost:5000/contract-trainer:1"
+
+_LIBRARY = r"""
+value() { grep -o "\"$1\": [0-9]*" /etc/finetune/run.json | head -n 1 | grep -o '[0-9]*$'; }
+last_words() { echo "$1" > /dev/termination-log; }
+head_of() { echo "\"stage\": \"$1\", \"attempt\": $FINETUNE_ATTEMPT, \"outcome\": \"$2\""; }
+"""
+
+_PREPARE = r"""#!/bin/sh
+. /bin/library
+mkdir -p /workspace/data
+sleep 1
+last_words "{$(head_of prepare succeeded), \"steps\": $(value steps),
+  \"model\": {\"architecture\": \"Test\", \"parameters\": 1000, \"digest\": \"sha256:0\"},
+  \"data\": {\"rows\": 10, \"kept\": 9, \"dropped\": {\"empty\": 1}, \"tokens\": 500}}"
+"""
+
+_TRAIN = r"""#!/bin/sh
+. /bin/library
+steps=$(value steps)
+folder=/workspace/attempts/$FINETUNE_ATTEMPT
+mkdir -p "$folder" /tmp/www
+stop() {
+  sleep "${TORCH_TEST_SAVE_SECONDS:-0}"
+  echo "$step" > "/workspace/step-$JOB_COMPLETION_INDEX"
+  last_words "{$(head_of train preempted), \"step\": $step}"
+  exit 75
+}
+trap stop TERM
+echo ok > /tmp/www/healthz
+httpd -p 9400 -h /tmp/www
+step=$(cat "/workspace/step-$JOB_COMPLETION_INDEX" 2>/dev/null || echo 0)
+echo "$FINETUNE_ATTEMPT $JOB_COMPLETION_INDEX from $step" >> /workspace/starts
+while [ "$step" -lt "$steps" ]; do
+  step=$((step + 1))
+  if [ -n "$TORCH_TEST_FAIL" ]; then
+    code=${TORCH_TEST_FAIL##*:}
+    if [ "$JOB_COMPLETION_INDEX:$step:$code" = "$TORCH_TEST_FAIL" ]; then
+      last_words "{$(head_of train failed), \"failure\": {\"rank\": $JOB_COMPLETION_INDEX,
+        \"step\": $step, \"message\": \"told to fail\", \"lines\": [\"one\", \"two\"],
+        \"at\": $(date +%s)}}"
+      exit "$code"
+    fi
+  fi
+  echo "{\"attempt\": $FINETUNE_ATTEMPT, \"phase\": \"train\", \"step\": $step,
+    \"steps\": $steps, \"epoch\": 0.5, \"tokensPerSecond\": 10.5,
+    \"etaSeconds\": $((steps - step)), \"updatedAt\": $(date +%s),
+    \"metrics\": {\"loss\": 1.5, \"learningRate\": 0.0002}}" > /tmp/www/next
+  cat /tmp/www/next > /tmp/www/progress
+  sleep 1 &
+  wait $!
+done
+last_words "{$(head_of train succeeded), \"step\": $step, \"steps\": $steps,
+  \"metrics\": {\"loss\": 1.25, \"evalLoss\": 1.5, \"perplexity\": 4.48,
+  \"baseline\": {\"evalLoss\": 2.5, \"perplexity\": 12.2}}}"
+"""
+
+_EXPORT = r"""#!/bin/sh
+. /bin/library
+sleep 1
+mkdir -p /workspace/output/merged
+last_words "{$(head_of export succeeded), \"artifact\": {\"formats\": [\"Merged\"],
+  \"digest\": \"sha256:1\", \"bytes\": 42, \"maxLogitDifference\": 0.0},
+  \"train\": {\"step\": $(value steps), \"steps\": $(value steps),
+  \"metrics\": {\"loss\": 1.25, \"evalLoss\": 1.5, \"perplexity\": 4.48}}}"
+"""
+
+
+def upload_contract_trainer(registry: str) -> str:
+    """Put the image into the registry at ``registry`` (host:port); returns its reference."""
+    applets = ("sh", "sleep", "cat", "echo", "httpd", "mkdir", "date", "grep", "head", "env")
+    digest = upload_image(
+        registry,
+        IMAGE,
+        {
+            "bin/busybox": debian_binary("busybox-static", "bin/busybox").read_bytes(),
+            "bin/library": _LIBRARY.encode(),
+            "bin/prepare": _PREPARE.encode(),
+            "bin/train": _TRAIN.encode(),
+            "bin/export": _EXPORT.encode(),
+        },
+        links={f"bin/{applet}": "busybox" for applet in applets},
+    )
+    return f"{IMAGE.rpartition(':')[0]}@{digest}"
