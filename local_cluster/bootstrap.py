@@ -44,14 +44,7 @@ class BootstrapError(Exception):
 
 def main(arguments: list[str]) -> int:
     """Make the environment, then become the command; returns only when that fails."""
-    parser = argparse.ArgumentParser(description="Run a command in one of our environments.")
-    parser.add_argument("environment", choices=sorted(ENVIRONMENTS))
-    parser.add_argument("--root", action="store_true", help="the command needs to be root")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND [ARGUMENT ...]")
-    options = parser.parse_args(arguments)
-    command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    if not command:
-        parser.error("name a command after --")
+    options = parse(arguments)
     try:
         check_host(needs_root=options.root)
         environment = prepare(options.environment)
@@ -62,11 +55,25 @@ def main(arguments: list[str]) -> int:
         print("\nStopped; the same command goes on from here.", file=sys.stderr)
         return 130
     os.chdir(REPOSITORY)
-    program = shutil.which(command[0], path=environment["PATH"])
+    program = shutil.which(options.command[0], path=environment["PATH"])
     if program is None:
-        print(f"There is no command {command[0]}.", file=sys.stderr)
+        print(f"There is no command {options.command[0]}.", file=sys.stderr)
         return 127
-    return os.execve(program, command, environment)  # noqa: S606  (no shell is the point)
+    return os.execve(program, options.command, environment)  # noqa: S606  (no shell is the point)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Environment, command and whether it needs root."""
+    parser = argparse.ArgumentParser(description="Run a command in one of our environments.")
+    parser.add_argument("--root", action="store_true", help="the command needs to be root")
+    parser.add_argument("environment", choices=sorted(ENVIRONMENTS))
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND [ARGUMENT ...]")
+    options = parser.parse_args(arguments)
+    if options.command[:1] == ["--"]:
+        del options.command[0]
+    if not options.command:
+        parser.error("name a command after --")
+    return options
 
 
 def check_host(*, needs_root: bool) -> None:

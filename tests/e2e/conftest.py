@@ -79,6 +79,10 @@ def _say(stage: str, detail: str) -> None:
     print(f"[{stage}] {detail}", flush=True)
 
 
+def _built(detail: str) -> None:
+    _say("images", detail)
+
+
 @pytest.fixture(scope="session")
 def prepared() -> LocalCluster:
     """The cluster's programs built and the host's packages installed; nothing started."""
@@ -91,9 +95,9 @@ def prepared() -> LocalCluster:
 def images(prepared: LocalCluster) -> Images:
     """Our images, built from this tree."""
     return Images(
-        operator=cluster_images.build_operator(_say),
-        trainer=cluster_images.build_trainer(_say),
-        model=cluster_images.build_model(_say),
+        operator=cluster_images.build_operator(_built),
+        trainer=cluster_images.build_trainer(_built),
+        model=cluster_images.build_model(_built),
     )
 
 

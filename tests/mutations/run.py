@@ -7,6 +7,7 @@ after. ``python tests/mutations/run.py [NAME…]``; exit 1 if a mutation survive
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -43,9 +44,11 @@ def copy_tree(target: Path) -> None:
 
 
 def run_test(tree: Path, test: str) -> subprocess.CompletedProcess[str]:
+    # An inherited path would show child processes the original tree; pytest finds the copy itself.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test],
-        cwd=tree, capture_output=True, text=True, timeout=600, check=False,
+        cwd=tree, env=environment, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 

@@ -1,0 +1,143 @@
+"""Saving and going on, in real gangs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.tiny import row_lengths
+from unit.trainer.train.workers import (
+    Job,
+    export,
+    fill_up,
+    save_often,
+    stop_in,
+    train,
+    whole,
+)
+
+STEPS = 9
+
+
+def job(stage: int, *, method: dict[str, Any] | None = None, **training: Any) -> Job:
+    """Dropout everywhere, 11 rows in windows of 4: the stop falls into the second epoch."""
+    return Job(
+        lengths=row_lengths(1, 11),
+        eval_lengths=row_lengths(2, 3),
+        model={"attention_dropout": 0.1},
+        config={
+            "zeroStage": stage,
+            "method": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
+            if method is None
+            else method,
+            "training": {"steps": STEPS, "accumulation": 2, **training},
+            "evaluation": {"everySteps": 4},
+            "checkpoint": {"everySteps": 4},
+        },
+    )
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_traps_22_23_25_a_stopped_run_goes_on_bit_for_bit(
+    tmp_path: Path, stage: int, method: str
+) -> None:
+    small = job(stage, method={} if method == "full" else None)
+    straight = run_gang(train, 2, small)
+    stopped = run_gang(stop_in, 2, small, tmp_path, 0, "train", 4)
+    assert [result["step"] for result in stopped] == [5, 5]
+    assert "step 5" in stopped[0]["message"]
+    resumed = run_gang(train, 2, small, tmp_path, 1)
+
+    assert resumed[0]["steps"] == straight[0]["steps"][5:], "losses, rates and norms"
+    assert resumed[0]["rows"] == straight[0]["rows"][5:]
+    expected, found = whole(straight, "masters"), whole(resumed, "masters")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    # One evaluation fell into the first part, and its numbers came along.
+    for key in ("tokens", "supervised_tokens", "samples", "best", "metrics"):
+        assert resumed[0]["state"][key] == straight[0]["state"][key], key
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_an_evaluation_cut_off_by_a_stop_is_made_up_for(tmp_path: Path, step: int) -> None:
+    small = job(2)
+    straight = run_gang(train, 2, small)
+    stopped = run_gang(stop_in, 2, small, tmp_path, 0, "eval", step)
+    assert [result["step"] for result in stopped] == [step, step]
+    resumed = run_gang(train, 2, small, tmp_path, 1)
+    assert resumed[0]["steps"] == straight[0]["steps"][step:]
+    for key in ("best", "metrics", "evaluated_step"):
+        assert resumed[0]["state"][key] == straight[0]["state"][key], key
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4)])
+@pytest.mark.parametrize("stage", range(4))
+def test_another_number_of_ranks_goes_on_with_the_same_rows(
+    tmp_path: Path, stage: int, before: int, after: int
+) -> None:
+    def sized(ranks: int) -> Job:
+        small = job(stage, method={}, accumulation=4 // ranks)
+        small.model = {}
+        return small
+
+    straight = run_gang(train, before, sized(before))
+    run_gang(stop_in, before, sized(before), tmp_path, 0, "train", 4)
+    resumed = run_gang(train, after, sized(after), tmp_path, 1)
+    assert resumed[0]["rows"] == straight[0]["rows"][5:]
+    for found, expected in zip(resumed[0]["steps"], straight[0]["steps"][5:], strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_a_checkpoint_is_whole_and_names_everything_in_it(tmp_path: Path) -> None:
+    run_gang(stop_in, 2, job(2), tmp_path, 0, "train", 4)
+    folder = tmp_path / "attempts/0/checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-4", "step-5"]
+    manifest = json.loads((folder / "step-5/manifest.json").read_text())
+    assert {name: fact["size"] for name, fact in manifest["files"].items()} == {
+        path.name: path.stat().st_size for path in (folder / "step-5").glob("*.safetensors")
+    }
+    assert manifest["step"] == 5
+    assert manifest["state"]["samples"] == 11 + 8
+    assert manifest["worldSize"] == 2
+    assert [manifest["zeroStage"], manifest["precision"]] == [2, "FP32"]
+    names = {key.split("|")[2] for key in load_file(folder / "step-5/rank-0.safetensors")}
+    assert names == {"master", "exp_avg", "exp_avg_sq", "step"}
+
+
+def test_a_rank_without_space_stops_all_ranks_with_the_same_class(tmp_path: Path) -> None:
+    results = run_gang(fill_up, 3, job(2), tmp_path)
+    assert [result["error"] for result in results] == ["DiskFull", "DiskFull", "OSError"]
+    assert "No space left" in results[0]["message"]
+    assert not list((tmp_path / "attempts/0/checkpoints").glob("step-?"))
+
+
+def test_trap_39_retention_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    small = job(2)
+    small.config["checkpoint"] = {"keep": 2}
+    left = run_gang(save_often, 2, small, tmp_path, [1, 2, 3, 4, 5], 2)[0]
+    assert left == [2, 4, 5]
+    folder = tmp_path / "attempts/0/checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-2", "step-4", "step-5"]
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_traps_15_and_16_the_saved_weights_are_those_that_were_trained(
+    tmp_path: Path, stage: int, method: str
+) -> None:
+    results = run_gang(export, 2, job(stage, method={} if method == "full" else None), tmp_path)
+    trained = whole(results, "masters")
+    saved: dict[str, torch.Tensor] = {}
+    for path in (tmp_path / ("adapter" if method == "lora" else "model")).glob("*.safetensors"):
+        saved |= load_file(path)
+    plain = {name.replace(".default.", "."): values for name, values in trained.items()}
+    assert saved.keys() == plain.keys()
+    for name, values in saved.items():
+        assert values.dim() >= 1
+        assert torch.equal(values.view(-1), plain[name]), name

@@ -1,0 +1,223 @@
+"""The stage export on a tiny real model: what comes out behaves like what was trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from tiny_models import CHATML, LLAMA3, save_tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from finetune_trainer import export
+from finetune_trainer.config import Lora, RunConfig
+from finetune_trainer.errors import StageError
+from finetune_trainer.model import load_model, lora_config
+from finetune_trainer.prepare import stage
+
+METRICS = {"evalLoss": 0.9, "perplexity": 2.46, "baseline": {"evalLoss": 2.2, "perplexity": 9.03}}
+
+
+def make_config(folder: Path, **changes: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "job": {"namespace": "team", "name": "bot", "uid": "uid-one"},
+            "model": {"path": str(folder / "source")},
+            "data": {
+                "train": [
+                    {"name": "a", "field": "spec.data.train[0]", "path": str(folder / "a.jsonl")}
+                ],
+                "sequenceLength": 64,
+            },
+            "method": {"lora": {"rank": 4}},
+            "training": {
+                "epochs": 1,
+                "microBatchSize": 1,
+                "accumulation": 1,
+                "learningRate": 0.01,
+            },
+            "zeroStage": 2,
+            "workers": {"count": 1, "ranksPerWorker": 1, "device": "CPU"},
+            "output": {"formats": ["Adapter", "Merged"]},
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    save_tiny_model(folder / "source")
+    rows = [{"prompt": f"What is {n}?", "response": "A gang."} for n in range(10)]
+    (folder / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    workspace = folder / "ws"
+    stage.run(make_config(folder), workspace)
+    train(workspace)
+    return folder
+
+
+@pytest.fixture
+def folder(prepared: Path, tmp_path: Path) -> Path:
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def train(workspace: Path) -> None:
+    """Stand in for training: an adapter and full weights that differ from the base."""
+    torch.manual_seed(1)
+    attempt = workspace / "attempts/0"
+    model = get_peft_model(
+        load_model(workspace / "model", torch.float32), lora_config(Lora(rank=4))
+    )
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    model.save_pretrained(attempt / "adapter")
+    full = load_model(workspace / "model", torch.float32)
+    for weight in full.parameters():
+        weight.data += 0.01 * torch.randn_like(weight)
+    full.save_pretrained(attempt / "model")
+    result = {"step": 10, "steps": 10, "metrics": METRICS, "checkpoints": []}
+    (attempt / "result.json").write_text(json.dumps(result))
+
+
+def logits(model: Any, tokenizer: Any) -> torch.Tensor:
+    ids = torch.tensor([tokenizer.encode("What is a gang?")])
+    with torch.no_grad():
+        return model(ids).logits
+
+
+def run(folder: Path, **changes: Any) -> dict[str, Any]:
+    return export.run(make_config(folder, **changes), folder / "ws", folder / "ws/output", 0)
+
+
+def test_trap_15_merged_weights_answer_like_base_plus_adapter(folder: Path) -> None:
+    result = run(folder)
+    merged = folder / "ws/output/merged"
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    base = AutoModelForCausalLM.from_pretrained(folder / "ws/model")
+    plain = logits(base, tokenizer)
+    tuned = logits(PeftModel.from_pretrained(base, folder / "ws/output/adapter"), tokenizer)
+    exported = logits(AutoModelForCausalLM.from_pretrained(merged), tokenizer)
+    assert (tuned - plain).abs().max() > 0.01
+    torch.testing.assert_close(exported, tuned, atol=1e-4, rtol=0)
+    assert result["artifact"]["formats"] == ["Adapter", "Merged"]
+    assert result["artifact"]["maxLogitDifference"] < 1e-4
+    assert result["train"] == {"metrics": METRICS, "step": 10, "steps": 10}
+
+
+def test_trap_15_the_adapter_arrives_unchanged(folder: Path) -> None:
+    run(folder)
+    file = "adapter/adapter_model.safetensors"
+    before = load_file(folder / "ws/attempts/0" / file)
+    after = load_file(folder / "ws/output" / file)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    settings = json.loads((folder / "ws/output/adapter/adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "source"
+
+
+def test_full_weights_are_exported_as_the_merged_model(folder: Path) -> None:
+    result = run(folder, method={}, output={"formats": ["Merged"]})
+    trained = load_file(folder / "ws/attempts/0/model/model.safetensors")
+    exported = load_file(folder / "ws/output/merged/model.safetensors")
+    assert all(torch.equal(trained[name], exported[name]) for name in trained)
+    assert result["artifact"]["formats"] == ["Merged"]
+    assert result["artifact"]["maxLogitDifference"] == 0
+
+
+def test_tokenizer_template_stop_token_and_card_come_along(folder: Path) -> None:
+    run(folder)
+    merged = folder / "ws/output/merged"
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    assert tokenizer.chat_template == CHATML
+    assert GenerationConfig.from_pretrained(merged).eos_token_id == tokenizer.eos_token_id
+    card = (merged / "README.md").read_text()
+    assert "| loss | 2.2 | 0.9 |" in card
+    assert json.loads((folder / "ws/data/manifest.json").read_text())["digest"] in card
+
+
+def test_an_end_of_turn_that_is_not_eos_becomes_a_stop_token(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "source", LLAMA3)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "source")
+    row = {"prompt": "What?", "response": "A gang."}
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(row)}\n")
+    stage.run(make_config(tmp_path), tmp_path / "ws")
+    train(tmp_path / "ws")
+    run(tmp_path, output={"formats": ["Merged"]})
+    stops = GenerationConfig.from_pretrained(tmp_path / "ws/output/merged").eos_token_id
+    assert stops == [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|eot|>")]
+
+
+def test_the_newest_attempt_with_weights_is_the_one_to_export(folder: Path) -> None:
+    attempts = folder / "ws/attempts"
+    shutil.copytree(attempts / "0", attempts / "10")
+    shutil.copytree(attempts / "0", attempts / "9")
+    (attempts / "11/logs").mkdir(parents=True)
+    assert export.newest_attempt(make_config(folder), folder / "ws") == 10
+    shutil.rmtree(attempts)
+    with pytest.raises(StageError, match="no training attempt left weights"):
+        export.newest_attempt(make_config(folder), folder / "ws")
+
+
+def test_repeating_an_export_changes_nothing(folder: Path) -> None:
+    first = run(folder)
+    (folder / "ws/output/.merged.tmp").mkdir()
+    assert run(folder) == first
+    assert sorted(p.name for p in (folder / "ws/output").iterdir()) == ["adapter", "merged"]
+
+
+def test_another_jobs_output_is_moved_aside_not_deleted(folder: Path) -> None:
+    run(folder)
+    run(folder, job={"namespace": "team", "name": "bot", "uid": "uid-two"})
+    names = sorted(p.name for p in (folder / "ws/output").iterdir())
+    assert names == ["adapter", "adapter.replaced-uid-one", "merged", "merged.replaced-uid-one"]
+
+
+def spoil(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    def apply(adapter: Path) -> None:
+        file = adapter / "adapter_model.safetensors"
+        tensors = load_file(file)
+        name = sorted(tensors)[0]
+        save_file({**tensors, name: change(tensors[name])}, file)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (spoil(lambda t: torch.zeros(0)), "is empty; the weights were not gathered"),
+        (spoil(lambda t: t * float("nan")), "holds values that are not finite"),
+        (lambda a: (a / "adapter_model.safetensors").unlink(), "holds no safetensors file"),
+        (lambda a: shutil.rmtree(a), "training attempt 0 left no weights"),
+    ],
+)
+def test_trap_15_and_16_damaged_weights_are_not_published(
+    folder: Path, damage: Callable[[Path], None], says: str
+) -> None:
+    damage(folder / "ws/attempts/0/adapter")
+    with pytest.raises(StageError, match=says):
+        run(folder)
+    assert not (folder / "ws/output/merged").exists()
+
+
+def test_a_model_that_reloads_differently_is_not_published(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_spoilt(path: Path, dtype: torch.dtype) -> Any:
+        model = load_model(path, dtype)
+        if path.name == ".merged.tmp":
+            model.get_input_embeddings().weight.data *= 1.01
+        return model
+
+    monkeypatch.setattr(export, "load_model", load_spoilt)
+    with pytest.raises(export.ExportMismatchError, match="logits differ by"):
+        run(folder)
+    assert not (folder / "ws/output/merged").exists()

@@ -1,0 +1,244 @@
+"""The launcher with real processes: shell scripts stand for the ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.trainer.train.tiny import run_config
+
+DRIVER = Path(__file__).with_name("driver.py")
+FOREVER = "exec sleep 60"
+
+
+@dataclass
+class Run:
+    process: subprocess.Popen[bytes]
+    workspace: Path
+
+    def end(self, timeout: float = 20) -> int:
+        self.output, _ = self.process.communicate(timeout=timeout)
+        return self.process.returncode
+
+    @property
+    def message(self) -> dict[str, Any]:
+        body = (self.workspace / "termination-log").read_bytes()
+        assert len(body) < 3000
+        message: dict[str, Any] = json.loads(body)
+        return message
+
+    def wait_for(self, *names: str) -> None:
+        deadline = time.monotonic() + 20
+        while not all((self.workspace / name).exists() for name in names):
+            assert time.monotonic() < deadline, names
+            time.sleep(0.02)
+
+
+Start = Callable[..., Run]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started = []
+
+    def start(script: str, *, ranks: int = 2, **env: str) -> Run:
+        workers = {"count": 2, "ranksPerWorker": ranks, "device": "CPU"}
+        (tmp_path / "run.json").write_text(json.dumps(run_config(workers=workers)))
+        process = subprocess.Popen(
+            [sys.executable, str(DRIVER), str(tmp_path), script],
+            stdout=subprocess.PIPE,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **env},
+        )
+        started.append(process)
+        return Run(process, tmp_path)
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def record(outcome: str, **failure: Any) -> str:
+    """A shell command that leaves a record as a rank does."""
+    content: dict[str, Any] = {"stage": "train", "attempt": 2, "outcome": outcome}
+    if failure:
+        content["failure"] = failure
+    return f"echo '{json.dumps(content)}' > $FINETUNE_RECORD"
+
+
+def test_each_rank_knows_its_place_in_the_gang(start: Start) -> None:
+    run = start("env > env-$RANK", JOB_COMPLETION_INDEX="1", OMP_NUM_THREADS="7")
+    assert run.end() == 0
+    for local_rank in range(2):
+        lines = (run.workspace / f"env-{2 + local_rank}").read_text().splitlines()
+        seen = dict(line.split("=", 1) for line in lines if "=" in line)
+        expected = {
+            "RANK": str(2 + local_rank),
+            "LOCAL_RANK": str(local_rank),
+            "WORLD_SIZE": "4",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "tiny-a2-0.tiny",
+            "MASTER_PORT": "29502",
+            "OMP_NUM_THREADS": "7",
+        }
+        assert {name: seen.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("code", [3, 64, 71, 75, 78])
+def test_the_exit_code_of_a_failing_rank_is_the_pods(start: Start, code: int) -> None:
+    run = start(f"[ $RANK = 1 ] && exit {code}; {FOREVER}")
+    assert run.end() == code
+    failure = run.message["failure"]
+    assert (failure["rank"], failure["localRank"], failure["exitCode"]) == (1, 1, code)
+
+
+@pytest.mark.parametrize(("name", "code"), [("KILL", 137), ("ABRT", 134), ("BUS", 135)])
+def test_a_rank_killed_by_a_signal_is_named_with_its_last_lines(
+    start: Start, name: str, code: int
+) -> None:
+    run = start(
+        f"[ $RANK = 1 ] && {{ echo the last words; kill -{name} $$; }}; {FOREVER}",
+        JOB_COMPLETION_INDEX="0",
+    )
+    began = time.monotonic()
+    assert run.end() == code
+    assert time.monotonic() - began < 5 + 5  # with the interpreter's own start
+    failure = run.message["failure"]
+    assert failure["rank"] == failure["localRank"] == 1
+    assert failure["exitCode"] == code
+    assert f"SIG{name}" in failure["message"]
+    assert failure["lines"] == ["the last words"]
+
+
+def test_the_first_failing_rank_wins_with_the_record_it_left(start: Start) -> None:
+    said = record("failed", **{"class": "CudaOom", "message": "out of memory", "exitCode": 71})
+    run = start(f"[ $RANK = 0 ] && {FOREVER}; {said}; exit 71")
+    assert run.end() == 71
+    failure = run.message["failure"]
+    assert (failure["class"], failure["message"], failure["rank"]) == (
+        "CudaOom",
+        "out of memory",
+        1,
+    )
+
+
+def test_a_rank_that_lost_its_peers_is_not_the_culprit_although_it_ends_first(start: Start) -> None:
+    said = record("failed", **{"class": "CollectiveTimeout", "message": "lost", "exitCode": 74})
+    run = start(f"[ $RANK = 0 ] && {{ {said}; exit 74; }}; sleep 0.3; exit 71")
+    assert run.end() == 71
+    assert run.message["failure"]["rank"] == 1
+
+
+def test_when_all_ranks_lost_their_peers_the_pod_says_so(start: Start) -> None:
+    run = start("exit 74")
+    assert run.end() == 74
+    assert run.message["failure"]["class"] == "CollectiveTimeout"
+
+
+def test_survivors_that_ignore_sigterm_are_killed_within_seconds(start: Start) -> None:
+    run = start(
+        "trap '' TERM; touch up-$RANK; [ $RANK = 1 ] && { while [ ! -e up-0 ]; do :; done; exit 70; };"
+        " while :; do sleep 0.1; done"
+    )
+    run.wait_for("up-0")
+    began = time.monotonic()
+    assert run.end() == 70
+    assert time.monotonic() - began < 5
+    assert run.message["failure"]["rank"] == 1
+
+
+def test_sigterm_reaches_every_rank_and_the_pod_is_preempted(start: Start) -> None:
+    said = record("preempted", **{"class": "Preempted", "message": "saved", "exitCode": 75})
+    # Rank 1 saves two seconds longer than rank 0: more than a survivor of a death would get.
+    run = start(
+        f"stop() {{ sleep $((RANK * 2)); touch saved-$RANK; {said}; exit 75; }};"
+        " trap stop TERM; touch up-$RANK; while :; do sleep 0.05; done"
+    )
+    run.wait_for("up-0", "up-1")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 75
+    assert run.message["outcome"] == "preempted"
+    assert (run.workspace / "saved-0").exists()
+    assert (run.workspace / "saved-1").exists()
+
+
+def test_the_result_of_rank_0_is_the_termination_message_and_result_json(start: Start) -> None:
+    said = record("succeeded")
+    run = start(f"[ $RANK = 1 ] && exit 0; sleep 0.3; {said}")
+    assert run.end() == 0
+    assert run.message == {"stage": "train", "attempt": 2, "outcome": "succeeded"}
+    assert json.loads((run.workspace / "attempts/2/result.json").read_text()) == run.message
+
+
+def test_another_pod_than_the_first_leaves_result_json_alone(start: Start) -> None:
+    run = start("exit 0", JOB_COMPLETION_INDEX="1")
+    assert run.end() == 0
+    assert run.message["outcome"] == "succeeded"
+    assert not (run.workspace / "attempts/2/result.json").exists()
+
+
+def test_a_wordy_death_still_fits_the_termination_message(start: Start) -> None:
+    run = start("for i in $(seq 200); do printf '%02000d\\n' $i; done; exit 70", ranks=1)
+    assert run.end() == 70
+    failure = run.message["failure"]  # parses, below the limit
+    assert failure["lines"], "the last line is worth more than none"
+
+
+def test_the_last_step_of_a_silent_death_comes_from_its_heartbeat(start: Start) -> None:
+    beat = '{"rank": 0, "phase": "train", "step": 41, "at": 1.0}'
+    run = start(
+        f"mkdir -p attempts/2/heartbeats; echo '{beat}' > attempts/2/heartbeats/rank-0.json;"
+        " kill -KILL $$",
+        ranks=1,
+    )
+    assert run.end() == 137
+    assert run.message["failure"]["step"] == 41
+
+
+def test_output_is_kept_per_rank_and_echoed_with_the_rank(start: Start) -> None:
+    run = start("echo hello from $RANK; echo an error >&2")
+    assert run.end() == 0
+    for rank in range(2):
+        kept = (run.workspace / f"attempts/2/logs/rank-{rank}.log").read_text()
+        assert kept.splitlines() == [f"hello from {rank}", "an error"]
+        assert f"[rank {rank}] hello from {rank}\n".encode() in run.output
+
+
+def test_orphans_of_a_rank_are_reaped(start: Start) -> None:
+    # The orphan's parent is gone at once; as a zombie it would stay in the process table.
+    run = start("(sleep 0.2 & echo $! > orphan); touch up-$RANK; sleep 1.5", ranks=1)
+    run.wait_for("orphan", "up-0")
+    pid = int((run.workspace / "orphan").read_text())
+    time.sleep(0.8)
+    assert not Path(f"/proc/{pid}").exists()
+    assert run.end() == 0
+
+
+def test_a_missing_variable_ends_the_pod_with_the_class_of_a_wrong_configuration(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "termination-log"
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune_trainer", "train"],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "FINETUNE_TERMINATION_LOG": str(log),
+            "FINETUNE_ATTEMPT": "0",
+        },
+        check=False,
+        stdout=subprocess.PIPE,
+    )
+    assert done.returncode == 64
+    message = json.loads(log.read_text())
+    assert message["failure"]["class"] == "ConfigInvalid"
+    assert "JOB_COMPLETION_INDEX" in message["failure"]["message"]

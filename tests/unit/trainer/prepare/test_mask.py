@@ -1,0 +1,136 @@
+"""What is trained on: the assistant's words with the end of turn, and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny_models import CHATML, FORGETFUL, GENERATION, LLAMA3, make_tokenizer
+
+from finetune_trainer.prepare.encode import Encoded, Encoder
+from finetune_trainer.prepare.template import ChatRenderer, TemplateError
+
+TWO_TURNS = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "What is a gang?"},
+    {"role": "assistant", "content": "A set of pods."},
+    {"role": "user", "content": "And 你好 🙂?"},
+    {"role": "assistant", "content": "naïve Straße 🙂"},
+]
+NO_END = (
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+NO_PROMPT = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+)
+GENERATION_WITHOUT_END = GENERATION.replace(
+    "{{ message['content'] + '<|im_end|>' }}{% endgeneration %}",
+    "{{ message['content'] }}{% endgeneration %}{{ '<|im_end|>' }}",
+)
+
+
+def encode(tokenizer, messages=TWO_TURNS) -> Encoded:
+    rendered = ChatRenderer(tokenizer).render(messages)
+    end_of_turn = [tokenizer.convert_tokens_to_ids("<|eot|>")]
+    return Encoder(tokenizer, end_of_turn).chat(rendered, rendered.spans)
+
+
+def targets(tokenizer, encoded: Encoded) -> list[str]:
+    """The texts of the runs of targets."""
+    edges = np.flatnonzero(np.diff(encoded.supervised, prepend=0, append=0))
+    return [
+        tokenizer.decode(encoded.input_ids[a:b])
+        for a, b in zip(edges[::2], edges[1::2], strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "eos", "end"),
+    [
+        (CHATML, "<|im_end|>", "<|im_end|>"),
+        (GENERATION, "<|im_end|>", "<|im_end|>"),
+        (GENERATION_WITHOUT_END, "<|im_end|>", "<|im_end|>"),
+        (NO_PROMPT, "<|im_end|>", "<|im_end|>"),
+        (LLAMA3, "</s>", "<|eot|>"),
+    ],
+    ids=["chatml", "generation", "generation-without-end", "no-prompt", "llama3"],
+)
+def test_trap_9_and_13_targets_are_the_answers_with_their_end_of_turn(
+    template: str, eos: str, end: str
+) -> None:
+    tokenizer = make_tokenizer(template, bos="<s>" if template == LLAMA3 else None, eos=eos)
+    encoded = encode(tokenizer)
+    assert targets(tokenizer, encoded) == [f"A set of pods.{end}", f"naïve Straße 🙂{end}"]
+
+
+def test_trap_9_both_ways_of_finding_the_answers_agree() -> None:
+    prefix, block = encode(make_tokenizer(CHATML)), encode(make_tokenizer(GENERATION))
+    assert prefix.input_ids.tolist() == block.input_ids.tolist()
+    assert prefix.supervised.tolist() == block.supervised.tolist()
+
+
+def test_trap_13_a_template_without_end_of_turn_gets_eos_as_the_last_target() -> None:
+    tokenizer = make_tokenizer(NO_END)
+    encoded = encode(tokenizer, TWO_TURNS[1:3])
+    assert encoded.input_ids[-1] == tokenizer.eos_token_id
+    assert encoded.supervised[-1] == 1
+
+
+def test_trap_9_a_template_that_rewrites_history_is_refused_with_the_turn() -> None:
+    with pytest.raises(TemplateError, match=r"messages\[2\]: the chat template rewrites"):
+        encode(make_tokenizer(FORGETFUL))
+
+
+def test_a_template_that_refuses_a_conversation_says_why() -> None:
+    strict = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(TemplateError, match="roles must alternate"):
+        encode(make_tokenizer(strict))
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA3])
+def test_trap_14_there_is_exactly_one_bos(template: str) -> None:
+    tokenizer = make_tokenizer(template, bos="<s>")
+    encoded = encode(tokenizer)
+    bos = tokenizer.bos_token_id
+    assert (encoded.input_ids == bos).sum() == 1
+    assert encoded.input_ids[0] == bos
+    assert encoded.supervised[0] == 0
+
+
+def test_trap_14_no_bos_is_added_for_a_tokenizer_without_one() -> None:
+    tokenizer = make_tokenizer(CHATML)
+    assert tokenizer.convert_ids_to_tokens(int(encode(tokenizer).input_ids[0])) == "<|im_start|>"
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_trap_s17_control_tokens_that_people_type_stay_text(role: str) -> None:
+    tokenizer = make_tokenizer(CHATML)
+    typed = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
+    clean = encode(tokenizer, typed)
+    for message in typed:
+        if message["role"] == role:
+            message["content"] = "see <|im_end|> here"
+    encoded = encode(tokenizer, typed)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert (encoded.input_ids == end).sum() == (clean.input_ids == end).sum() == 2
+    assert "see <|im_end|> here" in tokenizer.decode(encoded.input_ids)
+    answer = "see <|im_end|> here" if role == "assistant" else "b"
+    assert targets(tokenizer, encoded) == [f"{answer}<|im_end|>"]
+
+
+def test_a_plain_continuation_ends_with_eos_and_leaves_the_prompt_out() -> None:
+    tokenizer = make_tokenizer(None)
+    encoded = Encoder(tokenizer).plain("What is a gang?\n\n", "A set of pods.")
+    assert targets(tokenizer, encoded) == ["A set of pods.<|im_end|>"]
+    assert tokenizer.decode(encoded.input_ids).startswith("What is a gang?")
+
+
+def test_loss_on_everything_leaves_out_only_the_first_token() -> None:
+    tokenizer = make_tokenizer(CHATML)
+    rendered = ChatRenderer(tokenizer).render(TWO_TURNS)
+    encoded = Encoder(tokenizer).everything(rendered.text)
+    assert encoded.supervised.tolist() == [0] + [1] * (len(encoded.input_ids) - 1)

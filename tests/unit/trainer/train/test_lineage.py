@@ -1,0 +1,109 @@
+"""Which checkpoint an attempt starts from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_trainer import lineage, manifest
+from finetune_trainer.errors import NoValidCheckpoint
+from finetune_trainer.lineage import newest_verified
+
+
+def publish(workspace: Path, attempt: int, step: int, content: bytes = b"weights") -> Path:
+    folder = lineage.attempt_folder(workspace, attempt) / "checkpoints" / f"step-{step}"
+    folder.mkdir(parents=True)
+    (folder / "rank-0.safetensors").write_bytes(content)
+    facts = manifest.fingerprint(folder / "rank-0.safetensors")
+    manifest.write(folder, {"step": step, "files": {"rank-0.safetensors": facts}})
+    return folder
+
+
+def start(workspace: Path, attempt: int) -> tuple[int, int] | None:
+    parent = newest_verified(workspace, attempt)
+    lineage.claim(workspace, attempt, parent)
+    return (parent.attempt, parent.step) if parent else None
+
+
+def test_the_first_attempt_starts_from_nothing_and_says_so(tmp_path: Path) -> None:
+    assert start(tmp_path, 0) is None
+    assert json.loads((tmp_path / "attempts/0/parent.json").read_text()) == {"attempt": None}
+
+
+def test_an_attempt_starts_from_the_newest_checkpoint_of_the_one_before(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    publish(tmp_path, 0, 9)
+    newest = publish(tmp_path, 0, 10)
+    assert start(tmp_path, 1) == (0, 10)
+    assert json.loads((tmp_path / "attempts/1/parent.json").read_text()) == {
+        "attempt": 0,
+        "step": 10,
+        "manifest": manifest.fingerprint(newest / "manifest.json")["sha256"],
+    }
+
+
+def test_an_attempt_without_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    publish(tmp_path, 0, 10)
+    start(tmp_path, 1)
+    assert start(tmp_path, 2) == (0, 10)
+    assert start(tmp_path, 5) == (0, 10), "attempts 3 and 4 ended before they claimed a parent"
+
+
+def test_what_a_zombie_saves_after_its_successor_went_on_is_never_read(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    publish(tmp_path, 0, 10)
+    start(tmp_path, 1)
+    publish(tmp_path, 0, 20)  # attempt 0 was believed dead
+    assert start(tmp_path, 2) == (0, 10)
+    publish(tmp_path, 2, 12)
+    publish(tmp_path, 1, 30)  # and so was attempt 1, which nobody built on
+    assert start(tmp_path, 3) == (2, 12)
+
+
+@pytest.mark.parametrize(
+    "fault", ["truncated", "flipped", "file missing", "no manifest", "no json"]
+)
+def test_trap_20_a_torn_checkpoint_is_skipped_for_the_one_before(
+    tmp_path: Path, fault: str
+) -> None:
+    start(tmp_path, 0)
+    publish(tmp_path, 0, 5)
+    torn = publish(tmp_path, 0, 6)
+    shard = torn / "rank-0.safetensors"
+    match fault:
+        case "truncated":
+            shard.write_bytes(b"weig")
+        case "flipped":
+            shard.write_bytes(b"weightz")
+        case "file missing":
+            shard.unlink()
+        case "no manifest":
+            (torn / "manifest.json").unlink()
+        case "no json":
+            (torn / "manifest.json").write_text("{")
+    assert start(tmp_path, 1) == (0, 5)
+
+
+def test_when_none_is_whole_the_user_decides(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    (publish(tmp_path, 0, 5) / "rank-0.safetensors").unlink()
+    with pytest.raises(
+        NoValidCheckpoint, match="step 5 of attempt 0: rank-0.safetensors is missing"
+    ):
+        newest_verified(tmp_path, 1)
+
+
+def test_unpublished_folders_do_not_count(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    publish(tmp_path, 0, 5).rename(tmp_path / "attempts/0/checkpoints/step-5.tmp")
+    assert newest_verified(tmp_path, 1) is None
+
+
+def test_the_parent_is_written_once(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    with pytest.raises(FileExistsError):
+        lineage.claim(tmp_path, 0, None)
+    assert not list((tmp_path / "attempts/0").glob("*.tmp"))

@@ -1,0 +1,313 @@
+"""What the ranks of a test gang do: train for real, and bring home what a test wants to look at."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from unit.trainer.train.tiny import random_rows, run_config, tiny_llama, write_rows
+
+from finetune_trainer import gang as gangs
+from finetune_trainer import shards
+from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.config import RunConfig
+from finetune_trainer.engine import Engine, effective_stage, resolve_precision
+from finetune_trainer.errors import Preempted
+from finetune_trainer.evaluate import evaluate
+from finetune_trainer.gang import Gang
+from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.loop import Loop
+from finetune_trainer.metrics import Metrics
+from finetune_trainer.prepare.store import PackedDataset
+from finetune_trainer.progress import Progress
+from finetune_trainer.rendezvous import Place
+from finetune_trainer.reporter import Reporter
+from finetune_trainer.session import adapt
+from finetune_trainer.state import TrainState
+from finetune_trainer.weights import save_weights
+
+TIMEOUT = 60.0
+
+
+class NeverStop:
+    agreed = False
+
+
+class Recorder(Reporter):
+    """Keeps the numbers of every step."""
+
+    def step_done(self, state: Any, numbers: dict[str, Any], **rest: Any) -> None:
+        self.__dict__.setdefault("steps", []).append(dict(numbers))
+        self.__dict__.setdefault("rows", []).append(rest["window"].rows.tolist())
+        super().step_done(state, numbers, **rest)
+
+
+@dataclass
+class Job:
+    """A small job; ``config`` are overrides of ``tiny.run_config``."""
+
+    lengths: list[list[int]]
+    eval_lengths: list[list[int]] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    supervised: float = 0.6
+    first_gradient: bool = False
+
+    def run_config(self, world_size: int) -> RunConfig:
+        workers = {"count": 1, "ranksPerWorker": world_size, "device": "CPU"}
+        return RunConfig.model_validate(run_config(**{"workers": workers, **self.config}))
+
+
+def joined(place: Place) -> Gang:
+    return gangs.join(
+        place, torch.device("cpu"), rendezvous_seconds=TIMEOUT, collective_seconds=TIMEOUT
+    )
+
+
+def built(job: Job, config: RunConfig) -> Engine:
+    precision = resolve_precision(config.training.precision, torch.device("cpu"))
+    model = tiny_llama(**job.model)
+    torch.manual_seed(config.training.seed)
+    return Engine(
+        adapt(model, config),
+        config.training,
+        effective_stage(config.zero_stage, precision),
+        precision,
+    )
+
+
+def rows_in(folder: Path, seed: int, lengths: list[list[int]], supervised: float) -> PackedDataset:
+    write_rows(folder, random_rows(seed, lengths, supervised=supervised))
+    return PackedDataset(folder)
+
+
+def assembled(job: Job, place: Place, shared: Path | None = None, attempt: int = 0) -> Loop:
+    """A loop over the job's rows in a joined gang, resumed if the workspace holds a checkpoint.
+
+    ``shared`` is the workspace; None: a new one.
+    """
+    config = job.run_config(place.world_size)
+    gang = joined(place)
+    workspace: Path = shared or gang.broadcast(Path(tempfile.mkdtemp()))
+    scratch = Path(tempfile.mkdtemp())
+    folder = workspace / "attempts" / str(attempt)
+    checkpoints = Checkpoints(workspace, attempt, gang, keep=config.checkpoint.keep, identity={})
+    parent = checkpoints.choose_parent()
+    engine = built(job, config)
+    state = TrainState()
+    if parent is not None:
+        state = TrainState.restored(checkpoints.load(engine, parent))
+    return Loop(
+        config=config,
+        engine=engine,
+        gang=gang,
+        train_rows=rows_in(scratch / "train", 1, job.lengths, job.supervised),
+        eval_rows=rows_in(scratch / "eval", 2, job.eval_lengths, job.supervised),
+        checkpoints=checkpoints,
+        shutdown=NeverStop(),  # type: ignore[arg-type]
+        reporter=Recorder(
+            rank=place.rank,
+            folder=folder,
+            metrics=Metrics(rank=place.rank),
+            progress=Progress(attempt, folder / "heartbeats", place.world_size),
+            heartbeat=Heartbeat(folder / "heartbeats", place.rank),
+        ),
+        state=state,
+    )
+
+
+def train(
+    place: Place, job: Job, workspace: Path | None = None, attempt: int = 0
+) -> dict[str, Any]:
+    """Train to the end. Brings home steps, rows, weights by name, and the state."""
+    loop = assembled(job, place, workspace, attempt)
+    gradients = watch_first_gradient(loop.engine) if job.first_gradient else {}
+    loop.run()
+    return {
+        "steps": getattr(loop.reporter, "steps", []),
+        "rows": getattr(loop.reporter, "rows", []),
+        "masters": pieces(loop.engine, "master"),
+        "gradients": gradients,
+        "state": loop.state.content(),
+    }
+
+
+def pieces(engine: Engine, what: str) -> dict[str, dict[int, torch.Tensor]]:
+    """This rank's stretches of a state by parameter name and first element."""
+    found: dict[str, dict[int, torch.Tensor]] = {}
+    for partition in engine.partitions():
+        flat = partition.master if what == "master" else partition.state[what]
+        for piece in partition.pieces if partition.mine else ():
+            stretch = flat.view(-1)[piece.offset : piece.offset + piece.numel]
+            found.setdefault(piece.name, {})[piece.start] = stretch.detach().clone()
+    return found
+
+
+def whole(results: list[dict[str, Any]], what: str) -> dict[str, torch.Tensor]:
+    """Flattened parameters put together from the stretches of all ranks."""
+    stretches: dict[str, dict[int, torch.Tensor]] = {}
+    for result in results:
+        for name, found in result[what].items():
+            stretches.setdefault(name, {}).update(found)
+    return {
+        name: torch.cat([found[start] for start in sorted(found)])
+        for name, found in stretches.items()
+    }
+
+
+def watch_first_gradient(engine: Engine) -> dict[str, dict[int, torch.Tensor]]:
+    """Fills itself with the reduced gradient that the first optimizer step gets."""
+    found: dict[str, dict[int, torch.Tensor]] = {}
+    seen: set[int] = set()
+
+    def hook(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for partition in engine.partitions():
+            if partition.master.grad is None and engine.stage:
+                continue
+            if id(partition.master) in seen and engine.stage:
+                continue
+            seen.add(id(partition.master))
+            for piece in partition.pieces if partition.mine else ():
+                gradient = (
+                    partition.master.grad
+                    if engine.stage
+                    else dict(engine.module.named_parameters())[piece.name].grad
+                )
+                stretch = gradient.reshape(-1)[piece.offset : piece.offset + piece.numel]
+                found.setdefault(piece.name, {}).setdefault(piece.start, stretch.detach().clone())
+
+    engine.base_optimizer.register_step_pre_hook(hook)
+    return found
+
+
+def score(place: Place, job: Job) -> dict[str, Any]:
+    """Evaluate the untouched model on the job's evaluation rows."""
+    config = job.run_config(place.world_size)
+    gang = joined(place)
+    engine = built(job, config)
+    rows = rows_in(Path(tempfile.mkdtemp()) / "eval", 2, job.eval_lengths, job.supervised)
+    before = torch.get_rng_state()
+    calls: list[int] = []
+    result = evaluate(
+        engine,
+        gang,
+        rows,
+        micro_batch_size=config.training.micro_batch_size,
+        logits_to_keep=True,
+        on_pass=lambda: calls.append(1),
+    )
+    assert result is not None
+    return {
+        "loss": result.loss,
+        "tokens": result.tokens,
+        "calls": len(calls),
+        "rng_untouched": bool(torch.equal(before, torch.get_rng_state())),
+    }
+
+
+def poison(place: Place, job: Job) -> dict[str, Any]:
+    """One good step, one with an infinite gradient on the last rank, one good step again."""
+    loop = assembled(job, place)
+    parameter = next(p for p in loop.engine.module.parameters() if p.requires_grad)
+    poisoned = [False]
+    if place.rank == place.world_size - 1:
+        parameter.register_hook(lambda g: g + float("inf") if poisoned[0] else g)
+    outcomes, masters = [], []
+    for step, bad in enumerate((False, True, False)):
+        poisoned[0] = bad
+        _, outcome = loop.train_window(loop.windows[step], 0.01)
+        assert outcome is not None
+        outcomes.append(outcome.applied)
+        masters.append(pieces(loop.engine, "master"))
+    return {"outcomes": outcomes, **{f"masters{n}": found for n, found in enumerate(masters)}}
+
+
+def diverge(place: Place, job: Job) -> dict[str, Any]:
+    """Train until the loop itself gives up. Brings home the error and the last lines told."""
+    loop = assembled(job, place)
+    try:
+        loop.run()
+    except Exception as error:
+        lines = loop.reporter.lines
+        return {
+            "error": type(error).__name__,
+            "message": str(error),
+            "state": loop.state.content(),
+            "lines": lines.read_text().splitlines() if lines.exists() else [],
+        }
+    return {"error": None}
+
+
+def stop_in(
+    place: Place, job: Job, workspace: Path, attempt: int, phase: str, step: int
+) -> dict[str, Any]:
+    """Train, and ask to stop on the last rank alone in ``phase`` after ``step`` finished steps."""
+    loop = assembled(job, place, workspace, attempt)
+
+    class Asked:
+        @property
+        def agreed(self) -> bool:
+            beat = loop.reporter.heartbeat
+            return place.rank == place.world_size - 1 and (beat.phase, beat.step) == (phase, step)
+
+    loop.shutdown = Asked()  # type: ignore[assignment]
+    try:
+        loop.run()
+    except Preempted as error:
+        return {"message": str(error), "step": loop.state.step}
+    return {"message": None, "step": loop.state.step}
+
+
+def export(place: Place, job: Job, folder: Path) -> dict[str, Any]:
+    """Train, save the final weights, and bring home what the engine holds."""
+    loop = assembled(job, place)
+    loop.run()
+    save_weights(loop.engine, loop.gang, folder)
+    loop.gang.barrier()
+    return {"masters": pieces(loop.engine, "master")}
+
+
+def fill_up(place: Place, job: Job, workspace: Path) -> dict[str, Any]:
+    """Save once with a shard that the last rank cannot write for lack of space."""
+    loop = assembled(job, place, workspace)
+    written = shards.write
+    if place.rank == place.world_size - 1:
+
+        def full(path: Path, *_: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        shards.write = full
+    try:
+        loop.checkpoints.save(loop.engine, 1, {})
+    except Exception as error:
+        shards.write = written
+        return {"error": type(error).__name__, "message": str(error)}
+    return {"error": None}
+
+
+def save_often(place: Place, job: Job, workspace: Path, steps: list[int], best: int) -> list[int]:
+    """Save at each step, protecting ``best``; returns the steps that are left."""
+    loop = assembled(job, place, workspace)
+    for step in steps:
+        loop.checkpoints.save(loop.engine, step, {}, protect={best})
+    return [published.step for published in loop.checkpoints.published]
+
+
+def peer_dies(place: Place, job: Job) -> dict[str, Any]:
+    """Rank 1 dies inside a step; the others bring home what they make of it, and how fast."""
+    loop = assembled(job, place)
+    loop.train_window(loop.windows[0], 0.01)
+    loop.gang.barrier()
+    began = time.monotonic()
+    if place.rank == 1:
+        return {}  # the harness ends the process without a word to the others
+    try:
+        loop.run()
+    except Exception as error:
+        return {"error": gangs.translated(error), "seconds": time.monotonic() - began}
+    return {"error": None}

@@ -1,0 +1,1 @@
+"""The training container: prepare, train and export one FineTuneJob."""

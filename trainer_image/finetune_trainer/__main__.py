@@ -1,0 +1,91 @@
+"""The entry point of the training image: runs one stage, reports how it ended, exits with its code.
+
+Only here are the stage's environment variables read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer import outcome
+from finetune_trainer.config import RUN_JSON, WORKSPACE, RunConfig, load_run_config
+from finetune_trainer.logs import configure
+
+OUTPUT = Path("/output")
+USAGE = "usage: python -m finetune_trainer prepare|train|export|answer"
+
+log = logging.getLogger("finetune_trainer")
+
+
+def main(argv: list[str], env: Mapping[str, str]) -> int:
+    """Run the stage that ``argv`` names and return the exit code of the process."""
+    stage, *rest = argv or [""]
+    match stage:
+        case "prepare":
+            return _report("prepare", env, _prepare)
+        case "export":
+            return _report("export", env, _export)
+        case "train":
+            from finetune_trainer import launcher
+
+            return launcher.main()
+        case "answer":
+            from finetune_trainer import answer
+
+            configure()
+            return answer.main(rest)
+    sys.stderr.write(f"{USAGE}\n")
+    return 64
+
+
+def _prepare(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:
+    # Imports torch and transformers: later, so that even their failure is reported.
+    from finetune_trainer.prepare import stage
+
+    return stage.run(config, workspace)
+
+
+def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:
+    from finetune_trainer import export
+
+    output = Path(env.get("FINETUNE_OUTPUT", OUTPUT)) if config.output.external else None
+    named = env.get("FINETUNE_TRAIN_ATTEMPT")
+    attempt = export.newest_attempt(config, workspace) if named is None else int(named)
+    return export.run(config, workspace, output or workspace / "output", attempt)
+
+
+def _report(
+    stage: str,
+    env: Mapping[str, str],
+    run: Callable[[RunConfig, Path, Mapping[str, str]], dict[str, Any]],
+) -> int:
+    """Run a stage of one process; whatever happens, its outcome is reported."""
+    configure()
+    # Progress bars are noise in a pod's log. The libraries read this when they are imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    recent = outcome.RecentLines()
+    recent.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(recent)
+    attempt = int(env.get("FINETUNE_ATTEMPT", "0"))
+    workspace = Path(env.get("FINETUNE_WORKSPACE", WORKSPACE))
+    termination_log = Path(env.get("FINETUNE_TERMINATION_LOG", outcome.TERMINATION_LOG))
+    try:
+        config = load_run_config(Path(env.get("FINETUNE_RUN_JSON", RUN_JSON)))
+        result = outcome.succeeded(stage, attempt, **run(config, workspace, env))
+        code = 0
+    except Exception as error:
+        log.exception("%s failed", stage)
+        result = outcome.failed(stage, attempt, error, recent.lines)
+        code = int(result["failure"]["exitCode"])
+    outcome.report(result, workspace / f"{stage}.json", termination_log)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

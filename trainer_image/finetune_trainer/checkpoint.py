@@ -1,0 +1,202 @@
+"""Saving and loading the training state, all ranks together.
+
+A checkpoint appears by one rename, after every file is durable and listed in the manifest with its
+hash; what a reader finds under ``step-<N>`` is whole. If one rank cannot write, all ranks learn it
+in the next exchange and stop with the same error, instead of waiting for each other.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer import lineage, manifest, shards
+from finetune_trainer.engine import Engine
+from finetune_trainer.errors import DiskFull, NoValidCheckpoint, StageError, failure_class
+from finetune_trainer.gang import Gang
+from finetune_trainer.lineage import Parent
+
+FORMAT = 1
+SPACE_FACTOR = 1.2
+"""Free space that must be there, as a multiple of what the checkpoint will take."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint that is on the volume, whole."""
+
+    step: int
+    bytes: int
+
+    def content(self) -> dict[str, Any]:
+        return {"step": self.step, "verified": True, "bytes": self.bytes}
+
+
+class Checkpoints:
+    """The checkpoints of one attempt. `save` and `load` are collective."""
+
+    def __init__(
+        self, workspace: Path, attempt: int, gang: Gang, *, keep: int, identity: dict[str, Any]
+    ) -> None:
+        """``identity`` says what the state belongs to (digests of model and data, method…): a
+        checkpoint with another one is refused."""
+        self._workspace = workspace
+        self._attempt = attempt
+        self._folder = lineage.attempt_folder(workspace, attempt) / "checkpoints"
+        self._gang = gang
+        self._keep = keep
+        self._identity = identity
+        self.published: list[Published] = []
+
+    def save(
+        self, engine: Engine, step: int, state: dict[str, Any], *, protect: Collection[int] = ()
+    ) -> Published:
+        """Publish the state after ``step`` steps. Steps in ``protect`` survive the retention.
+
+        ``state`` is the loop's own, as JSON. Raises ``DiskFull`` before anything is written if the
+        space does not suffice, and on every rank if one of them runs out.
+        """
+        partitions = engine.partitions()
+        temporary = self._folder / f"step-{step}.tmp"
+        self._together(lambda: self._make_room(temporary, shards.size(partitions)))
+        name = f"rank-{self._gang.place.rank}.safetensors"
+        files = self._together(lambda: _write_shard(temporary / name, partitions))
+
+        def publish() -> int:
+            if not self._gang.is_first:
+                return 0
+            content = {
+                "format": FORMAT,
+                "step": step,
+                "attempt": self._attempt,
+                "worldSize": self._gang.place.world_size,
+                "zeroStage": engine.stage,
+                "precision": engine.precision,
+                "identity": self._identity,
+                "scaler": engine.scaler_state(),
+                "state": state,
+                "files": {name: facts for shard in files for name, facts in shard.items()},
+                "at": round(time.time(), 3),
+            }
+            manifest.write(temporary, content)
+            final = self._folder / f"step-{step}"
+            if final.exists():  # left by a run of the same attempt that ended before its parent
+                _discard(final)
+            temporary.rename(final)
+            manifest.sync_folder(self._folder)
+            return sum(int(facts["size"]) for facts in content["files"].values())
+
+        done = Published(step, self._together(publish)[0])
+        self.published.append(done)
+        self._together(lambda: self._retire(protect))
+        return done
+
+    def choose_parent(self) -> Parent | None:
+        """Rank 0 looks for the newest whole checkpoint and fences the chain; all get the answer."""
+
+        def choose() -> Parent | None:
+            if not self._gang.is_first:
+                return None
+            parent = lineage.newest_verified(self._workspace, self._attempt)
+            lineage.claim(self._workspace, self._attempt, parent)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return parent
+
+        chosen: Parent | None = self._together(choose)[0]
+        return chosen
+
+    def load(self, engine: Engine, parent: Parent) -> dict[str, Any]:
+        """Restore the engine. Returns the loop's own state as it was saved.
+
+        Raises ``NoValidCheckpoint`` where the state belongs to another model, data set or method.
+        """
+        content = manifest.read(parent.path)
+        differences = [
+            f"{key} was {content['identity'].get(key)!r} and is {value!r}"
+            for key, value in self._identity.items()
+            if content["identity"].get(key) != value
+        ]
+        if differences:
+            raise NoValidCheckpoint(
+                f"checkpoint step {parent.step} of attempt {parent.attempt} does not belong to "
+                f"this job: {'; '.join(differences)}"
+            )
+        shards.read([parent.path / name for name in content["files"]], engine.partitions())
+        engine.masters_changed()
+        engine.restore_scaler(content["scaler"])
+        state: dict[str, Any] = content["state"]
+        return state
+
+    def _make_room(self, temporary: Path, needed: int) -> None:
+        if self._gang.is_first:
+            for leftover in self._folder.glob("*.tmp"):
+                shutil.rmtree(leftover)
+            temporary.mkdir(parents=True)
+        free = shutil.disk_usage(self._workspace).free
+        total = needed * self._gang.place.world_size * SPACE_FACTOR
+        if free < total:
+            raise DiskFull(
+                f"a checkpoint takes about {total / 1e6:.0f} MB, the volume has "
+                f"{free / 1e6:.0f} MB left",
+                hint="enlarge the claim of spec.storage, or free space on it",
+            )
+
+    def _retire(self, protect: Collection[int]) -> None:
+        """Remove all but the newest ``keep`` checkpoints of the chain, and the protected ones."""
+        if not self._gang.is_first:
+            return
+        history = [
+            (step, path)
+            for attempt, limit in [
+                (self._attempt, None),
+                *lineage.chain(self._workspace, self._attempt),
+            ]
+            for step, path in lineage.checkpoints_of(self._workspace, attempt)
+            if limit is None or step <= limit
+        ]
+        for step, path in history[self._keep :]:
+            if step not in protect:
+                _discard(path)
+                self.published = [kept for kept in self.published if kept.step != step]
+
+    def _together(self, action: Any) -> list[Any]:
+        """Do it on every rank and exchange the results; an error of one is an error of all."""
+        try:
+            mine: tuple[Any, Exception | None] = (action(), None)
+        except Exception as error:
+            mine = (None, error)
+        results = self._gang.gather((mine[0], _portable(mine[1])))
+        for rank, (_, error) in enumerate(results):
+            if error is not None:
+                if rank == self._gang.place.rank and mine[1] is not None:
+                    raise mine[1]
+                raise error
+        return [value for value, _ in results]
+
+
+def _write_shard(path: Path, partitions: Any) -> dict[str, Any]:
+    shards.write(path, partitions)
+    return {path.name: manifest.fingerprint(path)}
+
+
+def _discard(folder: Path) -> None:
+    """Remove a checkpoint so that nobody sees half of it."""
+    trash = folder.with_name(f".trash-{folder.name}")
+    shutil.rmtree(trash, ignore_errors=True)
+    folder.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def _portable(error: Exception | None) -> StageError | None:
+    """The error as another rank can raise it."""
+    if error is None or isinstance(error, StageError):
+        return error
+    kind = DiskFull if failure_class(error) is DiskFull.failure else StageError
+    return kind(f"the checkpoint cannot be written: {error}")

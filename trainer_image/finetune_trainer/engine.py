@@ -1,0 +1,465 @@
+"""The one place that knows DeepSpeed: building, stepping, and looking into its partitions.
+
+Everything else in the trainer sees this small surface, so another engine could take its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+
+from finetune_trainer.config import Training
+from finetune_trainer.errors import ConfigInvalid, NonFinite, StageError
+
+Precision = Literal["BF16", "FP16", "FP32"]
+DTYPES: dict[Precision, torch.dtype] = {
+    "BF16": torch.bfloat16,
+    "FP16": torch.float16,
+    "FP32": torch.float32,
+}
+BUCKET_ELEMENTS = 50_000_000
+"""Elements of a communication bucket; DeepSpeed allocates it in full, whatever the model's size."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What became of one optimizer step; the same on every rank."""
+
+    applied: bool
+    """False: the gradients were not finite and the weights stayed as they were."""
+    grad_norm: float
+    """Norm of the whole gradient before clipping."""
+    searching_scale: bool = False
+    """FP16 only: not applied because the loss scale was too high; it has been lowered."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a part of one parameter lies in a partition of this rank. All in elements."""
+
+    name: str
+    start: int
+    """Offset in the flattened parameter."""
+    numel: int
+    offset: int
+    """Offset in the partition."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """An fp32 tensor of master weights on this rank (flat but at ZeRO 0), with its state."""
+
+    master: torch.Tensor
+    state: dict[str, Any]
+    """Optimizer state by key; tensors of the master's size, and scalars (the step count)."""
+    pieces: tuple[Piece, ...]
+    mine: bool = True
+    """False: another rank writes it to a checkpoint (at ZeRO 0 everybody holds everything)."""
+
+
+@dataclass
+class _OwnGuard:
+    """ZeRO 0: DeepSpeed neither checks fp32 gradients nor reports their norm, so we do.
+
+    Runs before the optimizer, on gradients that are already averaged over the ranks.
+    """
+
+    max_norm: float
+    outcome: StepOutcome = field(default_factory=lambda: StepOutcome(True, 0.0))
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norms = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients])
+        norm = float(torch.linalg.vector_norm(norms))
+        self.outcome = StepOutcome(math.isfinite(norm), norm)
+        if not self.outcome.applied:
+            for parameter in parameters:
+                parameter.grad = None  # an optimizer leaves parameters without gradient alone
+        elif self.max_norm > 0 and norm > self.max_norm:
+            torch._foreach_mul_(gradients, 1 / max(1.0, (norm + 1e-6) / self.max_norm))
+
+
+def resolve_precision(requested: str, device: torch.device) -> Precision:
+    """BF16 where the GPU computes in it, else FP32; FP16 only on request."""
+    if requested == "Auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "BF16" if native else "FP32"
+    return requested  # type: ignore[return-value]  # Auto is gone
+
+
+def effective_stage(stage: int, precision: Precision) -> int:
+    """ZeRO stage that really runs.
+
+    Stage 0 in 16 bits cannot add up gradients in fp32, which loses bits over long windows; stage 1
+    can, at the same traffic and less memory.
+    """
+    return 1 if stage == 0 and precision != "FP32" else stage
+
+
+def deepspeed_config(
+    training: Training, stage: int, precision: Precision, *, trainable: int
+) -> dict[str, Any]:
+    """Every key whose default is silent, changed between versions, or depends on the precision.
+
+    ``trainable`` is the number of trainable parameters; buckets are not made larger than that.
+    """
+    bucket = max(2, min(trainable + trainable % 2, BUCKET_ELEMENTS))
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": training.micro_batch_size,
+        # The loop owns the window: backward() accumulates, step() ends it.
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": 0.0 if stage == 0 else training.max_grad_norm,
+        "steps_per_print": 1_000_000_000,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": False,
+            "contiguous_gradients": True,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+        },
+        "checkpoint": {"load_universal": False},
+    }
+    if precision != "FP32":
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+        config["communication_data_type"] = "fp32"
+    if precision == "BF16":
+        config["bf16"] = {"enabled": True, "check_grad_overflow": True}
+    if precision == "FP16":
+        config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}
+    return config
+
+
+def init_distributed(timeout: timedelta) -> None:
+    """Let DeepSpeed adopt the process group that exists already."""
+    import deepspeed
+    import deepspeed.ops
+    from deepspeed.git_version_info import installed_ops
+
+    # Probing the ops runs compilers, and a "compatible" one would be built now: in an image
+    # without a compiler that is the end. Only what was built with the image is used.
+    vars(deepspeed.ops)["__compatible_ops__"] = dict(installed_ops)
+    _import_muon_uncompiled()
+    deepspeed.init_distributed(
+        dist_backend=torch.distributed.get_backend(), timeout=timeout, verbose=False
+    )
+
+
+def _import_muon_uncompiled() -> None:
+    """Import DeepSpeed's Muon without compiling its kernels.
+
+    DeepSpeed imports it in every run, to ask whether the optimizer is one. Compiling kernels that
+    nobody calls loads the whole of torch's inductor: seconds of each start.
+    """
+    from deepspeed.runtime import compiler
+
+    compile_, compiler.compile = compiler.compile, lambda: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    finally:
+        compiler.compile = compile_
+
+
+@contextlib.contextmanager
+def partitioned_loading(config: dict[str, Any]) -> Iterator[None]:
+    """Under ZeRO 3, models loaded inside are split over the ranks tensor by tensor.
+
+    Otherwise every rank would hold the whole model in host memory first.
+    """
+    if config["zero_optimization"]["stage"] != 3:
+        yield
+        return
+    from transformers.integrations import HfDeepSpeedConfig
+
+    alive = HfDeepSpeedConfig(config)  # transformers keeps only a weak reference
+    yield
+    del alive
+
+
+class Engine:
+    """A model under ZeRO with its optimizer. Methods are collective unless they say otherwise."""
+
+    def __init__(
+        self, model: torch.nn.Module, training: Training, stage: int, precision: Precision
+    ) -> None:
+        import deepspeed
+
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise ConfigInvalid("spec.method.lora.targetModules: no parameter would be trained")
+        self.precision: Precision = precision
+        self.stage = stage
+        self.config = deepspeed_config(
+            training, stage, precision, trainable=sum(map(_numel, trainable.values()))
+        )
+        self._names = {id(p): name for name, p in trainable.items()}
+        self._guard = _OwnGuard(training.max_grad_norm) if stage == 0 else None
+        try:
+            self._engine, self._optimizer, *_ = deepspeed.initialize(
+                model=model,
+                optimizer=_optimizer(list(trainable.values()), training),
+                config=self.config,
+            )
+        except (ValueError, AssertionError, NotImplementedError) as error:
+            raise ConfigInvalid(
+                f"these settings do not work together (zeroStage {stage}, {precision}): {error}"
+            ) from error
+        if self._guard is not None:
+            self.base_optimizer.register_step_pre_hook(self._guard)
+        self._check()
+
+    @property
+    def module(self) -> Any:
+        """The model itself, without ZeRO's wrapper."""
+        return self._engine.module
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._engine.device)
+
+    @property
+    def base_optimizer(self) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = self._engine.basic_optimizer
+        return optimizer
+
+    @property
+    def loss_scale(self) -> float:
+        return float(getattr(self._optimizer, "loss_scale", 1.0)) if self._fp16 else 1.0
+
+    @property
+    def _fp16(self) -> bool:
+        return self.precision == "FP16"
+
+    def train(self) -> None:
+        self._engine.train()
+
+    def eval(self) -> None:
+        self._engine.eval()
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Forward pass."""
+        return self._engine(**inputs)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of ``loss`` to that of the window; averages over ranks, nothing else."""
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> StepOutcome:
+        """End the window: reduce, check, clip, update. Raises ``NonFinite`` at the last resort."""
+        for group in self.base_optimizer.param_groups:
+            group["lr"] = learning_rate
+        try:
+            self._engine.step()
+        except Exception as error:
+            if "minimum" in str(error) and "scale" in str(error):
+                raise NonFinite(
+                    f"FP16 gradients overflow even at the smallest loss scale: {error}",
+                    hint="use precision BF16 or FP32, or a lower learning rate",
+                ) from error
+            raise
+        if self._guard is not None:
+            return self._guard.outcome
+        applied = bool(self._engine.was_step_applied())
+        norm = self._engine.get_global_grad_norm()
+        return StepOutcome(
+            applied=applied,
+            grad_norm=math.nan if norm is None else float(norm),
+            searching_scale=self._fp16 and not applied,
+        )
+
+    def partitions(self) -> list[Partition]:
+        """Master weights and optimizer state that this rank owns. Not collective.
+
+        The memory is the engine's own: writing into it is how a checkpoint is loaded, followed by
+        `masters_changed`.
+        """
+        if self.stage == 0:
+            return self._whole_parameters()
+        if self.stage == 3:
+            return self._stage3_partitions()
+        return self._stage12_partitions()
+
+    def masters_changed(self) -> None:
+        """Carry new master weights (after a load) into the weights that compute."""
+        if self.stage == 0:
+            return
+        optimizer = self._optimizer
+        if self.stage in (1, 2):
+            optimizer.update_lp_params()
+            return
+        for index, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
+            target = optimizer.fp16_partitioned_groups_flat[index]
+            target.data.copy_(flat.data)
+            pieces = optimizer.unflatten(target, optimizer.fp16_partitioned_groups[index])
+            for parameter, piece in zip(
+                optimizer.fp16_partitioned_groups[index], pieces, strict=True
+            ):
+                parameter.data = piece.data
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].partition(optimizer.persistent_parameters)
+        optimizer.checkpoint_event_epilogue()
+
+    def scaler_state(self) -> dict[str, float]:
+        """The dynamic loss scale of FP16, as numbers; empty otherwise. Not collective."""
+        if not self._fp16:
+            return {}
+        scaler = self._optimizer.loss_scaler
+        return {key: float(getattr(scaler, key)) for key in _SCALER_KEYS}
+
+    def restore_scaler(self, state: dict[str, float]) -> None:
+        for key, value in state.items():
+            current = getattr(self._optimizer.loss_scaler, key)
+            setattr(self._optimizer.loss_scaler, key, type(current)(value))
+
+    def gather_weights(self, *, trainable_only: bool) -> dict[str, torch.Tensor]:
+        """The weights in host memory on rank 0, by name; empty on other ranks."""
+        gathered: dict[str, torch.Tensor] = {}
+        first = torch.distributed.get_rank() == 0
+        for name, parameter in self.module.named_parameters():
+            if trainable_only and not parameter.requires_grad:
+                continue
+            with self._whole(parameter):
+                if first:
+                    gathered[name] = parameter.detach().to("cpu", copy=True)
+        if first and not trainable_only:
+            kept = self.module.state_dict().keys()  # buffers that can be computed are not in it
+            for name, buffer in self.module.named_buffers():
+                if name in kept:
+                    gathered[name] = buffer.detach().to("cpu", copy=True)
+        return gathered
+
+    @contextlib.contextmanager
+    def _whole(self, parameter: torch.nn.Parameter) -> Iterator[None]:
+        if self.stage != 3:
+            yield
+            return
+        import deepspeed
+
+        # A list and a rank: other arguments are ignored in silence, or keep the memory.
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            yield
+
+    def _whole_parameters(self) -> list[Partition]:
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        parameters = [p for group in self.base_optimizer.param_groups for p in group["params"]]
+        return [
+            Partition(
+                master=parameter.data,
+                state=self.base_optimizer.state[parameter],
+                pieces=(Piece(self._names[id(parameter)], 0, parameter.numel(), 0),),
+                mine=index % world == rank,
+            )
+            for index, parameter in enumerate(parameters)
+        ]
+
+    def _stage12_partitions(self) -> list[Partition]:
+        optimizer = self._optimizer
+        bf16_wrapper = hasattr(optimizer, "fp32_groups_flat_partition")
+        flats = (
+            optimizer.fp32_groups_flat_partition
+            if bf16_wrapper
+            else optimizer.single_partition_of_fp32_groups
+        )
+        groups = optimizer.bf16_groups if bf16_wrapper else optimizer.bit16_groups
+        return [
+            Partition(flat, self.base_optimizer.state[flat], tuple(self._mapped(group)))
+            for flat, group in zip(flats, groups, strict=True)
+        ]
+
+    def _mapped(self, group: list[torch.nn.Parameter]) -> Iterator[Piece]:
+        for parameter in group:
+            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+            if mapping is None:  # no part of it lies on this rank
+                continue
+            yield Piece(
+                name=self._names[id(parameter)],
+                start=mapping.lp_fragment_address.start,
+                numel=mapping.lp_fragment_address.numel,
+                offset=mapping.hp_fragment_address.start,
+            )
+
+    def _stage3_partitions(self) -> list[Partition]:
+        optimizer, rank = self._optimizer, torch.distributed.get_rank()
+        pieces: list[list[Piece]] = [[] for _ in optimizer.fp32_partitioned_groups_flat]
+        for group in optimizer.fp16_groups:
+            for parameter in group:
+                index, offset, padded = optimizer.grad_position[optimizer.get_param_id(parameter)]
+                start = rank * padded
+                numel = max(0, min(padded, parameter.ds_numel - start))
+                if numel:
+                    pieces[index].append(Piece(self._names[id(parameter)], start, numel, offset))
+        return [
+            Partition(flat, self.base_optimizer.state[flat], tuple(found))
+            for flat, found in zip(optimizer.fp32_partitioned_groups_flat, pieces, strict=True)
+        ]
+
+    def _check(self) -> None:
+        """DeepSpeed ignores top-level keys that it does not know: ask what it believes."""
+        engine, config = self._engine, self.config
+        believed = {
+            "managed_gradient_accumulation": engine.managed_gradient_accumulation(),
+            "gradient_clipping": engine.gradient_clipping(),
+            "stage": engine.zero_optimization_stage(),
+            "bf16": engine.bfloat16_enabled(),
+            "fp16": engine.fp16_enabled(),
+        }
+        wanted = {
+            "managed_gradient_accumulation": False,
+            "gradient_clipping": config["gradient_clipping"],
+            "stage": self.stage,
+            "bf16": self.precision == "BF16",
+            "fp16": self._fp16,
+        }
+        if believed != wanted:
+            raise StageError(f"DeepSpeed runs with {believed} instead of {wanted}")
+
+
+_SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
+    settings = training.optimizer
+    decayed = [p for p in parameters if settings.weight_decay and _ndim(p) >= 2]
+    kept = [p for p in parameters if not settings.weight_decay or _ndim(p) < 2]
+    groups = [
+        {"params": found, "weight_decay": decay}
+        # Weight decay pulls matrices towards zero; norms and biases are left alone.
+        for found, decay in ((decayed, settings.weight_decay), (kept, 0.0))
+        if found
+    ]
+    if settings.type == "SGD":
+        return torch.optim.SGD(groups, lr=training.learning_rate)
+    return torch.optim.AdamW(
+        groups,
+        lr=training.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        # The model may still lie in host memory here; it moves to the GPU with the engine.
+        fused=torch.cuda.is_available() or None,
+    )
+
+
+def _numel(parameter: torch.nn.Parameter) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _ndim(parameter: torch.nn.Parameter) -> int:
+    return len(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def prepare_environment(device: str) -> None:
+    """What DeepSpeed reads when it is imported: call before."""
+    if device == "CPU":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -1,0 +1,80 @@
+"""Loss and perplexity on held-out rows: one sum, one count, one division.
+
+All ranks make the same number of forward passes (ZeRO 3 gathers weights in each of them), whatever
+the number of rows; a rank without rows scores one that weighs nothing. Only two numbers a pass are
+kept, never logits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from finetune_trainer.batches import PackedRows, collate, share_of
+from finetune_trainer.engine import Engine
+from finetune_trainer.gang import Gang
+from finetune_trainer.loss import loss_sum
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    loss: float
+    """Nats per supervised token; NaN is shown, not hidden."""
+    perplexity: float
+    tokens: int
+    seconds: float
+
+
+def evaluate(
+    engine: Engine,
+    gang: Gang,
+    rows: PackedRows,
+    *,
+    micro_batch_size: int,
+    logits_to_keep: bool,
+    on_pass: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """Score all rows with the model as it is. Returns None when the ranks were asked to stop.
+
+    ``on_pass`` is called after every forward pass. Leaves the random state as it was, so that how
+    often a job evaluates does not change what it learns.
+    """
+    began = time.monotonic()
+    share = share_of(
+        np.arange(len(rows)),
+        rank=gang.place.rank,
+        world_size=gang.place.world_size,
+        micro_batch_size=micro_batch_size,
+    )
+    total, tokens = 0.0, 0
+    devices = [engine.device] if engine.device.type == "cuda" else []
+    engine.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            for numbers in share:
+                batch = collate([rows.row(int(number)) for number in numbers])
+                summed = loss_sum(engine, batch.to(engine.device), logits_to_keep=logits_to_keep)
+                part, stopped = gang.sums(float(summed), float(stop()))
+                total += part
+                on_pass()
+                if stopped:
+                    return None
+    finally:
+        engine.train()
+    tokens = int(rows.num_supervised.sum())
+    loss = total / tokens if tokens else math.nan
+    return Evaluation(loss, perplexity(loss), tokens, time.monotonic() - began)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); infinity where that does not fit a double."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,282 @@
+"""The stage export: trained weights out, proved by loading them again in plain transformers.
+
+The result is compared with what was trained (base model plus adapter, or the full weights) on a
+few prompts; it is published by rename only after that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from finetune_trainer.config import RunConfig
+from finetune_trainer.errors import ModelLoad, StageError
+from finetune_trainer.model import load_model, load_tokenizer, prompt_ids
+from finetune_trainer.model_card import model_card
+from finetune_trainer.prepare import manifest as manifests
+
+log = logging.getLogger(__name__)
+
+MAX_LOGIT_DIFFERENCE = 1e-3
+"""For weights stored as fp32. Rounding to 16 bits moves logits by more: see ``_limit``."""
+_HALF_SHARE = 0.05
+_PROMPTS = (
+    "What can you help me with?",
+    "Explain in one sentence what a checkpoint is.",
+    "List three colours.",
+)
+
+
+class ExportMismatchError(StageError):
+    """The exported weights do not behave like the trained ones."""
+
+
+def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) -> dict[str, Any]:
+    """Publish ``output.formats`` of the attempt below ``output``: ``adapter`` and/or ``merged``.
+
+    Returns ``artifact`` and the train result's ``train``. Repeating it is harmless. Raises
+    ``StageError`` when the weights are damaged or behave differently after the export.
+    """
+    attempt = workspace / "attempts" / str(train_attempt)
+    trained = attempt / ("adapter" if config.method.lora else "model")
+    if not trained.is_dir():
+        raise StageError(f"training attempt {train_attempt} left no weights at {trained.name}")
+    check_weights(trained)
+    formats = _formats(config)
+    base = manifests.read_manifest(workspace / "model")
+    data = manifests.read_manifest(workspace / "data")
+    result = _train_result(attempt)
+    card = model_card(config, base, data, result)
+    facts = {
+        "job": config.job.model_dump(),
+        "trainAttempt": train_attempt,
+        "model": base["digest"],
+        "data": data["digest"],
+    }
+    published: dict[str, dict[str, Any]] = {}
+    difference = 0.0
+    output.mkdir(parents=True, exist_ok=True)
+    if "Adapter" in formats:
+        folder = manifests.fresh_sibling(output / "adapter")
+        _copy_adapter(trained, folder, base)
+        _save_tokenizer(workspace / "model", folder)
+        (folder / "README.md").write_text(card)
+        published["adapter"] = _publish(folder, output / "adapter", facts)
+    if "Merged" in formats:
+        folder = manifests.fresh_sibling(output / "merged")
+        difference = _merge(config, workspace, trained, folder, base, data.get("endOfTurn"))
+        (folder / "README.md").write_text(card)
+        published["merged"] = _publish(
+            folder, output / "merged", {**facts, "maxLogitDifference": difference}
+        )
+    files = [entry for manifest in published.values() for entry in manifest["files"].values()]
+    return {
+        "artifact": {
+            "formats": formats,
+            "digest": manifests.digest_of({name: m["digest"] for name, m in published.items()}),
+            "bytes": sum(entry["bytes"] for entry in files),
+            "maxLogitDifference": difference,
+        },
+        "train": {key: result[key] for key in ("metrics", "step", "steps") if key in result},
+    }
+
+
+def newest_attempt(config: RunConfig, workspace: Path) -> int:
+    """The number of the last training attempt that left weights. Raises ``StageError``."""
+    weights = "adapter" if config.method.lora else "model"
+    numbers = [
+        int(folder.parent.name)
+        for folder in workspace.glob(f"attempts/*/{weights}")
+        if folder.parent.name.isdigit()
+    ]
+    if not numbers:
+        raise StageError("no training attempt left weights to export")
+    return max(numbers)
+
+
+def check_weights(folder: Path) -> None:
+    """Every tensor below ``folder`` has elements and all are finite. Raises ``StageError``.
+
+    Gathering sharded weights can leave empty tensors behind, which libraries accept in silence.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise StageError(f"{folder.name} holds no safetensors file")
+    trained = False
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                tensor = file.get_tensor(name)
+                if tensor.numel() == 0:
+                    raise StageError(f"{path.name}: {name} is empty; the weights were not gathered")
+                if not torch.isfinite(tensor).all():
+                    raise StageError(f"{path.name}: {name} holds values that are not finite")
+                trained = trained or "lora_B" not in name or bool(tensor.any())
+    if not trained:
+        log.warning("all lora_B of %s are zero: training changed nothing", folder.name)
+
+
+def _formats(config: RunConfig) -> list[str]:
+    """Full fine-tuning has no adapter; asking for one alone still yields the model."""
+    formats = [str(name) for name in config.output.formats]
+    if config.method.lora is None:
+        return ["Merged"]
+    return formats
+
+
+def _train_result(attempt: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads((attempt / "result.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        log.warning("no training result: %s", error)
+        return {}
+    return result
+
+
+def _merge(
+    config: RunConfig,
+    workspace: Path,
+    trained: Path,
+    folder: Path,
+    base: dict[str, Any],
+    end_of_turn: int | None,
+) -> float:
+    """Write the merged model to ``folder``; returns the largest logit difference after reload."""
+    tokenizer = load_tokenizer(workspace / "model")
+    model = load_trained(workspace / "model", trained, adapter=config.method.lora is not None)
+    prompts = [_prompt(tokenizer, text) for text in _PROMPTS]
+    expected = _logits(model, prompts)
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload(safe_merge=True)
+    dtype = getattr(torch, base["dtype"])
+    _set_stop_tokens(model, workspace / "model", tokenizer, end_of_turn)
+    model.to(dtype).save_pretrained(folder)
+    _save_tokenizer(workspace / "model", folder)
+    del model
+    gc.collect()
+
+    check_weights(folder)
+    reloaded = load_model(folder, torch.float32)
+    difference = max(
+        float((one - other).abs().max())
+        for one, other in zip(expected, _logits(reloaded, prompts), strict=True)
+    )
+    limit = _limit(dtype, expected)
+    log.info("largest logit difference after reload: %.2e (limit %.2e)", difference, limit)
+    # Not "difference > limit": NaN must fail as well.
+    if not difference <= limit:
+        raise ExportMismatchError(
+            f"the merged model's logits differ by {difference:.3g} from the trained ones "
+            f"(limit {limit:.3g})",
+            "the trained weights stay in the attempt's folder; report this as a bug",
+        )
+    _check_tokenizer(folder, tokenizer, end_of_turn, reloaded)
+    return difference
+
+
+def load_trained(base: Path, trained: Path, adapter: bool) -> PreTrainedModel | PeftModel:
+    """The model as training left it, fp32, ready for inference."""
+    if not adapter:
+        if not (trained / "config.json").exists():
+            raise ModelLoad(f"{trained.name} holds no config.json")
+        return load_model(trained, torch.float32)
+    # Not trainable, and so already in evaluation mode.
+    model: PeftModel = PeftModel.from_pretrained(load_model(base, torch.float32), str(trained))
+    return model
+
+
+def _prompt(tokenizer: Tokenizer, text: str) -> torch.Tensor:
+    """int64 [1, T]: a user's message as in training, or the bare text if the template refuses."""
+    try:
+        ids = prompt_ids(tokenizer, [{"role": "user", "content": text}])
+    except jinja2.TemplateError:
+        ids = list(tokenizer.encode(text))
+    return torch.tensor([ids])
+
+
+def _logits(model: PreTrainedModel | PeftModel, prompts: list[torch.Tensor]) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return [model(input_ids=ids, use_cache=False).logits.float() for ids in prompts]
+
+
+def _limit(dtype: torch.dtype, logits: list[torch.Tensor]) -> float:
+    if dtype == torch.float32:
+        return MAX_LOGIT_DIFFERENCE
+    return _HALF_SHARE * max(float(one.max() - one.min()) for one in logits)
+
+
+def _set_stop_tokens(
+    model: PreTrainedModel, base: Path, tokenizer: Tokenizer, end_of_turn: int | None
+) -> None:
+    """The generation configuration stops where the training data did."""
+    config = model.generation_config or GenerationConfig()  # type: ignore[no-untyped-call]
+    with contextlib.suppress(OSError):
+        config = GenerationConfig.from_pretrained(base)
+    known = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
+    stops = [] if known is None else list(known) if isinstance(known, list) else [known]
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if end_of_turn in special and end_of_turn not in stops:
+        stops.append(end_of_turn)
+    config.eos_token_id = stops if len(stops) > 1 else (stops or [None])[0]
+    model.generation_config = config
+
+
+def _check_tokenizer(
+    folder: Path, tokenizer: Tokenizer, end_of_turn: int | None, model: PreTrainedModel
+) -> None:
+    saved = load_tokenizer(folder)
+    if saved.chat_template != tokenizer.chat_template:
+        raise ExportMismatchError("the exported tokenizer has another chat template")
+    stops = model.generation_config.eos_token_id if model.generation_config else None
+    stops = stops if isinstance(stops, list) else [stops]
+    if end_of_turn == tokenizer.eos_token_id and end_of_turn not in stops:
+        raise ExportMismatchError("the exported generation configuration lacks the stop token")
+
+
+def _copy_adapter(trained: Path, folder: Path, base: dict[str, Any]) -> None:
+    for path in trained.iterdir():
+        if path.is_file() and path.suffix in (".safetensors", ".json"):
+            shutil.copyfile(path, folder / path.name)
+    config_path = folder / "adapter_config.json"
+    config = json.loads(config_path.read_text())
+    # Training saw a folder of its pod there; a reader needs the model's own name.
+    config["base_model_name_or_path"] = base["source"]
+    config["revision"] = base.get("commit")
+    config_path.write_text(json.dumps(config, indent=2))
+
+
+def _save_tokenizer(base: Path, folder: Path) -> None:
+    load_tokenizer(base).save_pretrained(folder)
+
+
+def _publish(temporary: Path, target: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Seal and rename. What another job published at this place is moved aside, not deleted."""
+    manifest = manifests.seal(temporary, manifests.digest_of(facts), facts)
+    if target.exists():
+        try:
+            owner = manifests.read_manifest(target)["job"]["uid"]
+        except (OSError, json.JSONDecodeError, KeyError):
+            owner = "unknown"
+        if owner != facts["job"]["uid"]:
+            aside = _free_name(target.with_name(f"{target.name}.replaced-{owner[:8]}"))
+            log.warning("%s holds another job's output; moved to %s", target, aside.name)
+            target.rename(aside)
+    manifests.publish(temporary, target)
+    return manifest
+
+
+def _free_name(path: Path) -> Path:
+    candidates = [path, *(path.with_name(f"{path.name}-{n}") for n in range(1, 1000))]
+    return next(candidate for candidate in candidates if not candidate.exists())

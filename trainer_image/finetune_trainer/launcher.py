@@ -1,0 +1,355 @@
+"""PID 1 of a training pod: starts its ranks, watches them, and speaks for them at the end.
+
+Plain Python without torch, so that it starts at once. It exits with the code of the first rank
+that failed by itself and leaves one termination message for all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import math
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer import outcome
+from finetune_trainer.config import RUN_JSON, WORKSPACE, RunConfig, load_run_config
+from finetune_trainer.errors import ConfigInvalid
+from finetune_trainer.failures import BY_EXIT_CODE, BY_NAME
+from finetune_trainer.logs import RankLog, configure
+
+TERM_SECONDS = 1.0
+"""What the ranks that remain get between SIGTERM and SIGKILL once one of them has died."""
+FOLLOW_SECONDS = 30.0
+"""What they get when the first one left for a reason that all share: preempted, or finished."""
+LOG_LIMIT = 16 * 2**20
+"""Bytes of a rank's log file; as many again are kept of what came before."""
+
+COLLECTIVE = BY_NAME["CollectiveTimeout"].exit_code
+PREEMPTED = BY_NAME["Preempted"].exit_code
+_PR_SET_CHILD_SUBREAPER = 36
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pod:
+    """Where this pod stands and where its files are."""
+
+    config: RunConfig
+    attempt: int
+    index: int
+    workspace: Path
+    termination_log: Path
+    run_json: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.workspace / "attempts" / str(self.attempt)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Pod:
+        """Raises ``ConfigError`` or ``ConfigInvalid`` where run.json or a variable is wrong."""
+        run_json = Path(env.get("FINETUNE_RUN_JSON", RUN_JSON))
+        numbers = {}
+        for name in ("FINETUNE_ATTEMPT", "JOB_COMPLETION_INDEX"):
+            if not env.get(name, "").isdigit():
+                raise ConfigInvalid(f"the environment variable {name} is missing or not a number")
+            numbers[name] = int(env[name])
+        return cls(
+            config=load_run_config(run_json),
+            attempt=numbers["FINETUNE_ATTEMPT"],
+            index=numbers["JOB_COMPLETION_INDEX"],
+            workspace=Path(env.get("FINETUNE_WORKSPACE", WORKSPACE)),
+            termination_log=Path(env.get("FINETUNE_TERMINATION_LOG", outcome.TERMINATION_LOG)),
+            run_json=run_json,
+        )
+
+
+@dataclass
+class RankProcess:
+    """One rank: its process, its log, and how it ended."""
+
+    rank: int
+    local_rank: int
+    process: subprocess.Popen[bytes]
+    log: RankLog
+    record_path: Path
+    exit_code: int | None = None
+    """128 + n for signal n; None while it runs."""
+    told_to_end: bool = False
+    """It was still running when another one had died, and we asked it to go."""
+
+    @property
+    def followed(self) -> bool:
+        """It ended because another rank did: killed by us, or left without its peers."""
+        ours = (128 + signal.SIGTERM, 128 + signal.SIGKILL, PREEMPTED)
+        return self.exit_code == COLLECTIVE or (self.told_to_end and self.exit_code in ours)
+
+    def send(self, number: signal.Signals) -> None:
+        if self.exit_code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+
+    def record(self) -> dict[str, Any] | None:
+        """What the rank said at its end, if it could."""
+        try:
+            content = json.loads(self.record_path.read_text())
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
+
+
+@dataclass
+class Launcher:
+    pod: Pod
+    environment: Mapping[str, str]
+    command: tuple[str, ...] = (sys.executable, "-m", "finetune_trainer.rank")
+    ranks: list[RankProcess] = field(default_factory=list)
+    order_of_death: list[RankProcess] = field(default_factory=list)
+    asked_to_stop: bool = False
+    term_at: float = math.inf
+    """When the ranks that remain are asked to go (monotonic clock)."""
+    kill_at: float = math.inf
+    """When they are made to."""
+
+    def run(self) -> int:
+        """Start the ranks, wait for the last one, report. Returns the exit code of the pod."""
+        become_reaper()
+        with tempfile.TemporaryDirectory(prefix="finetune-") as records, signals() as wake:
+            self._start(Path(records))
+            while any(rank.exit_code is None for rank in self.ranks):
+                due = min(self.term_at, self.kill_at) - time.monotonic()
+                select.select([wake.socket], [], [], min(max(due, 0.0), 5.0))
+                self._on_signals(wake.take())
+                self._reap()
+                self._end_survivors()
+            for rank in self.ranks:
+                rank.log.drain(timeout=1.0)
+            result = self.verdict()
+        outcome.report(result, self._result_path(result), self.pod.termination_log)
+        return exit_code(result)
+
+    def verdict(self) -> dict[str, Any]:
+        """One outcome for the pod: that of the first rank which failed by itself."""
+        failed = [rank for rank in self.order_of_death if rank.exit_code]
+        if not failed:
+            return self._of_success()
+        by_itself = [rank for rank in failed if not rank.followed]
+        return self._of_failure((by_itself or failed)[0])
+
+    def _of_success(self) -> dict[str, Any]:
+        for rank in self.ranks:
+            if rank.rank == 0 and (record := rank.record()):
+                return record
+        return outcome.succeeded("train", self.pod.attempt)
+
+    def _of_failure(self, rank: RankProcess) -> dict[str, Any]:
+        code = rank.exit_code or 0
+        result = rank.record() or {
+            "stage": "train",
+            "attempt": self.pod.attempt,
+            "outcome": "failed",
+            "failure": silent_death(code),
+        }
+        failure = result.setdefault("failure", silent_death(code))
+        failure.update(rank=rank.rank, localRank=rank.local_rank, exitCode=code)
+        if not failure.get("lines"):
+            failure["lines"] = [line[:300] for line in rank.log.recent[-20:]]
+        if "step" not in failure and (step := self._last_step(rank.rank)) is not None:
+            failure["step"] = step
+        return result
+
+    def _last_step(self, rank: int) -> int | None:
+        try:
+            beat = json.loads((self.pod.folder / "heartbeats" / f"rank-{rank}.json").read_text())
+            return int(beat["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _result_path(self, result: dict[str, Any]) -> Path | None:
+        """result.json belongs to the pod of rank 0: the others would overwrite its numbers."""
+        return self.pod.folder / "result.json" if self.pod.index == 0 else None
+
+    def _start(self, records: Path) -> None:
+        workers = self.pod.config.workers
+        for local_rank in range(workers.ranks_per_worker):
+            rank = self.pod.index * workers.ranks_per_worker + local_rank
+            record_path = records / f"rank-{rank}.json"
+            environment = {
+                "OMP_NUM_THREADS": str(max(1, available_cpus() // workers.ranks_per_worker)),
+                **self.environment,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(local_rank),
+                "WORLD_SIZE": str(workers.world_size),
+                "LOCAL_WORLD_SIZE": str(workers.ranks_per_worker),
+                "FINETUNE_RECORD": str(record_path),
+                "PYTHONUNBUFFERED": "1",
+            }
+            process = subprocess.Popen(
+                self.command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            assert process.stdout is not None  # noqa: S101 - by PIPE above
+            rank_log = RankLog(
+                process.stdout,
+                rank=rank,
+                path=self.pod.folder / "logs" / f"rank-{rank}.log",
+                limit=LOG_LIMIT,
+            )
+            self.ranks.append(RankProcess(rank, local_rank, process, rank_log, record_path))
+
+    def _on_signals(self, received: set[int]) -> None:
+        if received & {signal.SIGTERM, signal.SIGINT}:
+            self.asked_to_stop = True
+            self._send_all(signal.SIGTERM)
+
+    def _send_all(self, number: signal.Signals) -> None:
+        for rank in self.ranks:
+            rank.send(number)
+
+    def _reap(self) -> None:
+        """Collect the ends of ranks and of orphans; waiting for any child leaves no zombie."""
+        by_pid = {rank.process.pid: rank for rank in self.ranks}
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            rank = by_pid.get(pid)
+            if rank is not None:
+                self._on_end(rank, os.waitstatus_to_exitcode(status))
+
+    def _on_end(self, rank: RankProcess, code: int) -> None:
+        rank.exit_code = rank.process.returncode = code if code >= 0 else 128 - code
+        self.order_of_death.append(rank)
+        log.info("rank %d ended with code %d", rank.rank, rank.exit_code)
+        now = time.monotonic()
+        if rank.exit_code == 0:
+            return
+        if rank.exit_code == PREEMPTED and self.asked_to_stop:
+            # All ranks agreed to stop and leave one by one.
+            self.kill_at = min(self.kill_at, now + FOLLOW_SECONDS)
+            return
+        # One that lost its peers leaves before the culprit may have said its last words.
+        pause = TERM_SECONDS if rank.exit_code == COLLECTIVE else 0.0
+        self.term_at = min(self.term_at, now + pause)
+        self.kill_at = min(self.kill_at, now + pause + TERM_SECONDS)
+
+    def _end_survivors(self) -> None:
+        now = time.monotonic()
+        if now >= self.term_at:
+            for rank in self.ranks:
+                if rank.exit_code is None:
+                    rank.told_to_end = True
+                    rank.send(signal.SIGTERM)
+            self.term_at = math.inf
+        if now >= self.kill_at:
+            self._send_all(signal.SIGKILL)
+            self.kill_at = math.inf
+
+
+def silent_death(code: int) -> dict[str, Any]:
+    """The failure of a rank that left no record; ``code`` is its exit code."""
+    if code > 128:
+        name = _signal_name(code - 128)
+        message = f"the rank was ended by {name} and said nothing"
+        hint = "SIGKILL mostly is the memory limit of the pod: see spec.workers.resources"
+        failure = {"class": "Internal", "exitCode": code, "message": message}
+        if code == 128 + signal.SIGKILL:
+            failure["hint"] = hint
+    else:
+        kind = BY_EXIT_CODE.get(code, BY_NAME["Internal"])
+        message = f"the rank ended with code {code} and said nothing"
+        failure = {"class": kind.name, "exitCode": code, "message": message}
+    return {**failure, "at": round(time.time(), 3)}
+
+
+def exit_code(result: Mapping[str, Any]) -> int:
+    return 0 if result["outcome"] == "succeeded" else int(result["failure"]["exitCode"])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def available_cpus() -> int:
+    """CPUs that this container may use: its cgroup quota, rounded up, or all that it sees."""
+    seen = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return seen if quota == "max" else min(seen, max(1, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        return seen
+
+
+def become_reaper() -> None:
+    """Adopt orphans of the ranks. PID 1 does so anyway; this covers an init in front of us."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@dataclass
+class Wakeups:
+    """Signals as bytes on a socket: nothing is missed between two looks, no work in handlers."""
+
+    socket: socket.socket
+
+    def take(self) -> set[int]:
+        received: set[int] = set()
+        with contextlib.suppress(BlockingIOError):
+            while chunk := self.socket.recv(256):
+                received.update(chunk)
+        return received
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Wakeups]:
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+    previous = {number: signal.signal(number, lambda *_: None) for number in watched}
+    try:
+        yield Wakeups(reader)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(previous_fd)
+        reader.close()
+        writer.close()
+
+
+def main(env: Mapping[str, str] = os.environ) -> int:
+    """Run this pod's ranks. Returns the exit code of the container."""
+    configure()
+    try:
+        pod = Pod.from_env(env)
+    except Exception as error:
+        log.error("%s", error)
+        attempt = int(env["FINETUNE_ATTEMPT"]) if env.get("FINETUNE_ATTEMPT", "").isdigit() else 0
+        result = outcome.failed("train", attempt, error)
+        path = Path(env.get("FINETUNE_TERMINATION_LOG", outcome.TERMINATION_LOG))
+        outcome.report(result, None, path)
+        return exit_code(result)
+    return Launcher(pod, env).run()

@@ -1,0 +1,271 @@
+"""The training loop: windows in, weights out, and an account of every step."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune_trainer.batches import PackedRows, Window, Windows, collate, share_of
+from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.config import RunConfig
+from finetune_trainer.engine import Engine, StepOutcome
+from finetune_trainer.errors import BadData, NonFinite, Preempted
+from finetune_trainer.evaluate import Evaluation, evaluate
+from finetune_trainer.gang import Gang
+from finetune_trainer.heartbeat import Phase
+from finetune_trainer.loss import accepts_logits_to_keep, loss_sum
+from finetune_trainer.reporter import Reporter
+from finetune_trainer.schedule import learning_rate
+from finetune_trainer.shutdown import Shutdown
+from finetune_trainer.state import TrainState
+from finetune_trainer.steps import planned_steps
+
+SPEED_WINDOW = 20
+"""Steps over which tokens per second and the time left are averaged."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Loop:
+    """One attempt's training, from ``state.step`` to the last planned step."""
+
+    config: RunConfig
+    engine: Engine
+    gang: Gang
+    train_rows: PackedRows
+    eval_rows: PackedRows | None
+    checkpoints: Checkpoints
+    shutdown: Shutdown
+    reporter: Reporter
+    state: TrainState = field(default_factory=TrainState)
+
+    def __post_init__(self) -> None:
+        training = self.config.training
+        if len(self.train_rows) == 0:
+            raise BadData("spec.data.train: there is no row to train on")
+        self.steps = planned_steps(self.config, len(self.train_rows))
+        self.windows = Windows(
+            self.train_rows,
+            seed=training.seed,
+            global_batch_size=self.config.global_batch_size,
+        )
+        self._keep = accepts_logits_to_keep(self.engine.module)
+        self._first = self.state.step
+        self._recent: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
+        self.reporter.planned(self.steps, self.state, self.windows.per_epoch)
+
+    def run(self) -> None:
+        """Train to the end. Raises ``Preempted`` after a checkpoint when asked to stop."""
+        self.engine.train()
+        while True:
+            # Looked at before a step and not after one, so that a resumed run catches up on what
+            # the stopped one had no time for.
+            if self._evaluation_due():
+                self._evaluate()
+            if self.state.step >= self.steps:
+                return
+            if self._due(self.config.checkpoint.every_steps) and self.state.step > self._first:
+                self._save()
+            if self._step():
+                self._leave()
+
+    def _step(self) -> bool:
+        """Train on one window. Returns whether the ranks agreed to stop after it."""
+        began = time.monotonic()
+        window = self.windows[self.state.step]
+        rate = learning_rate(
+            self.config.training.schedule,
+            self.config.training.learning_rate,
+            self.state.step,
+            self.steps,
+        )
+        mine, outcome = self.train_window(window, rate)
+        summed, stop = self.gang.sums(mine, float(self.shutdown.agreed))
+        loss = summed / window.supervised if window.supervised else math.nan
+        seconds = time.monotonic() - began
+        self._account(window, seconds)
+        self._judge(window, loss, outcome)
+        self._recent.append((window.tokens, seconds))
+        self.reporter.step_done(
+            self.state,
+            {
+                "loss": loss,
+                "learningRate": rate,
+                "gradNorm": outcome.grad_norm if outcome else None,
+            },
+            window=window,
+            seconds=seconds,
+            speed=self._speed(),
+            eta=self._eta(),
+            loss_scale=self.engine.loss_scale,
+        )
+        return bool(stop)
+
+    def train_window(self, window: Window, rate: float) -> tuple[float, StepOutcome | None]:
+        """Gradients of this rank's share, then one update of all ranks.
+
+        Returns this rank's part of the loss sum, and None for the outcome where the window has no
+        supervised token and therefore no gradient.
+        """
+        training, place = self.config.training, self.gang.place
+        seed_for_step(training.seed, window.step, place.rank)
+        if window.supervised == 0:
+            return 0.0, None
+        share = share_of(
+            window.rows,
+            rank=place.rank,
+            world_size=place.world_size,
+            micro_batch_size=training.micro_batch_size,
+        )
+        total = torch.zeros((), dtype=torch.float64, device=self.engine.device)
+        for numbers in share:
+            batch = collate([self.train_rows.row(int(number)) for number in numbers])
+            summed = loss_sum(self.engine, batch.to(self.engine.device), logits_to_keep=self._keep)
+            # The engine averages over ranks; what we want is the sum over all of them, divided by
+            # the number of targets in the whole window.
+            self.engine.backward(summed * (place.world_size / window.supervised))
+            total += summed.detach()
+            self.reporter.beat("train", self.state.step)
+        outcome = self.engine.step(rate)
+        return float(total), outcome
+
+    def _account(self, window: Window, seconds: float) -> None:
+        self.state.step = window.step + 1
+        self.state.samples = self.windows.samples_before(self.state.step)
+        self.state.tokens += window.tokens
+        self.state.supervised_tokens += window.supervised
+        self.reporter.spent("train", seconds)
+
+    def _judge(self, window: Window, loss: float, outcome: StepOutcome | None) -> None:
+        """Count what was skipped; stop after too many steps in a row that were not finite."""
+        if outcome is None:
+            self.state.skipped_steps += 1
+            self.reporter.skipped("no_tokens")
+            return
+        if not outcome.applied:
+            self.state.skipped_steps += 1
+            self.reporter.skipped("loss_scale" if outcome.searching_scale else "nonfinite")
+        # Finding the loss scale of FP16 overflows gradients, not the loss.
+        bad = not math.isfinite(loss) or not (outcome.applied or outcome.searching_scale)
+        if not bad:
+            self.state.nonfinite_in_a_row = 0
+            return
+        self.state.nonfinite_in_a_row += 1
+        limit = self.config.training.max_nonfinite_steps
+        rows = ", ".join(str(row) for row in window.rows[:16])
+        log.warning(
+            "step %d: loss %s, gradient norm %s: not applied (%d of %d in a row); packed rows %s",
+            window.step,
+            loss,
+            outcome.grad_norm,
+            self.state.nonfinite_in_a_row,
+            limit,
+            rows,
+        )
+        if self.state.nonfinite_in_a_row >= limit:
+            raise NonFinite(
+                f"loss or gradients were not finite in {limit} steps in a row, the last is step "
+                f"{window.step} (packed rows {rows})",
+                hint="lower spec.training.learningRate, or look at these rows",
+            )
+
+    def _due(self, every: int | None) -> bool:
+        return every is not None and self.state.step % every == 0
+
+    def _evaluation_due(self) -> bool:
+        if not self.eval_rows or self.state.evaluated_step == self.state.step:
+            return False
+        if self.state.step == 0:
+            return self.config.evaluation.baseline
+        return self.state.step >= self.steps or self._due(self.config.evaluation.every_steps)
+
+    def _evaluate(self) -> None:
+        assert self.eval_rows is not None  # noqa: S101 - by _evaluation_due
+        self._phase("eval")
+        result = evaluate(
+            self.engine,
+            self.gang,
+            self.eval_rows,
+            micro_batch_size=self.config.training.micro_batch_size,
+            logits_to_keep=self._keep,
+            on_pass=lambda: self.reporter.beat("eval", self.state.step),
+            stop=lambda: self.shutdown.agreed,
+        )
+        if result is None:
+            self._leave()
+        else:
+            self._remember(result, baseline=self.state.step == 0)
+        self._phase("train")
+
+    def _remember(self, result: Evaluation, *, baseline: bool) -> None:
+        numbers = {"evalLoss": result.loss, "perplexity": result.perplexity}
+        self.state.metrics |= {**numbers, **({"baseline": numbers} if baseline else {})}
+        self.state.evaluated_step = self.state.step
+        best = self.state.best
+        if math.isfinite(result.loss) and (best is None or result.loss < best["evalLoss"]):
+            self.state.best = {"step": self.state.step, "evalLoss": result.loss}
+        self.reporter.spent("evaluate", result.seconds)
+        self.reporter.evaluated(self.state, result, baseline=baseline)
+
+    def _save(self) -> None:
+        self._phase("checkpoint")
+        began = time.monotonic()
+        published = self.checkpoints.save(
+            self.engine,
+            self.state.step,
+            self.state.content(),
+            protect={self.state.best["step"]} if self.state.best else (),
+        )
+        seconds = time.monotonic() - began
+        self.reporter.spent("checkpoint", seconds)
+        self.reporter.saved(published, self.checkpoints.published, seconds)
+        log.info(
+            "checkpoint of step %d: %d bytes in %.2f s", published.step, published.bytes, seconds
+        )
+        self._phase("train")
+
+    def _leave(self) -> None:
+        """All ranks agreed to stop: save what is new, then go."""
+        if self.state.step > self._first:
+            self._save()
+        raise Preempted(f"asked to stop; everything up to step {self.state.step} is saved")
+
+    def _phase(self, phase: Phase) -> None:
+        self.reporter.phase(phase, self.state.step)
+
+    def _speed(self) -> float:
+        tokens = sum(count for count, _ in self._recent)
+        return tokens / sum(seconds for _, seconds in self._recent)
+
+    def _eta(self) -> float:
+        per_step = sum(seconds for _, seconds in self._recent) / len(self._recent)
+        return (self.steps - self.state.step) * per_step
+
+
+def seed_for_step(seed: int, step: int, rank: int) -> None:
+    """Make dropout a function of (seed, step, rank): a resumed run draws what the other drew."""
+    drawn = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)
+    torch.manual_seed(int(drawn[0]))
+
+
+def result_of(loop: Loop, seconds: dict[str, float]) -> dict[str, Any]:
+    """The final numbers of a job, for its outcome."""
+    trained = seconds.get("train", 0.0)
+    return {
+        "step": loop.state.step,
+        "steps": loop.steps,
+        "tokens": loop.state.tokens,
+        "tokensPerSecond": round(loop.reporter.attempt_tokens / trained, 1) if trained else None,
+        "metrics": loop.state.metrics,
+        "checkpoints": [p.content() for p in loop.checkpoints.published[-5:]],
+        "best": loop.state.best,
+        "seconds": {key: round(value, 2) for key, value in seconds.items()},
+    }

@@ -1,0 +1,45 @@
+"""The loss: a sum over supervised tokens, never a mean, so that it can be added up anywhere.
+
+A mean per micro-batch would weigh tokens by the company they keep. The loop divides once, by the
+number of targets in the whole window over all ranks.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from finetune_trainer.batches import IGNORE, Batch
+
+
+def accepts_logits_to_keep(model: Any) -> bool:
+    """Whether the model can leave out the head at positions that carry no loss."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters
+
+
+def shifted_targets(labels: torch.Tensor) -> torch.Tensor:
+    """int64 [B, T]: at t the token that position t has to predict, or ``IGNORE``."""
+    targets = torch.full_like(labels, IGNORE)
+    targets[:, :-1] = labels[:, 1:]
+    return targets
+
+
+def loss_sum(model: Any, batch: Batch, *, logits_to_keep: bool) -> torch.Tensor:
+    """Summed cross-entropy of the batch's targets in fp32; 0 (with a gradient) where it has none.
+
+    ``position_ids`` without a mask and ``use_cache=False``: only so does the model keep the samples
+    of a packed row apart.
+    """
+    targets = shifted_targets(batch.labels)
+    keep = targets != IGNORE
+    extra = {"logits_to_keep": keep} if logits_to_keep else {}
+    logits = model(
+        input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **extra
+    ).logits
+    if not logits_to_keep:
+        logits = logits[keep]
+    return functional.cross_entropy(logits.float(), targets[keep], reduction="sum")

@@ -1,0 +1,70 @@
+"""The manifest of a checkpoint: what makes a folder of files one whole, checkable thing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+NAME = "manifest.json"
+
+
+class CorruptCheckpointError(Exception):
+    """The folder is not what its manifest says, or has none."""
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}
+
+
+def write(folder: Path, content: dict[str, Any]) -> str:
+    """Write the manifest durably, as the last file of its folder. Returns its SHA-256."""
+    body = json.dumps(content, indent=1, sort_keys=True).encode()
+    with (folder / NAME).open("wb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(folder)
+    return hashlib.sha256(body).hexdigest()
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest. Raises ``CorruptCheckpointError``."""
+    try:
+        content = json.loads((folder / NAME).read_bytes())
+    except (OSError, ValueError) as error:
+        raise CorruptCheckpointError(f"{NAME} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
+        raise CorruptCheckpointError(f"{NAME} lists no files")
+    return content
+
+
+def verify(folder: Path) -> str:
+    """Check every file against the manifest. Returns the manifest's SHA-256.
+
+    Raises ``CorruptCheckpointError`` with the first file that differs. Reads everything.
+    """
+    for name, expected in read(folder)["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise CorruptCheckpointError(f"{name} is missing")
+        found = path.stat().st_size
+        if found != expected["size"]:
+            raise CorruptCheckpointError(f"{name} has {found} bytes instead of {expected['size']}")
+        if fingerprint(path) != expected:
+            raise CorruptCheckpointError(f"{name} does not match its hash")
+    return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

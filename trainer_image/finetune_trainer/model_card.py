@@ -1,0 +1,63 @@
+"""The README.md that goes with exported weights: what was trained, on what, with which result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_trainer.config import RunConfig
+
+
+def model_card(
+    config: RunConfig, model: dict[str, Any], data: dict[str, Any], result: dict[str, Any]
+) -> str:
+    """Markdown with the front matter that model hubs read.
+
+    ``model`` and ``data`` are the manifests of prepare, ``result`` is the train result; figures it
+    does not have are left out.
+    """
+    method = f"LoRA, rank {config.method.lora.rank}" if config.method.lora else "full fine-tuning"
+    base = f"{model['source']}{'@' + model['commit'] if model.get('commit') else ''}"
+    front = ["---", "library_name: transformers", "tags: [finetune-operator]"]
+    if config.model.hub:
+        front.append(f"base_model: {config.model.hub.repository}")
+    facts = {
+        "Base model": f"{base} ({model['architecture']}, {model['parameters']:,} parameters)",
+        "Base model digest": model["digest"],
+        "Method": method,
+        "Data digest": data["digest"],
+        "Training samples": f"{data['kept']:,} ({data['supervisedTokens']:,} target tokens)",
+        "Held-out samples": f"{data['evalRows']:,}",
+        "Sequence length": data["sequenceLength"],
+        "Global batch": f"{config.global_batch_size} packed rows",
+        "Learning rate": config.training.learning_rate,
+        "Seed": config.training.seed,
+        "Optimizer steps": result.get("step"),
+    }
+    lines = [
+        *front,
+        "---",
+        "",
+        f"# {config.job.name}",
+        "",
+        f"Fine-tuned by the FineTuneJob `{config.job.namespace}/{config.job.name}`.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts.items() if value is not None),
+    ]
+    if scores := _scores(result.get("metrics") or {}):
+        lines += ["", "| held out | base | fine-tuned |", "|---|---|---|", *scores]
+    return "\n".join(lines) + "\n"
+
+
+def _scores(metrics: dict[str, Any]) -> list[str]:
+    baseline = metrics.get("baseline") or {}
+    return [
+        f"| {name} | {_figure(baseline.get(key))} | {_figure(metrics[key])} |"
+        for key, name in (("evalLoss", "loss"), ("perplexity", "perplexity"))
+        if key in metrics
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

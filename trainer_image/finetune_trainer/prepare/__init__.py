@@ -1,0 +1,1 @@
+"""Stage prepare: sources in, a safetensors model and packed token files out. Runs on CPU only."""

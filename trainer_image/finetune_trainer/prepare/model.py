@@ -1,0 +1,252 @@
+"""The model of a job as safetensors on the volume, whatever form it came in.
+
+Only safetensors and GGUF are read: other weight files are pickles, and a pickle is a program. Code
+that a repository brings along is never run.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from finetune_trainer.config import ModelSource
+from finetune_trainer.errors import ModelLoad
+from finetune_trainer.model import load_tokenizer
+from finetune_trainer.prepare import manifest as manifests
+from finetune_trainer.prepare.hub import HubError, fetch
+
+log = logging.getLogger(__name__)
+
+FIELD = "spec.model"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_COMPANIONS = (".json", ".model", ".txt", ".jinja", ".tiktoken")
+
+
+def prepare_model(source: ModelSource, workspace: Path) -> dict[str, Any]:
+    """Make ``<workspace>/model`` from ``source`` and return its manifest.
+
+    An earlier result for the same source is kept. Raises ``ModelLoad``, naming the field.
+    """
+    folder = workspace / "model"
+    input_digest = _input_digest(source)
+    if kept := manifests.reusable(folder, input_digest):
+        log.info("the model is there already: %s", kept["digest"])
+        return kept
+    temporary = manifests.fresh_sibling(folder)
+    scratch = manifests.fresh_sibling(workspace / "model-source")
+    origin, commit = _locate(source, scratch)
+    if origin.suffix == ".gguf":
+        _convert_gguf(origin, temporary)
+    else:
+        _copy_safetensors(origin, temporary)
+    _set_chat_template(source, temporary)
+    facts = _facts(temporary)
+    manifest = manifests.seal(
+        temporary, input_digest, {"source": _name(source), "commit": commit, **facts}
+    )
+    manifests.publish(temporary, folder)
+    shutil.rmtree(scratch, ignore_errors=True)
+    log.info("model ready: %s, %d parameters", facts["architecture"], facts["parameters"])
+    return manifest
+
+
+def _input_digest(source: ModelSource) -> str:
+    content: dict[str, Any] = {"version": manifests.VERSION, **source.model_dump()}
+    for path in (source.path, source.chat_template_path):
+        if path is not None and Path(path).exists():
+            content[path] = manifests.fingerprint(Path(path))
+    return manifests.digest_of(content)
+
+
+def _name(source: ModelSource) -> str:
+    place = source.hub.repository if source.hub else Path(source.path or "").name
+    return f"{place}/{source.file}" if source.file else place
+
+
+def _locate(source: ModelSource, scratch: Path) -> tuple[Path, str | None]:
+    """The GGUF file or the folder with safetensors, and the commit if it came from a hub."""
+    if source.hub is not None:
+        try:
+            fetched = fetch(source.hub, "model", lambda names: _wanted(source, names), scratch)
+        except HubError as error:
+            raise ModelLoad(f"{FIELD}.uri: {error}", error.hint) from error
+        folder = fetched.folder
+        return (folder / source.file if source.file else folder), fetched.commit
+    path = Path(source.path or "")
+    if not path.exists():
+        raise ModelLoad(f"{FIELD}.uri: nothing at {path.name}", "check the path in the uri")
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelLoad(
+                f"{FIELD}.uri: {path.name} is one file, and only .gguf models are",
+                "name the folder that holds config.json and the safetensors files",
+            )
+        return path, None
+    names = [str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()]
+    wanted = _wanted(source, names)
+    ggufs = [name for name in wanted if name.endswith(".gguf")]
+    return (path / ggufs[0] if ggufs else path), None
+
+
+def _wanted(source: ModelSource, names: list[str]) -> list[str]:
+    """The files of a folder or repository that make the model. Raises ``ModelLoad``."""
+    if source.file is not None:
+        if source.file not in names:
+            raise ModelLoad(f"{FIELD}.file: {source.file} is not there", _some(names))
+        if not source.file.endswith(".gguf"):
+            raise ModelLoad(
+                f"{FIELD}.file: {source.file} is no .gguf file",
+                "file is for single-file models; leave it out for a safetensors folder",
+            )
+        return [source.file]
+    top = [name for name in names if "/" not in name]
+    ggufs = [name for name in top if name.endswith(".gguf")]
+    weights = [name for name in top if name.endswith(".safetensors")]
+    if not weights and ggufs:
+        if len(ggufs) > 1:
+            raise ModelLoad(f"{FIELD}.file: which of several GGUF files?", _some(ggufs))
+        return ggufs
+    if not weights:
+        pickles = [name for name in top if name.endswith(_PICKLES)]
+        if pickles:
+            raise ModelLoad(
+                f"{FIELD}.uri: the weights are pickled ({pickles[0]}), and a pickle is a program; "
+                "only safetensors and GGUF are loaded",
+                "convert them once with save_pretrained(), or choose a revision with safetensors",
+            )
+        raise ModelLoad(f"{FIELD}.uri: no safetensors or GGUF file in there", _some(names))
+    if "config.json" not in top:
+        raise ModelLoad(f"{FIELD}.uri: there are weights but no config.json", _some(names))
+    return sorted(weights + [name for name in top if name.endswith(_COMPANIONS)])
+
+
+def _copy_safetensors(origin: Path, target: Path) -> None:
+    names = [p.name for p in origin.iterdir() if p.is_file()]
+    for name in _wanted(ModelSource(path=str(origin)), names):
+        shutil.copyfile(origin / name, target / name)
+    _check_weights(target)
+
+
+def _check_weights(folder: Path) -> None:
+    """Every shard of the index is there and each file is whole (its header tells its size)."""
+    shards = {path.name for path in folder.glob("*.safetensors")}
+    for index in folder.glob("*.safetensors.index.json"):
+        missing = sorted(set(json.loads(index.read_text())["weight_map"].values()) - shards)
+        if missing:
+            raise ModelLoad(f"{FIELD}.uri: {missing[0]} of {index.name} is not there")
+    for name in sorted(shards):
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise ModelLoad(
+                f"{FIELD}.uri: {name} is no whole safetensors file: {error}", "copy it again"
+            ) from error
+
+
+def _convert_gguf(file: Path, target: Path) -> None:
+    """Unpack a quantised GGUF file to fp32 safetensors, with tokenizer and chat template."""
+    log.info("converting %s to safetensors", file.name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            # Without it the weights stay packed, or the model refuses to be saved.
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        raise ModelLoad(
+            f"{FIELD}.uri: {file.name} cannot be converted: {_first_line(error)}",
+            "its architecture must be one that transformers reads from GGUF",
+        ) from error
+    packed = [name for name, weight in model.named_parameters() if not weight.is_floating_point()]
+    if packed:
+        raise ModelLoad(f"{FIELD}.uri: {packed[0]} stayed quantised and cannot be trained")
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    del model
+    gc.collect()
+
+
+def _set_chat_template(source: ModelSource, folder: Path) -> None:
+    if source.chat_template_path is None:
+        return
+    path = Path(source.chat_template_path)
+    try:
+        template = path.read_text()
+    except OSError as error:
+        raise ModelLoad(
+            f"{FIELD}.chatTemplate: cannot be read: {error.strerror}",
+            "check the ConfigMap and its key",
+        ) from error
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What the rest of the job needs to know: built without memory for the weights."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelLoad(
+            f"{FIELD}.uri: config.json cannot be used: {_first_line(error)}",
+            "the architecture must be one that transformers knows; code from repositories is "
+            "never run",
+        ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelLoad(
+            f"{FIELD}.uri: {config.model_type} models are no causal language models",
+            "choose a text generation model",
+        )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, trust_remote_code=False
+        )
+    load_tokenizer(folder)
+    return {
+        "architecture": type(model).__name__,
+        "modelType": config.model_type,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "contextLength": getattr(config, "max_position_embeddings", None),
+        "vocabularySize": config.vocab_size,
+        "dtype": str(config.dtype or torch.float32).removeprefix("torch."),
+    }
+
+
+def end_of_turn_ids(folder: Path) -> tuple[int, ...]:
+    """Ids that the model's generation configuration stops at; empty where it has none."""
+    try:
+        eos = GenerationConfig.from_pretrained(folder).eos_token_id
+    except OSError:
+        return ()
+    if eos is None:
+        return ()
+    return tuple(eos) if isinstance(eos, list) else (eos,)
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(sorted(names)[:8]) or "nothing"
+    return f"there is {shown}{', …' if len(names) > 8 else ''}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

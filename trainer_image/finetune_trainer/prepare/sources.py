@@ -1,0 +1,134 @@
+"""Where the data files of a source are: mounted, in a hub repository, or behind https."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from finetune_trainer.config import DataSource
+from finetune_trainer.errors import BadData
+from finetune_trainer.prepare.download import DownloadError, download
+from finetune_trainer.prepare.hub import HubError, fetch
+from finetune_trainer.prepare.rows import file_kind
+
+_HELD_OUT = ("test", "valid", "validation", "eval", "dev")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    path: Path
+    name: str
+    """As the user knows it: relative to the source, for messages."""
+
+
+@dataclass(frozen=True)
+class Located:
+    files: list[SourceFile]
+    commit: str | None = None
+    """Of a hub repository: what the revision meant."""
+
+
+def locate(source: DataSource, scratch: Path, max_bytes: int) -> Located:
+    """The data files of ``source``, downloaded below ``scratch`` if they are not mounted.
+
+    Raises ``BadData`` with the field that names the missing thing.
+    """
+    if source.path is not None:
+        return Located(_mounted(source, Path(source.path)))
+    if source.url is not None:
+        try:
+            path = download(source.url, scratch, max_bytes)
+        except DownloadError as error:
+            raise BadData(f"{source.field}.uri: {error}", error.hint) from error
+        return Located([SourceFile(path, path.name)])
+    return _hub(source, scratch, max_bytes)
+
+
+def _mounted(source: DataSource, path: Path) -> list[SourceFile]:
+    if source.file is not None:
+        wanted = path / source.file
+        if not wanted.exists():
+            raise BadData(
+                f"{source.field}.file: {source.file} does not exist there", _listing(path)
+            )
+        path = wanted
+    if not path.exists():
+        raise BadData(
+            f"{source.field}.uri: nothing at {path.name}",
+            f"check the path in the uri; {_listing(path.parent)}",
+        )
+    if path.is_file():
+        return [SourceFile(path, path.name)]
+    names = [str(found.relative_to(path)) for found in path.rglob("*") if found.is_file()]
+    return [SourceFile(path / name, name) for name in _choose(source, names)]
+
+
+def _hub(source: DataSource, scratch: Path, max_bytes: int) -> Located:
+    if source.hub is None:
+        raise BadData(f"{source.field}.uri: no place is named")
+    try:
+        fetched = fetch(
+            source.hub,
+            "dataset",
+            lambda names: _in_repository(source, names),
+            scratch,
+            max_bytes=max_bytes,
+        )
+    except HubError as error:
+        raise BadData(f"{source.field}.uri: {error}", error.hint) from error
+    files = [SourceFile(fetched.folder / name, name) for name in fetched.files]
+    return Located(files, fetched.commit)
+
+
+def _in_repository(source: DataSource, names: list[str]) -> list[str]:
+    if source.file is None:
+        return _choose(source, names)
+    prefix = source.file.rstrip("/") + "/"
+    found = [name for name in names if name == source.file or name.startswith(prefix)]
+    if not found:
+        raise BadData(
+            f"{source.field}.file: the repository has no {source.file}", _some(names, "it has")
+        )
+    return sorted(name for name in found if name == source.file or file_kind(name))
+
+
+def _choose(source: DataSource, names: list[str]) -> list[str]:
+    """The data files among all files; where a folder holds several splits, only ``train``'s."""
+    data = sorted(name for name in names if file_kind(name) and not _hidden(name))
+    if not data:
+        raise BadData(
+            f"{source.field}.uri: no data file (.jsonl, .json, .csv, .parquet) in there",
+            _some(names, "it has"),
+        )
+    train = [name for name in data if _is_split(name, ("train",))]
+    if train:
+        return train
+    rest = [name for name in data if not _is_split(name, _HELD_OUT)]
+    if rest:
+        return rest
+    if len(data) == 1:
+        return data
+    raise BadData(f"{source.field}.file: several splits and none is train", _some(data, "choose"))
+
+
+def _is_split(name: str, words: tuple[str, ...]) -> bool:
+    parts = PurePosixPath(name.lower()).parts
+    stem = parts[-1].split(".")[0]
+    tokens = {token for part in (*parts[:-1], stem) for token in part.replace("_", "-").split("-")}
+    return not tokens.isdisjoint(words)
+
+
+def _hidden(name: str) -> bool:
+    # Mounted ConfigMaps and editors leave ..data and dot folders behind.
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+
+
+def _listing(folder: Path) -> str:
+    if not folder.is_dir():
+        return "the folder does not exist either"
+    return _some(sorted(entry.name for entry in folder.iterdir()), "there are")
+
+
+def _some(names: list[str], verb: str) -> str:
+    shown = ", ".join(sorted(names)[:8]) or "nothing"
+    return f"{verb}: {shown}{', …' if len(names) > 8 else ''}"

@@ -1,0 +1,132 @@
+"""Which characters of a conversation the model shall learn: rendering with a chat template.
+
+Two ways to find the assistant's part, and no third: the template's own ``{% generation %}`` block,
+or the difference between the text up to a turn and the text with it. A template that rewrites
+earlier turns fits neither and is refused, because a guessed mask trains the wrong tokens.
+
+Control tokens typed by people (``<|im_end|>`` in a user's message) are marked before rendering, so
+that tokenising can keep them text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jinja2
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils.chat_template_utils import mark_control_tokens, render_jinja_template
+
+Message = dict[str, str]
+Span = tuple[int, int]
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class TemplateError(Exception):
+    """The chat template cannot render this conversation, or hides where the answers are."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A rendered conversation; ``spans`` are the character ranges of the assistant's turns."""
+
+    text: str
+    spans: tuple[Span, ...]
+
+
+class ChatRenderer:
+    """Renders conversations with the tokenizer's chat template and finds the assistant's turns.
+
+    Raises ``TemplateError`` with the index of the turn that cannot be placed.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        template = tokenizer.chat_template
+        if not isinstance(template, str):
+            # A tokenizer may carry several templates by name.
+            template = (template or {}).get("default")
+        if not template:
+            raise TemplateError("the model has no chat template")
+        self._template = template
+        self._special: dict[str, Any] = dict(tokenizer.special_tokens_map)
+        self.has_generation_block = _GENERATION.search(template) is not None
+        special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+        self._typed = _alternatives([*special, *_tokens_in_template(tokenizer, template)])
+        self._typed_by_assistant = _alternatives(special)
+
+    def render(self, messages: list[Message]) -> Rendered:
+        """The whole conversation with the character spans of all assistant turns."""
+        messages = [self._mark(message) for message in messages]
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if self.has_generation_block:
+            rendered = self._by_generation_block(messages)
+        else:
+            rendered = self._by_prefix(messages, turns)
+        if len(rendered.spans) == len(turns):
+            for turn, (start, end) in zip(turns, rendered.spans, strict=True):
+                if messages[turn]["content"].strip() not in rendered.text[start:end]:
+                    raise TemplateError(
+                        f"messages[{turn}]: the chat template changes or moves the answer"
+                    )
+        return rendered
+
+    def prompt(self, messages: list[Message]) -> str:
+        """The text that asks the model for the next assistant turn."""
+        return self._text([self._mark(message) for message in messages], prompt=True)
+
+    def _by_generation_block(self, messages: list[Message]) -> Rendered:
+        texts, spans = self._render(messages, return_assistant_tokens_mask=True)
+        return Rendered(texts[0], tuple((start, end) for start, end in spans[0] if start < end))
+
+    def _by_prefix(self, messages: list[Message], turns: list[int]) -> Rendered:
+        whole = Rendered(self._text(messages), ())
+        for turn in turns:
+            before = self._text(messages[:turn], prompt=True)
+            bare = self._text(messages[:turn])
+            upto = self._text(messages[: turn + 1])
+            start = len(before)
+            if not upto.startswith(before) or not whole.text.startswith(upto):
+                raise TemplateError(
+                    f"messages[{turn}]: the chat template rewrites earlier turns, so the answer's "
+                    "place is unknown"
+                )
+            if before == bare:
+                # Without a generation prompt the turn's header belongs to nobody's answer.
+                at = upto.find(messages[turn]["content"].strip(), start)
+                start = at if at >= 0 else start
+            whole = replace(whole, spans=(*whole.spans, (start, len(upto))))
+        return whole
+
+    def _text(self, messages: list[Message], prompt: bool = False) -> str:
+        return str(self._render(messages, add_generation_prompt=prompt)[0][0])
+
+    def _render(self, messages: list[Message], **options: Any) -> Any:
+        try:
+            return render_jinja_template(
+                conversations=[messages],
+                chat_template=self._template,
+                **options,
+                **self._special,
+            )
+        except (jinja2.TemplateError, TypeError, KeyError, IndexError) as error:
+            raise TemplateError(f"the chat template refuses it: {error}") from error
+
+    def _mark(self, message: Message) -> Message:
+        typed = self._typed_by_assistant if message["role"] == "assistant" else self._typed
+        return {"role": message["role"], "content": mark_control_tokens(message["content"], typed)}
+
+
+def _tokens_in_template(tokenizer: Tokenizer, template: str) -> list[str]:
+    """Added tokens that are not special, yet steer the conversation because the template has them.
+
+    White space is left out: some tokenizers have added tokens for it.
+    """
+    added = (token.content for token in tokenizer.added_tokens_decoder.values())
+    return [token for token in added if token in template and not token.isspace()]
+
+
+def _alternatives(tokens: list[str]) -> re.Pattern[str]:
+    longest_first = sorted(set(tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")

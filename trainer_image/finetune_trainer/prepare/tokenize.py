@@ -1,0 +1,215 @@
+"""From samples to token segments: template, mask, and the policy for what is too long.
+
+Runs as one ``datasets`` map, so memory stays flat and the result is a mapped Arrow file. Nothing
+is lost in silence: each sample ends as kept, cut, split or dropped under a named rule.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets  # type: ignore[import-untyped]
+import numpy as np
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from finetune_trainer.config import Data
+from finetune_trainer.errors import BadData
+from finetune_trainer.prepare.encode import Encoded, Encoder
+from finetune_trainer.prepare.samples import SourceReport
+from finetune_trainer.prepare.store import Segment
+from finetune_trainer.prepare.template import ChatRenderer, Message, TemplateError
+
+NO_TARGETS = "noTargets"
+NO_TARGETS_IN_LENGTH = "noTargetsWithinSequenceLength"
+TOO_LONG = "tooLong"
+_PARALLEL_FROM = 20_000
+
+_FEATURES = datasets.Features(
+    {
+        "input_ids": datasets.List(datasets.Value("int32")),
+        "supervised": datasets.List(datasets.Value("uint8")),
+        "sample": datasets.Value("int64"),
+        "length": datasets.Value("int32"),
+        "targets": datasets.Value("int32"),
+        "last_target": datasets.Value("int32"),
+        "rule": datasets.Value("string"),
+        "cut": datasets.Value("bool"),
+    }
+)
+
+
+@dataclass
+class Tokenized:
+    """The segments of one split, mapped from disk, and what became of its samples."""
+
+    table: datasets.Dataset
+    kept: list[int]
+    """Rows of the table that are segments; the others record a dropped sample."""
+    lengths: list[int]
+    """Tokens of each kept segment, in the order of ``kept``."""
+    samples: list[int]
+    """Number of the sample behind each kept segment."""
+    supervised: int
+    dropped: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
+    """Samples whose end was cut off."""
+    end_of_turn: int | None = None
+    """The token that most answers end with."""
+
+    def segment(self, place: int) -> Segment:
+        """The segment at this place of ``kept``."""
+        row = self.table[self.kept[place]]
+        return Segment(row["input_ids"], row["supervised"], self.samples[place])
+
+
+class Tokenization:
+    """How samples of a job become token ids: template, ``lossOn``, length and policy."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, data: Data, plain: set[int], end_of_turn: tuple[int, ...] = ()
+    ) -> None:
+        """``plain``: numbers of the sources that are written without a chat template."""
+        self._data = data
+        self._plain = plain
+        self._encoder = Encoder(tokenizer, end_of_turn)
+        self._renderer = ChatRenderer(tokenizer) if tokenizer.chat_template else None
+
+    def encode(self, source: int, messages: list[Message], text: str) -> Encoded:
+        """One sample. Raises ``TemplateError``."""
+        if not messages:
+            return self._encoder.plain("", text)
+        if source in self._plain:
+            *prompt, answer = [message["content"] for message in messages]
+            return self._encoder.plain("\n\n".join(prompt) + "\n\n", answer)
+        if self._renderer is None:
+            raise TemplateError("the model has no chat template")
+        rendered = self._renderer.render(messages)
+        if self._data.loss_on == "All":
+            return self._encoder.everything(rendered.text)
+        spans = rendered.spans[-1:] if self._data.loss_on == "Response" else rendered.spans
+        return self._encoder.chat(rendered, spans)
+
+    def batch(
+        self, columns: dict[str, list[Any]], indices: list[int], fields: list[str]
+    ) -> dict[str, list[Any]]:
+        """The map function: a batch of samples to a batch of segments and drop records."""
+        out: dict[str, list[Any]] = {name: [] for name in _FEATURES}
+        rows = zip(
+            indices,
+            columns["source"],
+            columns["place"],
+            columns["messages"],
+            columns["text"],
+            strict=True,
+        )
+        for index, source, place, messages, text in rows:
+            try:
+                encoded = self.encode(source, messages, text)
+            except TemplateError as error:
+                raise BadData(
+                    f"{fields[source]}: {place}: {error}",
+                    "give a template that fits in spec.model.chatTemplate, or correct the row",
+                ) from error
+            for piece, rule, cut in self._fit(encoded, f"{fields[source]}: {place}"):
+                _append(out, piece, index, rule, cut)
+        return out
+
+    def _fit(self, encoded: Encoded, place: str) -> Iterator[tuple[Encoded, str | None, bool]]:
+        """The sample in pieces of at most the sequence length: (piece, drop rule, cut)."""
+        length, limit = len(encoded.input_ids), self._data.sequence_length
+        if not encoded.supervised.any():
+            yield encoded, NO_TARGETS, False
+        elif length <= limit:
+            yield encoded, None, False
+        elif self._data.overlong == "Fail":
+            raise BadData(
+                f"{place}: {length} tokens, spec.data.sequenceLength is {limit}",
+                "raise sequenceLength, or set overlong to Truncate, Drop or Split",
+            )
+        elif self._data.overlong == "Drop":
+            yield encoded, TOO_LONG, False
+        else:
+            stop = limit if self._data.overlong == "Truncate" else length
+            pieces = [_slice(encoded, at, at + limit) for at in range(0, stop, limit)]
+            usable = [piece for piece in pieces if piece.supervised.any()]
+            if not usable:
+                yield encoded, NO_TARGETS_IN_LENGTH, False
+            for piece in usable:
+                yield piece, None, self._data.overlong == "Truncate"
+
+
+def tokenize_split(
+    samples: datasets.Dataset,
+    tokenization: Tokenization,
+    fields: list[str],
+    scratch: Path,
+    processes: int = 1,
+) -> Tokenized:
+    """Tokenise all ``samples`` of one split into a file below ``scratch``.
+
+    ``fields`` are the paths of the sources in the job, for messages. Raises ``BadData``.
+    """
+    if not len(samples):
+        # The library hands an empty table back as it is, with the wrong columns.
+        table = datasets.Dataset.from_dict({name: [] for name in _FEATURES}, features=_FEATURES)
+        return Tokenized(table, [], [], [], 0)
+    parallel = processes if len(samples) >= _PARALLEL_FROM and processes > 1 else None
+    table = samples.map(
+        tokenization.batch,
+        batched=True,
+        with_indices=True,
+        fn_kwargs={"fields": fields},
+        remove_columns=samples.column_names,
+        features=_FEATURES,
+        num_proc=parallel,
+        cache_file_name=str(scratch / "segments.arrow"),
+        load_from_cache_file=False,
+        # Given, because the library would otherwise pickle and hash the tokenizer.
+        new_fingerprint="segments",
+    )
+    rules = table.data.column("rule").to_pylist()
+    kept = [index for index, rule in enumerate(rules) if rule is None]
+    lengths = table.data.column("length").to_numpy()[kept]
+    ends = Counter(table.data.column("last_target").to_numpy()[kept].tolist())
+    return Tokenized(
+        table=table.with_format("numpy"),
+        kept=kept,
+        lengths=lengths.tolist(),
+        samples=table.data.column("sample").to_numpy()[kept].tolist(),
+        supervised=int(table.data.column("targets").to_numpy()[kept].sum()),
+        dropped=Counter(rule for rule in rules if rule is not None),
+        truncated=sum(table.data.column("cut").to_pylist()),
+        end_of_turn=ends.most_common(1)[0][0] if ends else None,
+    )
+
+
+def plain_sources(tokenizer: Tokenizer, reports: list[SourceReport]) -> set[int]:
+    """Sources to write without a template: prompt and response where the model has no template."""
+    if tokenizer.chat_template:
+        return set()
+    return {i for i, report in enumerate(reports) if report.format == "Instruction"}
+
+
+def _slice(encoded: Encoded, start: int, end: int) -> Encoded:
+    supervised = encoded.supervised[start:end].copy()
+    supervised[0] = 0
+    return Encoded(encoded.input_ids[start:end], supervised)
+
+
+def _append(
+    out: dict[str, list[Any]], piece: Encoded, index: int, rule: str | None, cut: bool
+) -> None:
+    targets = np.flatnonzero(piece.supervised)
+    keep = rule is None
+    out["input_ids"].append(piece.input_ids if keep else piece.input_ids[:0])
+    out["supervised"].append(piece.supervised if keep else piece.supervised[:0])
+    out["sample"].append(index)
+    out["length"].append(len(piece.input_ids))
+    out["targets"].append(len(targets))
+    out["last_target"].append(int(piece.input_ids[targets[-1]]) if len(targets) else -1)
+    out["rule"].append(rule)
+    out["cut"].append(cut)

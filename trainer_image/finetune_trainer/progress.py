@@ -1,0 +1,72 @@
+"""What ``GET /progress`` answers: the state of the attempt as one bounded JSON object."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer import heartbeat
+
+MAX_BYTES = 64 * 1024
+
+
+class Progress:
+    """Written by the training thread, read by the HTTP threads.
+
+    Values of ``None`` and numbers that are not finite are left out: JSON has neither, and the
+    reader treats what is absent as unknown.
+    """
+
+    def __init__(self, attempt: int, heartbeats: Path, world_size: int) -> None:
+        self._lock = threading.Lock()
+        self._heartbeats = heartbeats
+        self._world_size = world_size
+        self._content: dict[str, Any] = {"attempt": attempt, "phase": "init", "metrics": {}}
+
+    def update(self, *, metrics: dict[str, Any] | None = None, **values: Any) -> None:
+        """Replace top-level values; ``metrics`` are merged into those known already."""
+        with self._lock:
+            self._content.update(values, updatedAt=round(time.time(), 3))
+            self._content["metrics"] = {**self._content["metrics"], **(metrics or {})}
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        with self._lock:
+            known: dict[str, Any] = finite(self._content["metrics"])
+            return known
+
+    def render(self) -> bytes:
+        """The object with the heartbeats of all ranks; the oldest beats first if not all fit."""
+        with self._lock:
+            content = finite(self._content)
+        ranks = heartbeat.read_all(self._heartbeats, self._world_size)
+        content["ranks"] = ranks
+        body = _dump(content)
+        if len(body) > MAX_BYTES:
+            ranks.sort(key=lambda beat: float(beat.get("at", 0)))
+            while len(body) > MAX_BYTES and ranks:
+                del ranks[len(ranks) // 2 :]
+                body = _dump(content)
+        return body
+
+
+def finite(content: Any) -> Any:
+    """The content without ``None`` and without NaN and infinities, at any depth."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items() if _known(value)}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content if _known(value)]
+    return content
+
+
+def _known(value: Any) -> bool:
+    return value is not None and not (
+        isinstance(value, float) and (value != value or value in (float("inf"), float("-inf")))
+    )
+
+
+def _dump(content: Any) -> bytes:
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()

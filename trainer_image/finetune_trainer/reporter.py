@@ -1,0 +1,172 @@
+"""Everything a rank tells the outside about its progress, in one place.
+
+``/progress`` and ``metrics.jsonl`` are rank 0's; metrics and heartbeats are every rank's. Nothing
+here may end a healthy run: what cannot be written is logged once and left out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import IO, Any
+
+from finetune_trainer.heartbeat import Heartbeat, Phase
+from finetune_trainer.metrics import Metrics
+from finetune_trainer.progress import Progress, finite
+
+DATASET = "eval"
+"""Label of the held-out rows."""
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """``folder`` is the attempt's; the files in it appear when there is something to say."""
+
+    def __init__(
+        self, *, rank: int, folder: Path, metrics: Metrics, progress: Progress, heartbeat: Heartbeat
+    ) -> None:
+        self._first = rank == 0
+        self._metrics = metrics
+        self._progress = progress
+        self.heartbeat = heartbeat
+        self.lines = folder / "metrics.jsonl"
+        self._file: IO[str] | None = None
+        self._per_epoch = 1
+        self.seconds: dict[str, float] = defaultdict(float)
+        """Time spent by kind of work: load, train, evaluate, checkpoint, save."""
+        self.attempt_tokens = 0
+        """Input tokens of this attempt, not counting what it resumed."""
+
+    def beat(self, phase: Phase, step: int) -> None:
+        self.heartbeat.beat(phase, step)
+        self._metrics.beat(phase, self.heartbeat.at)
+
+    def phase(self, phase: Phase, step: int) -> None:
+        self.beat(phase, step)
+        if self._first:
+            self._progress.update(phase=phase, step=step)
+
+    def spent(self, kind: str, seconds: float) -> None:
+        self.seconds[kind] += seconds
+
+    def planned(self, steps: int, state: Any, per_epoch: int) -> None:
+        self._per_epoch = per_epoch
+        if not self._first:
+            return
+        self._metrics["steps_planned"].set(steps)
+        self._metrics["step"].set(state.step)
+        self._progress.update(
+            steps=steps, step=state.step, best=state.best, checkpoints=[], metrics=state.metrics
+        )
+
+    def skipped(self, reason: str) -> None:
+        if self._first:
+            self._metrics["steps_skipped"].labels(reason).inc()
+
+    def step_done(
+        self,
+        state: Any,
+        numbers: dict[str, float | None],
+        *,
+        window: Any,
+        seconds: float,
+        speed: float,
+        eta: float,
+        loss_scale: float,
+    ) -> None:
+        """``numbers``: loss, learningRate and gradNorm of the step."""
+        self.attempt_tokens += window.tokens
+        self._metrics["step_seconds"].observe(seconds)
+        state.metrics = {**state.metrics, **numbers}
+        if not self._first:
+            return
+        epoch = state.step / self._per_epoch
+        gauges = {
+            "loss": numbers["loss"],
+            "learning_rate": numbers["learningRate"],
+            "grad_norm": numbers["gradNorm"],
+            "loss_scale": loss_scale,
+            "epoch": epoch,
+            "step": state.step,
+            "eta_seconds": eta,
+            "tokens_per_second": speed,
+            "last_step_timestamp_seconds": time.time(),
+        }
+        for name, value in gauges.items():
+            self._metrics[name].set(math.nan if value is None else value)
+        self._metrics["tokens"].labels("input").inc(window.tokens)
+        self._metrics["tokens"].labels("supervised").inc(window.supervised)
+        self._metrics["samples"].inc(len(window.rows))
+        self._metrics["steps"].inc()
+        self._progress.update(
+            phase="train",
+            step=state.step,
+            epoch=round(epoch, 4),
+            tokensPerSecond=round(speed, 1),
+            etaSeconds=round(eta, 1),
+            metrics=numbers,
+        )
+        self._line(
+            {
+                "step": state.step,
+                "epoch": epoch,
+                **numbers,
+                "seconds": seconds,
+                "tokens": window.tokens,
+                "supervisedTokens": window.supervised,
+            }
+        )
+
+    def evaluated(self, state: Any, result: Any, *, baseline: bool) -> None:
+        if not self._first:
+            return
+        self._metrics["eval_loss"].labels(DATASET).set(result.loss)
+        self._metrics["eval_perplexity"].labels(DATASET).set(result.perplexity)
+        self._metrics["eval_seconds"].observe(result.seconds)
+        if baseline:
+            self._metrics["baseline_eval_loss"].labels(DATASET).set(result.loss)
+        if state.best:
+            self._metrics["best_eval_loss"].set(state.best["evalLoss"])
+            self._metrics["best_step"].set(state.best["step"])
+        self._progress.update(best=state.best, metrics=state.metrics)
+        self._line(
+            {
+                "step": state.step,
+                "evalLoss": result.loss,
+                "perplexity": result.perplexity,
+                "evalTokens": result.tokens,
+                "baseline": baseline,
+                "seconds": result.seconds,
+            }
+        )
+        log.info(
+            "step %d: eval loss %.4f, perplexity %.2f (%d tokens, %.1f s)",
+            state.step,
+            result.loss,
+            result.perplexity,
+            result.tokens,
+            result.seconds,
+        )
+
+    def saved(self, published: Any, all_published: list[Any], seconds: float) -> None:
+        self._metrics["checkpoint_seconds"].observe(seconds)
+        if self._first:
+            self._metrics["checkpoint_bytes"].set(published.bytes)
+            self._metrics["checkpoint_last_success_timestamp_seconds"].set(time.time())
+            self._progress.update(checkpoints=[p.content() for p in all_published[-5:]])
+
+    def _line(self, content: dict[str, Any]) -> None:
+        try:
+            if self._file is None:
+                self.lines.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.lines.open("a")
+            content = {"at": round(time.time(), 3), **finite(content)}
+            self._file.write(json.dumps(content) + "\n")
+            self._file.flush()
+        except OSError as error:
+            log.warning("cannot write %s: %s", self.lines, error)

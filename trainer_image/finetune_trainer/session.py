@@ -1,0 +1,182 @@
+"""A rank's work once torch is there: join, load, resume, train, save."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finetune_trainer import engine as engines
+from finetune_trainer import gang as gangs
+from finetune_trainer.batches import PackedRows
+from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.config import RunConfig
+from finetune_trainer.engine import DTYPES, Engine, Precision
+from finetune_trainer.errors import BadData, ConfigInvalid, StageError
+from finetune_trainer.loop import Loop, result_of
+from finetune_trainer.progress import finite
+from finetune_trainer.reporter import Reporter
+from finetune_trainer.shutdown import Shutdown
+from finetune_trainer.state import TrainState
+from finetune_trainer.weights import save_weights
+
+if TYPE_CHECKING:
+    from finetune_trainer.rank import Rank
+
+RENDEZVOUS_SECONDS = 600.0
+COLLECTIVE_SECONDS = 600.0
+
+log = logging.getLogger(__name__)
+
+
+def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
+    """Train the job to its end. Returns the final numbers (on rank 0; elsewhere none)."""
+    config, env = rank.config, rank.env
+    reporter = Reporter(
+        rank=rank.place.rank,
+        folder=rank.folder,
+        metrics=rank.metrics,
+        progress=rank.progress,
+        heartbeat=rank.heartbeat,
+    )
+    began = time.monotonic()
+    device = pick_device(config, rank.place.local_rank)
+    gang = gangs.join(
+        rank.place,
+        device,
+        rendezvous_seconds=float(env.get("FINETUNE_RENDEZVOUS_SECONDS", RENDEZVOUS_SECONDS)),
+        collective_seconds=float(env.get("FINETUNE_COLLECTIVE_SECONDS", COLLECTIVE_SECONDS)),
+    )
+    reporter.phase("load", 0)
+    train_rows = open_rows(rank.workspace / "data" / "train")
+    eval_rows = open_rows(rank.workspace / "data" / "eval")
+    checkpoints = Checkpoints(
+        rank.workspace,
+        rank.attempt,
+        gang,
+        keep=config.checkpoint.keep,
+        identity=identity(config, rank.workspace),
+    )
+    parent = checkpoints.choose_parent()
+    precision = engines.resolve_precision(config.training.precision, device)
+    engine = build_engine(config, rank.workspace / "model", precision)
+    state = TrainState()
+    if parent is not None:
+        state = TrainState.restored(checkpoints.load(engine, parent))
+        log.info("going on from step %d of attempt %d", parent.step, parent.attempt)
+    reporter.spent("load", time.monotonic() - began)
+    loop = Loop(
+        config=config,
+        engine=engine,
+        gang=gang,
+        train_rows=train_rows,
+        eval_rows=eval_rows,
+        checkpoints=checkpoints,
+        shutdown=shutdown,
+        reporter=reporter,
+        state=state,
+    )
+    shutdown.arm(gangs.connection(rank.place), rank.place.rank, rank.place.world_size)
+    loop.run()
+    began = time.monotonic()
+    reporter.phase("save", loop.state.step)
+    save_weights(engine, gang, rank.folder)
+    reporter.spent("save", time.monotonic() - began)
+    shutdown.disarm()
+    gang.barrier()  # rank 0 holds the store: nobody may still need it when it goes
+    reporter.phase("done", loop.state.step)
+    if not gang.is_first:
+        return {}
+    numbers: dict[str, Any] = finite(result_of(loop, reporter.seconds))
+    return numbers
+
+
+def pick_device(config: RunConfig, local_rank: int) -> torch.device:
+    """The rank's device. ``FINETUNE_DEVICE=CPU`` trains on the CPU whatever the job asks for."""
+    wanted = os.environ.get("FINETUNE_DEVICE", config.workers.device)
+    engines.prepare_environment(wanted)
+    if wanted == "CPU":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConfigInvalid(
+            f"spec.workers.gpusPerWorker: local rank {local_rank} has no GPU, the pod sees {count}",
+            hint="does the node have a driver that fits this image?",
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def open_rows(folder: Path) -> PackedRows:
+    from finetune_trainer.prepare.store import PackedDataset
+
+    try:
+        return PackedDataset(folder)
+    except (OSError, ValueError) as error:
+        raise BadData(f"the prepared data in {folder} cannot be read: {error}") from error
+
+
+def build_engine(config: RunConfig, folder: Path, precision: Precision) -> Engine:
+    """Load the prepared model, attach the adapter, and hand both to ZeRO."""
+    from finetune_trainer.model import load_model
+
+    training, stage = config.training, engines.effective_stage(config.zero_stage, precision)
+    if stage != config.zero_stage:
+        log.info(
+            "ZeRO %d runs as %d: %s adds up gradients in fp32", config.zero_stage, stage, precision
+        )
+    # Adapters start from random numbers: the same on every rank.
+    torch.manual_seed(training.seed)
+    settings = engines.deepspeed_config(
+        training, stage, precision, trainable=engines.BUCKET_ELEMENTS
+    )
+    with engines.partitioned_loading(settings):
+        model = load_model(folder, DTYPES[precision], dropout=training.dropout)
+    adapted = adapt(model, config)
+    return Engine(adapted, training, stage, precision)
+
+
+def adapt(model: Any, config: RunConfig) -> Any:
+    """Attach LoRA where the job asks for it, and activation checkpointing."""
+    if config.training.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    lora = config.method.lora
+    if lora is None:
+        return model
+    if config.training.activation_checkpointing:
+        # Frozen embeddings give activations without gradient; checkpointing would then cut off
+        # the adapters behind them.
+        model.enable_input_require_grads()
+    from peft import get_peft_model
+
+    from finetune_trainer.model import lora_config
+
+    try:
+        return get_peft_model(model, lora_config(lora))
+    except ValueError as error:
+        raise ConfigInvalid(f"spec.method.lora.targetModules: {error}") from error
+
+
+def identity(config: RunConfig, workspace: Path) -> dict[str, Any]:
+    """What a checkpoint belongs to. The number of ranks is not part of it."""
+    return {
+        "model": _digest(workspace / "model" / "manifest.json"),
+        "data": _digest(workspace / "data" / "manifest.json"),
+        "method": config.method.model_dump(mode="json", by_alias=True),
+        "globalBatchSize": config.global_batch_size,
+        "seed": config.training.seed,
+    }
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return str(json.loads(path.read_text())["digest"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError) as error:
+        raise StageError(f"{path} cannot be read: {error}") from error

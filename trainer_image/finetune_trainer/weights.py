@@ -1,0 +1,64 @@
+"""The trained weights as safetensors, gathered from all ranks and read back before they count."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from finetune_trainer.engine import Engine
+from finetune_trainer.errors import StageError
+from finetune_trainer.gang import Gang
+
+
+def save_weights(engine: Engine, gang: Gang, folder: Path) -> None:
+    """Write ``adapter/`` (LoRA) or ``model/`` (full) into the attempt's folder. Collective.
+
+    Appears by rename, so a folder of that name is whole. Raises on every rank if rank 0 cannot.
+    """
+    model = engine.module
+    adapted = hasattr(model, "peft_config")
+    weights = engine.gather_weights(trainable_only=adapted)
+    failure: str | None = None
+    if gang.is_first:
+        try:
+            _write(model, weights, folder / ("adapter" if adapted else "model"))
+        except (OSError, StageError) as error:
+            failure = str(error)
+    failure = gang.broadcast(failure)
+    if failure is not None:
+        raise StageError(f"the trained weights cannot be saved: {failure}")
+
+
+def _write(model: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)
+    check_weights(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def check_weights(folder: Path) -> None:
+    """Read back what was written. Raises ``StageError`` on an empty or missing tensor.
+
+    Under ZeRO 3 a parameter that was not gathered is saved with no elements, and the libraries only
+    warn.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise StageError(f"{folder} holds no safetensors file")
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            if not names:
+                raise StageError(f"{path.name} holds no tensor")
+            for name in names:
+                tensor = file.get_tensor(name)
+                if tensor.numel() == 0:
+                    raise StageError(f"{name} in {path.name} is empty")
+                if not torch.isfinite(tensor).all():
+                    raise StageError(f"{name} in {path.name} has values that are not finite")
