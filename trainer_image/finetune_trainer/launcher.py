@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -293,14 +293,24 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def available_cpus() -> int:
+CPU_QUOTAS = (
+    ("/sys/fs/cgroup/cpu.max",),  # version 2: both numbers in one file
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+
+
+def available_cpus(quotas: Sequence[Sequence[str]] = CPU_QUOTAS) -> int:
     """CPUs that this container may use: its cgroup quota, rounded up, or all that it sees."""
     seen = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return seen if quota == "max" else min(seen, max(1, -(-int(quota) // int(period))))
-    except (OSError, ValueError):
-        return seen
+    for files in quotas:
+        try:
+            quota, period = " ".join(Path(file).read_text() for file in files).split()
+            if quota in ("max", "-1"):
+                return seen
+            return min(seen, max(1, -(-int(quota) // int(period))))
+        except (OSError, ValueError):
+            continue
+    return seen
 
 
 def become_reaper() -> None:

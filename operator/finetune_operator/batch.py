@@ -1,0 +1,65 @@
+"""The batch equation: global batch = micro-batch × accumulation × world size, always."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .api.types import FineTuneJobSpec
+from .errors import Fault, InvalidSpec
+
+LEAST_GLOBAL_BATCH = 16
+TOKENS_PER_PASS_GPU = 8192
+TOKENS_PER_PASS_CPU = 2048
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A solution of the equation."""
+
+    micro: int
+    """Sequences per rank and forward pass."""
+    accumulation: int
+    """Forward passes per optimizer step."""
+    total: int
+    """Sequences per optimizer step over all ranks."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why, for what was not given."""
+
+
+def solve_batch(spec: FineTuneJobSpec) -> Batch:
+    """Fill in what the spec leaves out. Raises ``InvalidSpec`` with the nearest batch that fits."""
+    world = spec.workers.world_size
+    total = spec.training.global_batch_size
+    micro = spec.training.micro_batch_size
+    if total is not None:
+        _refuse_misfit(total, (micro or 1) * world, spec)
+    reasons = {}
+    if micro is None:
+        budget = TOKENS_PER_PASS_GPU if spec.workers.gpus_per_worker else TOKENS_PER_PASS_CPU
+        at_most = max(1, budget // spec.data.sequence_length)
+        share = -(-LEAST_GLOBAL_BATCH // world) if total is None else total // world
+        micro = max(size for size in range(1, min(at_most, share) + 1) if share % size == 0)
+        reasons["microBatchSize"] = f"at most {budget} tokens in a forward pass"
+    if total is None:
+        total = -(-LEAST_GLOBAL_BATCH // (micro * world)) * micro * world
+        reasons["globalBatchSize"] = f"the smallest of at least {LEAST_GLOBAL_BATCH} that fits"
+    return Batch(micro, total // (micro * world), total, reasons)
+
+
+def _refuse_misfit(total: int, unit: int, spec: FineTuneJobSpec) -> None:
+    if total % unit == 0:
+        return
+    below, above = total // unit * unit, (total // unit + 1) * unit
+    nearest = above if below == 0 or above - total <= total - below else below
+    workers = spec.workers
+    raise InvalidSpec(
+        (
+            Fault(
+                "spec.training.globalBatchSize",
+                f"{total} is not a multiple of {unit} = microBatchSize "
+                f"{spec.training.micro_batch_size or 1} × {workers.count} workers × "
+                f"{workers.ranks_per_pod} ranks; the nearest that fits is {nearest}",
+                reason="BatchDoesNotFit",
+            ),
+        )
+    )

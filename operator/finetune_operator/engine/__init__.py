@@ -1,0 +1,1 @@
+"""The machine room: queue, store, evidence, resync. It knows keys and versions, never jobs."""

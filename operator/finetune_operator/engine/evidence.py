@@ -1,0 +1,41 @@
+"""Last words of pods, kept for a while: the pods themselves vanish when their gang ends."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
+
+
+class Evidence(Generic[V]):
+    """Bounded: at most ``per_owner`` values for an owner, ``owners`` owners; the oldest go."""
+
+    def __init__(self, *, owners: int = 1024, per_owner: int = 64) -> None:
+        self._owners = owners
+        self._per_owner = per_owner
+        self._values: OrderedDict[str, OrderedDict[str, V]] = OrderedDict()
+
+    def add(self, owner: str, name: str, value: V) -> None:
+        """Keep ``value`` as the last word of ``name``, which belongs to ``owner``.
+
+        The first words of an owner are the ones that explain its end, so a full owner takes no
+        more names.
+        """
+        words = self._values.setdefault(owner, OrderedDict())
+        self._values.move_to_end(owner)
+        if name in words or len(words) < self._per_owner:
+            words[name] = value
+        while len(self._values) > self._owners:
+            self._values.popitem(last=False)
+
+    def of(self, owner: str) -> tuple[V, ...]:
+        """What is kept for ``owner``, oldest first."""
+        return tuple(self._values.get(owner, {}).values())
+
+    def forget(self, owner: str) -> None:
+        """Drop everything of ``owner``."""
+        self._values.pop(owner, None)
+
+    def __len__(self) -> int:
+        return sum(len(words) for words in self._values.values())

@@ -1,0 +1,220 @@
+"""Gathering the facts of a pass: from the stores, and from the API server where it matters."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from .api.types import FineTuneJobStatus, OutputFormat, Phase
+from .cluster import Cluster
+from .engine.evidence import Evidence
+from .engine.store import Key, Store
+from .errors import Fault, InvalidSpec
+from .observed import ChildJob, ChildPod, Observed, StoredJob
+from .plan import Platform, TrainingPlan, plan_training
+from .policies.facts import Facts, Obstacle
+from .policies.pending import warning_about
+from .policies.validity import Claim, Surroundings, find_obstacle
+from .progress import ProgressBoard
+from .sources import ResolvedOutput, named_job
+
+Planned = tuple[TrainingPlan | None, tuple[Fault, ...]]
+
+REMEMBERED_PLANS = 64
+"""A pass asks for the same plan several times; a few jobs are worked on side by side."""
+LOOKUP_SECONDS = 5.0
+"""How long an answer about a claim or an event counts: hundreds of jobs share a claim."""
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What the watches told, cut down."""
+
+    jobs: Store[StoredJob] = field(default_factory=Store)
+    child_jobs: Store[ChildJob] = field(default_factory=Store)
+    child_pods: Store[ChildPod] = field(default_factory=Store)
+    evidence: Evidence[ChildPod] = field(default_factory=Evidence)
+    """Ended pods, by the UID of their Kubernetes Job."""
+
+
+class Gatherer:
+    """Reads facts; decides nothing."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        stores: Stores,
+        board: ProgressBoard,
+        platform: Platform,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._cluster = cluster
+        self.stores = stores
+        self._board = board
+        self._platform = platform
+        self._clock = clock
+        self._answers: dict[tuple[str, str, str], tuple[float, Any]] = {}
+        self._plans: OrderedDict[str, tuple[tuple[Any, ...], Planned]] = OrderedDict()
+
+    async def facts(self, key: Key, refusal: Obstacle | None) -> Facts | None:
+        """The facts as the stores have them; None: there is no such job."""
+        job = self.stores.jobs.get(key, key.name)
+        if job is None:
+            return None
+        children = self.stores.child_jobs.of(key), self.stores.child_pods.of(key)
+        return await self._facts(job, *children, refusal, live=False)
+
+    async def confirmed(self, facts: Facts, *, job_is_fresh: bool) -> Facts | None:
+        """The same from the API server; None: the job is gone."""
+        job: StoredJob | None = facts.job
+        if not job_is_fresh:
+            job = await self._cluster.job(facts.key)
+            if job is None or job.uid != facts.job.uid:
+                return None
+            self.stores.jobs.put(job)
+        jobs, pods = await self._cluster.children(facts.key)
+        self._learn(facts.key, jobs, pods)
+        return await self._facts(job or facts.job, jobs, pods, facts.refusal, live=True)
+
+    def forget(self, key: Key) -> None:
+        """The job is gone."""
+        self._board.forget(key)
+        for child in self.stores.child_jobs.of(key):
+            self.stores.evidence.forget(child.uid)
+
+    async def _facts(
+        self,
+        job: StoredJob,
+        jobs: tuple[ChildJob, ...],
+        pods: tuple[ChildPod, ...],
+        refusal: Obstacle | None,
+        *,
+        live: bool,
+    ) -> Facts:
+        status = read_status(job.status)
+        plan, faults = self._plan(job, status)
+        facts = Facts(
+            job=job,
+            status=status,
+            plan=plan,
+            faults=faults,
+            observed=Observed(jobs, pods),
+            now=self._clock(),
+            refusal=refusal,
+            progress=self._board.get(job.key),
+            live=live,
+        )
+        if plan is None or status.completion_time is not None:
+            return facts
+        observed = facts.observed
+        attempt_uid = facts.stage.job.uid if facts.stage.job else facts.stage.job_uid
+        if attempt_uid:
+            observed = replace(observed, last_words=self.stores.evidence.of(attempt_uid))
+        if uid := warning_about(facts):
+            warning = await self._ask("warning", job.key.namespace, uid)
+            observed = replace(observed, warning=warning)
+        obstacle = None
+        if facts.stage.job is None and not plan.spec.suspend:
+            around = await self._surroundings(plan)
+            obstacle = find_obstacle(plan, facts.stage.name, around)
+        return replace(facts, observed=observed, obstacle=obstacle)
+
+    def _plan(self, job: StoredJob, status: FineTuneJobStatus) -> Planned:
+        outputs: dict[str, ResolvedOutput] = {}
+        source = self._source_job(job.key, job.spec)
+        if source is not None and (output := _published_model(source)):
+            outputs[source.name] = output
+        inputs = job.spec, status.resolved, outputs
+        known, planned = self._plans.get(job.uid, (None, (None, ())))
+        if known == inputs:
+            return planned
+        try:
+            plan = plan_training(job.key, job.uid, job.spec, status, self._platform, outputs)
+            planned = plan, ()
+        except InvalidSpec as error:
+            planned = None, error.faults
+        self._plans[job.uid] = inputs, planned
+        if len(self._plans) > REMEMBERED_PLANS:
+            self._plans.popitem(last=False)
+        return planned
+
+    def _source_job(self, key: Key, spec: Mapping[str, Any]) -> StoredJob | None:
+        name = named_job(spec)
+        return self.stores.jobs.get(Key(key.namespace, name), name) if name else None
+
+    async def _surroundings(self, plan: TrainingPlan) -> Surroundings:
+        namespace = plan.key.namespace
+        names = {use.name for use in plan.claim_uses}
+        claims: dict[str, Claim | None] = {}
+        for name in sorted(names):
+            claims[name] = await self._ask("claim", namespace, name)
+        keys: frozenset[str] | None = frozenset()
+        if plan.spec.model.chat_template:
+            reference = plan.spec.model.chat_template.config_map_key_ref
+            keys = await self._ask("config_map", namespace, reference.name)
+        source = self._source_job(plan.key, {"model": {"uri": plan.spec.model.uri}})
+        return Surroundings(
+            claims=claims,
+            template_keys=keys,
+            source_phase=str(source.status.get("phase", Phase.PENDING.value)) if source else None,
+            source_has_model=source is not None and _published_model(source) is not None,
+        )
+
+    async def _ask(self, what: str, namespace: str, name: str) -> Any:
+        """A live read whose answer counts for a few seconds."""
+        asked, now = (what, namespace, name), time.monotonic()
+        if asked in self._answers and now - self._answers[asked][0] < LOOKUP_SECONDS:
+            return self._answers[asked][1]
+        read = {
+            "claim": self._cluster.claim,
+            "config_map": self._cluster.config_map_keys,
+            "warning": self._cluster.newest_warning,
+        }[what]
+        answer = await read(namespace, name)
+        if len(self._answers) > 1000:
+            self._answers.clear()
+        self._answers[asked] = (now, answer)
+        return answer
+
+    def _learn(self, key: Key, jobs: tuple[ChildJob, ...], pods: tuple[ChildPod, ...]) -> None:
+        """What was read live is at least as new as the stores."""
+        listed = {job.uid for job in jobs} | {pod.uid for pod in pods}
+        for job in jobs:
+            self.stores.child_jobs.put(job)
+        for pod in pods:
+            self.stores.child_pods.put(pod)
+        for job in self.stores.child_jobs.of(key):
+            if job.uid not in listed:
+                self.stores.child_jobs.remove(job)
+        for pod in self.stores.child_pods.of(key):
+            if pod.uid not in listed:
+                self.stores.child_pods.remove(pod)
+
+
+def read_status(raw: Mapping[str, Any]) -> FineTuneJobStatus:
+    """The stored status; a part that somebody spoilt counts as absent."""
+    try:
+        return FineTuneJobStatus.model_validate(raw)
+    except ValidationError as error:
+        spoilt = {fault["loc"][0] for fault in error.errors()}
+        return FineTuneJobStatus.model_validate(
+            {name: value for name, value in raw.items() if name not in spoilt}
+        )
+
+
+def _published_model(source: StoredJob) -> ResolvedOutput | None:
+    """Where a finished job's merged model lies."""
+    status = read_status(source.status)
+    artifact = status.artifact
+    if status.phase is not Phase.SUCCEEDED or artifact is None or not artifact.uri:
+        return None
+    if OutputFormat.MERGED.value not in (artifact.formats or ()):
+        return None
+    claim = artifact.uri.removeprefix("pvc://").partition("/")[0]
+    return ResolvedOutput(claim, f"{artifact.path}/merged" if artifact.path else "merged")

@@ -1,0 +1,106 @@
+"""kopf, the watch pump: every event updates a store and enqueues the key of its job.
+
+Nothing else happens here. An exception in such a handler would be logged and forgotten, so all
+work that can fail is done behind the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import kopf
+
+from .api.types import GROUP, PLURAL, VERSION
+from .engine.queue import WorkQueue
+from .engine.store import Key, Store, Stored
+from .gather import Stores
+from .objects.labels import JOB_LABEL
+from .observed import read_child_job, read_child_pod, read_job
+
+S = TypeVar("S", bound=Stored)
+
+
+async def pump(stores: Stores, queue: WorkQueue[Key], namespaces: tuple[str, ...]) -> None:
+    """Run the watches. Ends only by an error: kopf ends with its first broken watch."""
+    registry = kopf.OperatorRegistry()
+    register(registry, stores, queue)
+    await kopf.operator(
+        registry=registry,
+        settings=pump_settings(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+    )
+
+
+def register(registry: kopf.OperatorRegistry, stores: Stores, queue: WorkQueue[Key]) -> None:
+    """Watch FineTuneJobs and their children."""
+
+    @kopf.on.login(registry=registry)
+    def login(**known: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def job_seen(event: kopf.RawEvent, **_: Any) -> None:
+        _keep(event, stores.jobs, read_job, queue)
+
+    @kopf.on.event("batch", "v1", "jobs", registry=registry, labels={JOB_LABEL: kopf.PRESENT})
+    async def child_job_seen(event: kopf.RawEvent, **_: Any) -> None:
+        _keep(event, stores.child_jobs, read_child_job, queue)
+
+    @kopf.on.event("", "v1", "pods", registry=registry, labels={JOB_LABEL: kopf.PRESENT})
+    async def child_pod_seen(event: kopf.RawEvent, **_: Any) -> None:
+        pod = _keep(event, stores.child_pods, read_child_pod, queue)
+        if pod.terminated or pod.disruption:
+            stores.evidence.add(pod.job_uid, pod.name, pod)
+
+
+def _keep(
+    event: kopf.RawEvent, store: Store[S], read: Callable[[Any], S], queue: WorkQueue[Key]
+) -> S:
+    item = read(event["object"])
+    if store.remove(item) if event["type"] == "DELETED" else store.put(item):
+        queue.add(item.key)
+    return item
+
+
+class CappedForever:
+    """Pauses between retries of a watch: growing, capped, without an end."""
+
+    def __iter__(self) -> Iterator[float]:
+        pause = 0.5
+        while True:
+            yield pause
+            pause = min(30.0, pause * 2)
+
+
+class NoDiffBase(kopf.DiffBaseStorage):
+    """kopf copies each object to find differences; nobody here asks for them."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
+def pump_settings() -> kopf.OperatorSettings:
+    """kopf as a pump: no events, no peering, no scanning, never giving up."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True  # no watch on CRDs and namespaces: smaller rights
+    settings.peering.standalone = True
+    settings.watching.label_selectors["jobs"] = JOB_LABEL
+    settings.watching.label_selectors["pods"] = JOB_LABEL
+    settings.watching.server_timeout = 300
+    settings.networking.error_backoffs = CappedForever()
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+    settings.queueing.idle_timeout = 1.0  # a worker's task ends a second after its last event
+    settings.persistence.finalizer = f"{GROUP}/finalizer"  # never set; kopf's name must not show
+    settings.persistence.diffbase_storage = NoDiffBase()
+    return settings

@@ -1,0 +1,191 @@
+"""Everything on /metrics, declared in one table each.
+
+``finetune_job_*`` are computed from the live FineTuneJobs at scrape time, so they end with the
+object and outlive the pods; ``finetune_operator_*`` tell about this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from .api.types import Phase
+from .observed import StoredJob
+
+LABELS = ("namespace", "finetunejob")
+RECONCILE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class JobMetric(NamedTuple):
+    """A number of each job, taken from its status."""
+
+    name: str
+    help: str
+    path: tuple[str, ...]
+    scale: float = 1.0
+
+
+JOB_METRICS = (
+    JobMetric(
+        "finetune_job_progress_ratio",
+        "Optimizer steps done as a share of all, 0 to 1.",
+        ("progress", "percent"),
+        0.01,
+    ),
+    JobMetric("finetune_job_loss", "Newest training loss, in nats.", ("metrics", "loss")),
+    JobMetric(
+        "finetune_job_eval_loss", "Newest loss on the held-out rows.", ("metrics", "evalLoss")
+    ),
+    JobMetric(
+        "finetune_job_eval_perplexity",
+        "Newest perplexity on the held-out rows.",
+        ("metrics", "perplexity"),
+    ),
+    JobMetric(
+        "finetune_job_baseline_eval_loss",
+        "Loss of the untouched model on the held-out rows.",
+        ("metrics", "baseline", "evalLoss"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class OperatorMetrics:
+    """Counters and histograms of this process."""
+
+    registry: CollectorRegistry
+    reconcile_seconds: Histogram
+    reconcile_errors: Counter
+    api_requests: Counter
+    resync_timestamp: Gauge
+
+    def count_request(self, verb: str, kind: str, code: int) -> None:
+        """An answer of the API server; code 0: there was none."""
+        self.api_requests.labels(verb, kind, str(code)).inc()
+
+
+def operator_metrics(
+    jobs: Callable[[], Iterable[StoredJob]],
+    gauges: dict[str, tuple[str, Callable[[], float]]],
+    limit: int,
+) -> OperatorMetrics:
+    """A registry with everything; ``gauges`` are read at scrape time: name → help, function."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    registry.register(JobCollector(jobs, limit))
+    for name, (text, read) in gauges.items():
+        Gauge(name, text, registry=registry).set_function(read)
+    return OperatorMetrics(
+        registry,
+        reconcile_seconds=Histogram(
+            "finetune_operator_reconcile_seconds",
+            "Duration of a pass over a FineTuneJob.",
+            buckets=RECONCILE_BUCKETS,
+            registry=registry,
+        ),
+        reconcile_errors=Counter(
+            "finetune_operator_reconcile_errors",
+            "Passes that failed and are tried again, by kind of error.",
+            ["error"],
+            registry=registry,
+        ),
+        api_requests=Counter(
+            "finetune_operator_api_requests",
+            "Answers of the API server; code 0: none came.",
+            ["verb", "kind", "code"],
+            registry=registry,
+        ),
+        resync_timestamp=Gauge(
+            "finetune_operator_resync_last_success_timestamp_seconds",
+            "When the cluster was last read as a whole.",
+            registry=registry,
+        ),
+    )
+
+
+class JobCollector(Collector):
+    """The ``finetune_job_*`` series of the live FineTuneJobs, capped."""
+
+    def __init__(self, jobs: Callable[[], Iterable[StoredJob]], limit: int) -> None:
+        self._jobs = jobs
+        self._limit = limit
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        jobs = list(self._jobs())
+        yield self._by_phase(jobs)
+        shown = sorted(jobs, key=_activity, reverse=True)[: self._limit]
+        hidden = GaugeMetricFamily(
+            "finetune_operator_jobs_without_series",
+            "FineTuneJobs beyond the limit of series for single jobs.",
+        )
+        hidden.add_metric((), len(jobs) - len(shown))
+        yield hidden
+        info = GaugeMetricFamily(
+            "finetune_job_info",
+            "What a FineTuneJob is; always 1.",
+            labels=(*LABELS, "phase", "method", "model"),
+        )
+        phase = GaugeMetricFamily(
+            "finetune_job_phase",
+            "1 for the phase that a FineTuneJob is in.",
+            labels=(*LABELS, "phase"),
+        )
+        families = [GaugeMetricFamily(m.name, m.help, labels=LABELS) for m in JOB_METRICS]
+        for job in shown:
+            now = str(job.status.get("phase", Phase.PENDING.value))
+            method = next(iter(_section(job.spec, "method")), "")
+            model = str(_section(job.spec, "model").get("uri", ""))[:200]
+            info.add_metric((*job.key, now, str(method), model), 1)
+            phase.add_metric((*job.key, now), 1)
+            for family, metric in zip(families, JOB_METRICS, strict=True):
+                value = _number(job.status, metric.path)
+                if value is not None:
+                    family.add_metric(job.key, value * metric.scale)
+        yield info
+        yield phase
+        yield from families
+
+    def _by_phase(self, jobs: list[StoredJob]) -> Metric:
+        family = GaugeMetricFamily(
+            "finetune_operator_jobs",
+            "FineTuneJobs by namespace and phase.",
+            labels=("namespace", "phase"),
+        )
+        counts: dict[tuple[str, str], int] = {}
+        for job in jobs:
+            place = (job.key.namespace, str(job.status.get("phase", Phase.PENDING.value)))
+            counts[place] = counts.get(place, 0) + 1
+        for place, count in counts.items():
+            family.add_metric(place, count)
+        return family
+
+
+def _activity(job: StoredJob) -> tuple[bool, int]:
+    """Unfinished jobs first, then the most recently changed."""
+    return "completionTime" not in job.status, job.version
+
+
+def _section(place: Any, name: str) -> Any:
+    part = place.get(name) if hasattr(place, "get") else None
+    return part if isinstance(part, dict) else {}
+
+
+def _number(status: Any, path: tuple[str, ...]) -> float | None:
+    value = status
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None

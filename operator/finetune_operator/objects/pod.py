@@ -1,0 +1,98 @@
+"""What the pods of all stages have in common: a restricted pod around the trainer image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..api.types import Resources, StageName
+from ..plan import TrainingPlan
+from .labels import stage_labels
+
+CONTAINER = "trainer"
+USER = 1000
+
+
+def field_ref(path: str) -> dict[str, Any]:
+    return {"fieldRef": {"fieldPath": path}}
+
+
+def pod_template(
+    plan: TrainingPlan,
+    stage: StageName,
+    attempt: int,
+    *,
+    resources: dict[str, Any],
+    env: list[dict[str, Any]] | None = None,
+    volumes: list[dict[str, Any]] | None = None,
+    mounts: list[dict[str, Any]] | None = None,
+    container: dict[str, Any] | None = None,
+    pod: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A pod template of the restricted profile; ``container`` and ``pod`` add fields of a stage.
+
+    No user field reaches it but those of the API's allow-list.
+    """
+    workers = plan.spec.workers
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": CONTAINER,
+                "image": plan.image,
+                "imagePullPolicy": plan.platform.settings.image_pull_policy,
+                "args": [stage.value],
+                "env": [*_environment(plan, attempt), *(env or [])],
+                "resources": resources,
+                "terminationMessagePolicy": "File",
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [
+                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+                    {"name": "run", "mountPath": "/etc/finetune", "readOnly": True},
+                    {"name": "workspace", "mountPath": "/workspace", "subPath": plan.workspace},
+                    *(mounts or []),
+                ],
+                **(container or {}),
+            }
+        ],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "run", "configMap": {"name": plan.config_map_name}},
+            {"name": "workspace", "persistentVolumeClaim": {"claimName": plan.claim_name}},
+            *(volumes or []),
+        ],
+        **(pod or {}),
+    }
+    if workers.service_account_name:
+        spec["serviceAccountName"] = workers.service_account_name
+    if workers.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": ref.name} for ref in workers.image_pull_secrets]
+    return {"metadata": {"labels": stage_labels(plan, stage, attempt)}, "spec": spec}
+
+
+def container_resources(resources: Resources | None) -> dict[str, Any]:
+    return resources.wire() if resources else {}
+
+
+def _environment(plan: TrainingPlan, attempt: int) -> list[dict[str, Any]]:
+    platform = plan.platform.settings.trainer_environment
+    return [
+        {"name": "HOME", "value": "/tmp"},  # noqa: S108
+        {"name": "FINETUNE_ATTEMPT", "value": str(attempt)},
+        {"name": "FINETUNE_POD", "valueFrom": field_ref("metadata.name")},
+        {"name": "FINETUNE_NODE", "valueFrom": field_ref("spec.nodeName")},
+        *({"name": name, "value": value} for name, value in platform),
+    ]

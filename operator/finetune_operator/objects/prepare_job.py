@@ -1,0 +1,83 @@
+"""prepare: one CPU pod that fetches, checks and tokenizes before any GPU is held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..api.types import StageName
+from ..plan import TrainingPlan
+from ..sources import CHAT_TEMPLATE_PATH, SOURCES
+from .job import build_job
+from .pod import container_resources, pod_template
+
+TOKEN_PATH = f"{SOURCES}/secret/token"
+
+
+def build_prepare_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
+    """The Job ``<name>-p<attempt>``, with every source mounted read-only."""
+    volumes, mounts = _source_volumes(plan)
+    env = []
+    model = plan.spec.model
+    if model.chat_template:
+        ref = model.chat_template.config_map_key_ref
+        folder, _, file = CHAT_TEMPLATE_PATH.rpartition("/")
+        volumes.append(
+            {
+                "name": "chat-template",
+                "configMap": {"name": ref.name, "items": [{"key": ref.key, "path": file}]},
+            }
+        )
+        mounts.append({"name": "chat-template", "mountPath": folder, "readOnly": True})
+    if model.secret_ref:
+        folder, _, key = TOKEN_PATH.rpartition("/")
+        volumes.append(
+            {
+                "name": "token",
+                "secret": {
+                    "secretName": model.secret_ref.name,
+                    "items": [{"key": key, "path": key}],
+                    "defaultMode": 0o440,
+                },
+            }
+        )
+        mounts.append({"name": "token", "mountPath": folder, "readOnly": True})
+        env.append({"name": "HF_TOKEN_PATH", "value": TOKEN_PATH})
+    template = pod_template(
+        plan,
+        StageName.PREPARE,
+        attempt,
+        resources=container_resources(plan.spec.prepare.resources),
+        env=env,
+        volumes=volumes,
+        mounts=mounts,
+    )
+    return build_job(plan, StageName.PREPARE, attempt, template)
+
+
+def _source_volumes(plan: TrainingPlan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """One volume for each image and claim, one mount for each source."""
+    names = {("claim", plan.claim_name): "workspace"}  # a volume that is there already
+    volumes: list[dict[str, Any]] = []
+    mounts: list[dict[str, Any]] = []
+    for source in plan.sources:
+        place = ("image", source.image) if source.image else ("claim", source.claim)
+        kind, reference = place
+        if reference is None:
+            continue
+        if (kind, reference) not in names:
+            names[kind, reference] = f"source-{len(volumes)}"
+            volume = (
+                {"image": {"reference": reference, "pullPolicy": "IfNotPresent"}}
+                if kind == "image"
+                else {"persistentVolumeClaim": {"claimName": reference}}
+            )
+            volumes.append({"name": names[kind, reference], **volume})
+        mount = {
+            "name": names[kind, reference],
+            "mountPath": f"{SOURCES}/{source.slot}",
+            "readOnly": True,
+        }
+        if source.sub_path:
+            mount["subPath"] = source.sub_path
+        mounts.append(mount)
+    return volumes, mounts

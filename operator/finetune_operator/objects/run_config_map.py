@@ -1,0 +1,22 @@
+"""The ConfigMap that carries run.json."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..plan import TrainingPlan
+from .labels import job_labels, metadata
+
+RUN_JSON = "run.json"
+
+
+def build_run_config_map(plan: TrainingPlan) -> dict[str, Any]:
+    """The ConfigMap ``<name>-run``. The text is stable, so an unchanged plan changes nothing."""
+    text = json.dumps(plan.run_config, indent=2, sort_keys=True) + "\n"
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(plan, plan.config_map_name, job_labels(plan)),
+        "data": {RUN_JSON: text},
+    }

@@ -1,0 +1,257 @@
+"""What is really there: raw objects of the API server, cut down to what decisions look at.
+
+Equality leaves ``version`` out: two sightings are equal when no decision could tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from .api.types import KIND
+from .engine.store import Key
+from .objects.labels import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL
+
+Raw = Mapping[str, Any]
+FINISHED_PODS = ("Succeeded", "Failed")
+MAX_TEXT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A FineTuneJob as the API server has it."""
+
+    key: Key
+    uid: str
+    version: int = field(compare=False)
+    generation: int
+    created: datetime
+    deleting: bool
+    spec: Raw
+    status: Raw
+
+    @property
+    def name(self) -> str:
+        return self.key.name
+
+
+@dataclass(frozen=True, slots=True)
+class ChildJob:
+    """A Kubernetes Job: one attempt of a stage."""
+
+    key: Key
+    name: str
+    uid: str
+    version: int = field(compare=False)
+    owner_uid: str
+    """The FineTuneJob that made it."""
+    stage: str
+    attempt: int
+    created: datetime
+    parallelism: int
+    ready: int
+    failed: int
+    deleting: bool
+    suspended: bool
+    complete: bool
+    failure: tuple[str, str] | None
+    """Reason and message of condition Failed: all its pods are gone."""
+    failing: tuple[str, str] | None
+    """Reason and message of condition FailureTarget: its pods are being ended."""
+
+    @property
+    def finished(self) -> bool:
+        return self.complete or self.failure is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """How a container ended."""
+
+    exit_code: int
+    reason: str
+    message: str
+    finished: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildPod:
+    """A pod of an attempt."""
+
+    key: Key
+    name: str
+    uid: str
+    version: int = field(compare=False)
+    job_uid: str
+    """The Kubernetes Job that made it."""
+    owner_uid: str
+    """The FineTuneJob, by label."""
+    stage: str
+    attempt: int
+    index: int
+    created: datetime
+    phase: str
+    ready: bool
+    deleting: bool
+    node: str
+    ip: str
+    image: str
+    unscheduled: tuple[str, str, datetime] | None
+    """Reason, message and time of PodScheduled=False."""
+    waiting: tuple[str, str] | None
+    """Why its container does not run: reason and message."""
+    terminated: Termination | None
+    disruption: str
+    """Reason of condition DisruptionTarget, or of the pod's own eviction; empty: none."""
+
+    @property
+    def finished(self) -> bool:
+        return self.phase in FINISHED_PODS
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The children of a job, its own and those of an earlier job of the same name."""
+
+    jobs: tuple[ChildJob, ...] = ()
+    pods: tuple[ChildPod, ...] = ()
+    last_words: tuple[ChildPod, ...] = ()
+    """Ended pods of the present attempt that may be gone by now."""
+    warning: tuple[str, str] | None = None
+    """Reason and message of the newest Warning event that explains why pods do not come up."""
+
+    def job(self, name: str, owner_uid: str) -> ChildJob | None:
+        for job in self.jobs:
+            if job.name == name and job.owner_uid == owner_uid:
+                return job
+        return None
+
+
+def read_job(raw: Raw) -> StoredJob:
+    """A FineTuneJob. Spec and status may hold anything: they are judged later."""
+    meta = raw["metadata"]
+    return StoredJob(
+        key=Key(meta["namespace"], meta["name"]),
+        uid=meta["uid"],
+        version=int(meta["resourceVersion"]),
+        generation=int(meta.get("generation", 1)),
+        created=_time(meta.get("creationTimestamp")),
+        deleting="deletionTimestamp" in meta,
+        spec=raw.get("spec") or {},
+        status=raw.get("status") or {},
+    )
+
+
+def read_child_job(raw: Raw) -> ChildJob:
+    meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    true = {
+        condition["type"]: (condition.get("reason", ""), condition.get("message", "")[:MAX_TEXT])
+        for condition in status.get("conditions") or ()
+        if condition.get("status") == "True"
+    }
+    return ChildJob(
+        key=_key(meta),
+        name=meta["name"],
+        uid=meta["uid"],
+        version=int(meta["resourceVersion"]),
+        owner_uid=_owner(meta, KIND),
+        stage=_label(meta, STAGE_LABEL),
+        attempt=_integer(_label(meta, ATTEMPT_LABEL)),
+        created=_time(meta.get("creationTimestamp")),
+        parallelism=spec.get("parallelism", 1),
+        ready=status.get("ready") or 0,
+        failed=status.get("failed") or 0,
+        deleting="deletionTimestamp" in meta,
+        suspended=bool(spec.get("suspend")),
+        complete="Complete" in true,
+        failure=true.get("Failed"),
+        failing=true.get("FailureTarget"),
+    )
+
+
+def read_child_pod(raw: Raw) -> ChildPod:
+    meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    container: Raw = next(iter(status.get("containerStatuses") or ()), {})
+    state = container.get("state") or {}
+    return ChildPod(
+        key=_key(meta),
+        name=meta["name"],
+        uid=meta["uid"],
+        version=int(meta["resourceVersion"]),
+        job_uid=_owner(meta, "Job"),
+        owner_uid=_label(meta, UID_LABEL),
+        stage=_label(meta, STAGE_LABEL),
+        attempt=_integer(_label(meta, ATTEMPT_LABEL)),
+        index=_integer(_label(meta, INDEX_LABEL)),
+        created=_time(meta.get("creationTimestamp")),
+        phase=status.get("phase", "Pending"),
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        deleting="deletionTimestamp" in meta,
+        node=spec.get("nodeName", ""),
+        ip=status.get("podIP", ""),
+        image=_image(spec),
+        unscheduled=_unscheduled(conditions.get("PodScheduled", {})),
+        waiting=_waiting(state.get("waiting")),
+        terminated=_termination(state.get("terminated")),
+        disruption=_disruption(conditions.get("DisruptionTarget", {}), status),
+    )
+
+
+def _key(meta: Raw) -> Key:
+    return Key(meta["namespace"], _label(meta, JOB_LABEL))
+
+
+def _label(meta: Raw, name: str) -> str:
+    value = (meta.get("labels") or {}).get(name, "")
+    return value if isinstance(value, str) else ""
+
+
+def _owner(meta: Raw, kind: str) -> str:
+    owners: Iterable[Raw] = meta.get("ownerReferences") or ()
+    return next((o["uid"] for o in owners if o.get("kind") == kind and o.get("controller")), "")
+
+
+def _image(spec: Raw) -> str:
+    containers: list[Raw] = spec.get("containers") or []
+    return str(containers[0].get("image", "")) if containers else ""
+
+
+def _integer(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
+
+
+def _time(text: str | None) -> datetime:
+    return datetime.fromisoformat(text) if text else datetime.fromtimestamp(0, UTC)
+
+
+def _unscheduled(condition: Raw) -> tuple[str, str, datetime] | None:
+    if condition.get("status") != "False":
+        return None
+    reason, message = condition.get("reason", ""), condition.get("message", "")[:MAX_TEXT]
+    return reason, message, _time(condition.get("lastTransitionTime"))
+
+
+def _waiting(state: Raw | None) -> tuple[str, str] | None:
+    if state is None:
+        return None
+    return state.get("reason", ""), state.get("message", "")[:MAX_TEXT]
+
+
+def _termination(state: Raw | None) -> Termination | None:
+    if state is None:
+        return None
+    return Termination(
+        exit_code=state.get("exitCode", 0),
+        reason=state.get("reason", ""),
+        message=state.get("message", ""),
+        finished=_time(state["finishedAt"]) if state.get("finishedAt") else None,
+    )
+
+
+def _disruption(condition: Raw, status: Raw) -> str:
+    if condition.get("status") == "True":
+        return str(condition.get("reason", "")) or "Disrupted"
+    return "Evicted" if status.get("reason") == "Evicted" else ""

@@ -1,0 +1,202 @@
+"""spec → TrainingPlan: names, sizes, places. Computed once for each pass, passed to everything."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from .api.types import FineTuneJobSpec, FineTuneJobStatus, Resolved, StageName, decimal_string
+from .batch import solve_batch
+from .engine.store import Key
+from .errors import Fault, InvalidSpec
+from .run_config import run_config
+from .settings import Settings
+from .sources import ClaimUse, ResolvedOutput, Source, locate_sources
+
+FIRST_MASTER_PORT = 23_000
+MASTER_PORTS = 8_000  # below the ephemeral ports of Linux, which begin at 32768
+IMAGE_VOLUMES_SINCE = 35
+_LETTERS = {StageName.PREPARE: "p", StageName.TRAIN: "a", StageName.EXPORT: "x"}
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What is the same for all jobs."""
+
+    settings: Settings
+    kubernetes_minor: int = IMAGE_VOLUMES_SINCE
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Sizes and names of one job."""
+
+    key: Key
+    uid: str
+    spec: FineTuneJobSpec
+    platform: Platform
+    image: str
+    """Trainer image; stays the same from the job's first pod to its last."""
+    resolved: Resolved
+    sources: tuple[Source, ...]
+    run_config: Mapping[str, Any]
+    """Content of run.json."""
+
+    @property
+    def service_name(self) -> str:
+        return self.key.name
+
+    @property
+    def config_map_name(self) -> str:
+        return f"{self.key.name}-run"
+
+    @property
+    def claim_name(self) -> str:
+        """The claim of the job's files."""
+        storage = self.spec.storage
+        return storage.claim_ref.name if storage.claim_ref else f"{self.key.name}-work"
+
+    @property
+    def makes_claim(self) -> bool:
+        return self.spec.storage.size is not None
+
+    @property
+    def workspace(self) -> str:
+        """Folder of the job's files on its claim."""
+        return f"{self.key.namespace}/{self.uid}"
+
+    @property
+    def output_claim(self) -> str | None:
+        return self.spec.output.uri and _claim_and_path(self.spec.output.uri)[0]
+
+    @property
+    def output_path(self) -> str:
+        """Folder of the result: on the output claim, or on the job's own."""
+        if self.spec.output.uri:
+            return _claim_and_path(self.spec.output.uri)[1]
+        return f"{self.workspace}/output"
+
+    @property
+    def claim_uses(self) -> tuple[ClaimUse, ...]:
+        """Claims that must exist before the first pod, in the order of the spec."""
+        uses = [use for source in self.sources if (use := source.claim_use)]
+        if self.spec.storage.claim_ref:
+            shared = self.spec.workers.count > 1
+            uses.append(ClaimUse(self.claim_name, "spec.storage.claimRef.name", shared))
+        if self.output_claim:
+            uses.append(ClaimUse(self.output_claim, "spec.output.uri", False))
+        return tuple(uses)
+
+    def job_name(self, stage: StageName, attempt: int) -> str:
+        """Name of the Kubernetes Job of one attempt of a stage."""
+        return stage_job_name(self.key, stage, attempt)
+
+    def pods(self, stage: StageName) -> int:
+        return self.spec.workers.count if stage is StageName.TRAIN else 1
+
+    def master_port(self, attempt: int) -> int:
+        """Port of rank 0's store: another one for each attempt, so that a stale gang never
+        meets a new one."""
+        return FIRST_MASTER_PORT + (zlib.crc32(self.uid.encode()) + attempt) % MASTER_PORTS
+
+
+def stage_job_name(key: Key, stage: StageName, attempt: int) -> str:
+    """``<name>-p0``, ``<name>-a0``, ``<name>-x0``: known before the spec is judged."""
+    return f"{key.name}-{_LETTERS[stage]}{attempt}"
+
+
+def _claim_and_path(uri: str) -> tuple[str, str]:
+    claim, _, path = uri.removeprefix("pvc://").partition("/")
+    return claim, path
+
+
+def plan_training(
+    key: Key,
+    uid: str,
+    spec: Mapping[str, Any],
+    status: FineTuneJobStatus,
+    platform: Platform,
+    outputs: Mapping[str, ResolvedOutput],
+) -> TrainingPlan:
+    """Compute the plan. ``outputs`` are the results of the jobs that ``job://`` sources name, as
+    far as they are known. Raises ``InvalidSpec`` with all faults at once.
+    """
+    wish = parse_spec(spec)
+    batch = solve_batch(wish)
+    sources, faults = locate_sources(wish, outputs)
+    if platform.kubernetes_minor < IMAGE_VOLUMES_SINCE:
+        faults += tuple(
+            Fault(source.field, "image:// needs Kubernetes 1.35 or newer: use pvc://")
+            for source in sources
+            if source.image
+        )
+    if faults:
+        raise InvalidSpec(faults)
+    image = (status.resolved and status.resolved.image) or platform.settings.trainer_image
+    zero_stage, zero_reason = _zero_stage(wish)
+    rate, rate_reason = _learning_rate(wish)
+    reasons = {**batch.reasons, "zeroStage": zero_reason, "learningRate": rate_reason}
+    precision = wish.training.precision
+    if precision is None:
+        on_gpu = wish.workers.gpus_per_worker > 0
+        reasons["precision"] = "BF16 where the GPU has it" if on_gpu else "FP32 on CPU"
+    resolved = Resolved(
+        world_size=wish.workers.world_size,
+        micro_batch_size=batch.micro,
+        accumulation=batch.accumulation,
+        global_batch_size=batch.total,
+        zero_stage=zero_stage,
+        precision=precision.value if precision else "Auto",
+        learning_rate=decimal_string(rate),
+        steps=status.resolved.steps if status.resolved else wish.training.steps,
+        image=image,
+        reasons={name: reason for name, reason in reasons.items() if reason} or None,
+    )
+    return TrainingPlan(
+        key=key,
+        uid=uid,
+        spec=wish,
+        platform=platform,
+        image=image,
+        resolved=resolved,
+        sources=sources,
+        run_config=run_config(key, uid, wish, sources, batch, zero_stage, rate),
+    )
+
+
+def parse_spec(spec: Mapping[str, Any]) -> FineTuneJobSpec:
+    """Check a spec against the types. Raises ``InvalidSpec``."""
+    try:
+        return FineTuneJobSpec.model_validate(spec)
+    except ValidationError as error:
+        raise InvalidSpec(
+            tuple(
+                Fault(_field_path(fault["loc"]), fault["msg"].removeprefix("Value error, "))
+                for fault in error.errors(include_url=False, include_input=False)
+            )
+        ) from error
+
+
+def _field_path(location: tuple[int | str, ...]) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "spec" + "".join(parts)
+
+
+def _zero_stage(spec: FineTuneJobSpec) -> tuple[int, str | None]:
+    if spec.deepspeed.zero_stage is not None:
+        return spec.deepspeed.zero_stage, None
+    if spec.workers.world_size == 1:
+        return 0, "a single rank has nothing to partition"
+    return 2, "optimizer state and gradients are partitioned at no cost in communication"
+
+
+def _learning_rate(spec: FineTuneJobSpec) -> tuple[float, str | None]:
+    if spec.training.learning_rate is not None:
+        return float(spec.training.learning_rate), None
+    if spec.method.lora:
+        return 2e-4, "usual for LoRA"
+    return 2e-5, "usual for full fine-tuning"

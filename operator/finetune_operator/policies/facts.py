@@ -1,0 +1,235 @@
+"""The vocabulary of decisions: facts go in, a verdict comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+from ..api.types import FineTuneJobSpec, FineTuneJobStatus, Phase, StageName
+from ..engine.store import Key
+from ..errors import Fault
+from ..observed import ChildJob, ChildPod, Observed, StoredJob
+from ..plan import TrainingPlan, stage_job_name
+from ..reports import ProgressReport
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Something outside the job is missing or wrong."""
+
+    reason: str
+    message: str
+    final: bool = False
+    """It cannot heal: the job ends. Otherwise the job waits for it."""
+    stalled: bool = False
+    """Nothing moves until a person acts."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The stage that a job is in, and its present attempt."""
+
+    name: StageName
+    attempt: int | None
+    """Number written ahead; None: the stage has not begun."""
+    job_uid: str | None
+    """UID of the attempt's Job as far as status knows it."""
+    job: ChildJob | None
+    """That Job, if it is there."""
+    pods: tuple[ChildPod, ...]
+    """Pods of the attempt that are there."""
+
+    @property
+    def live(self) -> bool:
+        """Its Job runs, or will."""
+        return self.job is not None and not self.job.finished and not self.job.deleting
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a decision may look at."""
+
+    job: StoredJob
+    status: FineTuneJobStatus
+    """The stored status; actions may follow only what stands here."""
+    plan: TrainingPlan | None
+    """None where the spec cannot work; ``faults`` says why."""
+    faults: tuple[Fault, ...]
+    observed: Observed
+    now: datetime
+    obstacle: Obstacle | None = None
+    """What the spec names and the cluster does not have: claims, sources."""
+    refusal: Obstacle | None = None
+    """The API server's last answer to a creation, where it was no."""
+    progress: ProgressReport | None = None
+    live: bool = False
+    """Children were read from the API server in this pass, not from the store."""
+
+    @property
+    def key(self) -> Key:
+        return self.job.key
+
+    @property
+    def spec(self) -> FineTuneJobSpec:
+        return self.known_plan.spec
+
+    @property
+    def known_plan(self) -> TrainingPlan:
+        """The plan; only for rules that stand after ``spec_invalid``."""
+        if self.plan is None:
+            raise AssertionError("a rule before spec_invalid asked for the plan")
+        return self.plan
+
+    @cached_property
+    def stage(self) -> Stage:
+        name = stage_of(self.status)
+        attempt, uid = stage_record(self.status, name)
+        job = None
+        if attempt is not None:
+            job_name = stage_job_name(self.key, name, attempt)
+            job = self.observed.job(job_name, self.job.uid)
+        pods = tuple(
+            pod
+            for pod in self.observed.pods
+            if job is not None and pod.job_uid == job.uid and not pod.deleting
+        )
+        return Stage(name, attempt, uid, job, pods)
+
+    @cached_property
+    def own_jobs(self) -> tuple[ChildJob, ...]:
+        return tuple(job for job in self.observed.jobs if job.owner_uid == self.job.uid)
+
+    @cached_property
+    def live_jobs(self) -> tuple[ChildJob, ...]:
+        """Own Jobs that are neither finished nor on their way out."""
+        return tuple(job for job in self.own_jobs if not (job.finished or job.deleting))
+
+    @cached_property
+    def live_pods(self) -> tuple[ChildPod, ...]:
+        """Own pods that still hold something, terminating ones included."""
+        return tuple(
+            pod for pod in self.observed.pods if pod.owner_uid == self.job.uid and not pod.finished
+        )
+
+    def condition(self, name: str) -> tuple[str, str]:
+        """Status and reason of a stored condition; empty where it is not there."""
+        for condition in self.status.conditions:
+            if condition.type == name:
+                return condition.status, condition.reason
+        return "", ""
+
+    def seconds_since(self, moment: datetime) -> float:
+        return (self.now - moment).total_seconds()
+
+
+class State(Enum):
+    """How Reconciling, Stalled, Succeeded and Failed stand (a row of the kstatus table)."""
+
+    MOVING = ("True", "False", "Unknown", "False")
+    RUNNING = ("False", "False", "Unknown", "False")
+    SUSPENDED = ("False", "False", "Unknown", "False", "Suspended")
+    STUCK = ("False", "True", "Unknown", "False")
+    """Waits for a person; heals when the cause goes."""
+    SUCCEEDED = ("False", "False", "True", "False")
+    FAILED = ("False", "True", "False", "True")
+
+    @property
+    def terminal(self) -> bool:
+        return self in (State.SUCCEEDED, State.FAILED)
+
+
+class Verb(Enum):
+    """What can be done to a child."""
+
+    ENSURE = "ensure"
+    """Create, or bring back to what the plan says."""
+    CREATE = "create"
+    """Create once."""
+    DELETE = "delete"
+
+
+@dataclass(frozen=True)
+class Action:
+    """One change in the cluster."""
+
+    verb: Verb
+    kind: str
+    name: str
+    manifest: Mapping[str, Any] | None = None
+    uid: str | None = None
+    """Delete: only this object, not a successor of the same name. None: read its owner first."""
+    fresh: bool = False
+    """Ensure: most likely it is not there yet, so do not look before creating."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule says: what the status becomes, what is to do, when to look again."""
+
+    phase: Phase
+    state: State
+    reason: str
+    message: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Other fields of the status."""
+    conditions: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
+    """Conditions beside the four: type → status, reason, message."""
+    pending_reason: str | None = None
+    actions: tuple[Action, ...] = ()
+    """Carried out only if the stored status already says what this verdict says."""
+    aside: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that are not worth a write of their own: they go along with the next one."""
+    again_after: float | None = None
+
+
+def stage_of(status: FineTuneJobStatus) -> StageName:
+    """The stage that is not over yet; export for a job that is through."""
+    if status.prepared is None:
+        return StageName.PREPARE
+    return StageName.TRAIN if status.trained is None else StageName.EXPORT
+
+
+ATTEMPT_FIELDS = {
+    StageName.PREPARE: ("prepare_attempt", "prepare_job_uid"),
+    StageName.TRAIN: ("attempt", "job_uid"),
+    StageName.EXPORT: ("export_attempt", "export_job_uid"),
+}
+"""Where status keeps an attempt's number and its Job's UID."""
+
+WAITING_PHASES = {
+    StageName.PREPARE: Phase.PENDING,
+    StageName.TRAIN: Phase.STARTING,
+    StageName.EXPORT: Phase.EXPORTING,
+}
+RUNNING_PHASES = {
+    StageName.PREPARE: Phase.PREPARING,
+    StageName.TRAIN: Phase.TRAINING,
+    StageName.EXPORT: Phase.EXPORTING,
+}
+
+
+def stage_record(status: FineTuneJobStatus, stage: StageName) -> tuple[int | None, str | None]:
+    """Attempt number and Job UID of a stage as status has them."""
+    attempt, uid = ATTEMPT_FIELDS[stage]
+    return getattr(status, attempt), getattr(status, uid)
+
+
+def new_attempt(stage: StageName, number: int) -> dict[str, Any]:
+    """The status fields that write an attempt ahead."""
+    attempt, uid = ATTEMPT_FIELDS[stage]
+    return {attempt: number, uid: None, "next_attempt_time": None}
+
+
+def record_job(facts: Facts) -> dict[str, Any]:
+    """The status field that remembers which Job bears the present attempt."""
+    stage = facts.stage
+    return {ATTEMPT_FIELDS[stage.name][1]: stage.job.uid} if stage.job else {}
+
+
+def backoff(first: float, times: int, at_most: float) -> timedelta:
+    """Doubling pause before try number ``times`` (from 0)."""
+    return timedelta(seconds=min(at_most, first * 2 ** min(times, 20)))

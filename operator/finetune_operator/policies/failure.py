@@ -1,0 +1,165 @@
+"""The failure digest: which pod failed first, why, and whether another try can help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from ..api.failures import BY_EXIT_CODE, BY_NAME, Budget
+from ..api.types import Failure, Reason, StageName
+from ..observed import ChildPod
+from ..reports import FailureReport, read_last_words
+from .facts import Facts
+
+CONSEQUENCES = frozenset({"CollectiveTimeout", "Preempted", "Rendezvous"})
+"""How ranks end when another one has died before: never the cause while there is another."""
+OOM_KILLED = "OOMKilled"
+SIGTERM_EXIT = 143
+MAX_LINES = 20
+MAX_LINE = 1024
+
+SENTENCES = {
+    Reason.HOST_OOM.value: "the container went over its memory limit",
+    Reason.EVICTED.value: "the pod was evicted, preempted or lost its node",
+    Reason.JOB_VANISHED.value: "its Kubernetes Job was deleted by someone else",
+    Reason.UNKNOWN_FAILURE.value: "the container died without a word",
+}
+HINTS = {
+    (Reason.HOST_OOM.value, StageName.PREPARE): "raise spec.prepare.resources.limits.memory",
+    (Reason.HOST_OOM.value, StageName.TRAIN): (
+        "raise spec.workers.resources.limits.memory, or lower spec.training.microBatchSize"
+    ),
+    (Reason.HOST_OOM.value, StageName.EXPORT): "raise spec.export.resources.limits.memory",
+}
+
+
+def classify(pod: ChildPod, report: FailureReport | None) -> str:
+    """The class of a pod's end: the kubelet's word on memory, the trainer's own, the code's."""
+    ended = pod.terminated
+    if ended and ended.reason == OOM_KILLED:
+        return Reason.HOST_OOM.value
+    if pod.disruption:
+        return Reason.EVICTED.value
+    if report and report.failure_class in BY_NAME:
+        return str(report.failure_class)
+    if ended and ended.exit_code in BY_EXIT_CODE:
+        return BY_EXIT_CODE[ended.exit_code].name
+    if ended and ended.exit_code == SIGTERM_EXIT:
+        return Reason.EVICTED.value
+    return Reason.UNKNOWN_FAILURE.value
+
+
+def digest(facts: Facts) -> Failure:
+    """What is known about the failure of the present attempt."""
+    stage = facts.stage
+    culprit = find_culprit((*facts.observed.last_words, *stage.pods))
+    if culprit is None:
+        return _without_pod(facts)
+    report = _report(culprit)
+    name = classify(culprit, report)
+    ended = culprit.terminated
+    lines = tuple(line[:MAX_LINE] for line in (report.lines if report else ()))[-MAX_LINES:]
+    if not lines and ended and ended.message and report is None:
+        lines = tuple(line[:MAX_LINE] for line in ended.message.splitlines()[-MAX_LINES:])
+    message = report.message if report and report.message else SENTENCES.get(name)
+    return Failure(
+        failure_class=name,
+        stage=stage.name,
+        attempt=stage.attempt,
+        rank=_rank(culprit, report, facts),
+        pod=culprit.name,
+        node=culprit.node or None,
+        exit_code=_exit_code(culprit, report),
+        step=report.step if report else None,
+        message=(message or BY_NAME[name].meaning)[:1024],
+        hint=((report and report.hint) or HINTS.get((name, stage.name)) or "")[:1024] or None,
+        lines=lines or None,
+        at=_moment(culprit, report),
+    )
+
+
+def tell(failure: Failure) -> str:
+    """The digest as one sentence."""
+    where = [f"rank {failure.rank}"] if failure.rank is not None else []
+    if failure.pod:
+        where.append(f"pod {failure.pod}")
+    if failure.node:
+        where.append(f"node {failure.node}")
+    if failure.exit_code is not None:
+        where.append(f"exit code {failure.exit_code}")
+    place = f" ({', '.join(where)})" if where else ""
+    stage = failure.stage.value if failure.stage else "job"
+    return f"{stage} failed with {failure.failure_class}{place}: {failure.message}"[:2000]
+
+
+def may_help_to_repeat(failure: Failure) -> bool:
+    """The failure came from around the program, so another try can succeed."""
+    name = failure.failure_class or ""
+    if name in (Reason.EVICTED, Reason.JOB_VANISHED, Reason.NODE_LOST):
+        return True
+    return name in BY_NAME and BY_NAME[name].budget is Budget.INFRASTRUCTURE
+
+
+def find_culprit(pods: Iterable[ChildPod]) -> ChildPod | None:
+    """The pod that failed first; those that only followed count where there is no other."""
+    failed = {pod.name: pod for pod in pods if _failed(pod)}.values()
+    return min(failed, key=_guilt, default=None)
+
+
+def _failed(pod: ChildPod) -> bool:
+    return bool(pod.disruption) or (pod.terminated is not None and pod.terminated.exit_code != 0)
+
+
+def _guilt(pod: ChildPod) -> tuple[bool, datetime, int]:
+    report = _report(pod)
+    name = classify(pod, report)
+    followed = name in CONSEQUENCES or (
+        not pod.disruption
+        and pod.terminated is not None
+        and pod.terminated.exit_code == SIGTERM_EXIT
+    )
+    return followed, _moment(pod, report) or datetime.max.replace(tzinfo=UTC), pod.index
+
+
+def _report(pod: ChildPod) -> FailureReport | None:
+    words = read_last_words(pod.terminated.message) if pod.terminated else None
+    return words.failure if words else None
+
+
+def _moment(pod: ChildPod, report: FailureReport | None) -> datetime | None:
+    if report and report.at and 0 < report.at < 1e11:
+        return datetime.fromtimestamp(report.at, UTC)
+    return pod.terminated.finished if pod.terminated else None
+
+
+def _rank(pod: ChildPod, report: FailureReport | None, facts: Facts) -> int | None:
+    if facts.stage.name is not StageName.TRAIN:
+        return None
+    if report and report.rank is not None:
+        return report.rank
+    return pod.index if facts.spec.workers.ranks_per_pod == 1 else None
+
+
+def _exit_code(pod: ChildPod, report: FailureReport | None) -> int | None:
+    if pod.terminated:
+        return pod.terminated.exit_code
+    return report.exit_code if report else None
+
+
+def _without_pod(facts: Facts) -> Failure:
+    """No pod is left to ask: the Kubernetes Job's own words."""
+    job = facts.stage.job
+    if job is None:
+        name, message = Reason.JOB_VANISHED.value, SENTENCES[Reason.JOB_VANISHED.value]
+    else:
+        reason, message = job.failure or job.failing or ("", "")
+        disrupted = reason == "PodFailurePolicy" and "DisruptionTarget" in message
+        name = (Reason.EVICTED if disrupted else Reason.UNKNOWN_FAILURE).value
+        message = message or SENTENCES[name]
+    return Failure(
+        failure_class=name,
+        stage=facts.stage.name,
+        attempt=facts.stage.attempt,
+        message=message[:1024],
+        at=facts.now,
+    )

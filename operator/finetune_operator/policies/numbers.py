@@ -1,0 +1,159 @@
+"""Reports of the trainer → fields of the status: bounded, rounded, without floats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from ..api.types import (
+    BestCheckpoint,
+    Checkpoints,
+    DataStatus,
+    LatestCheckpoint,
+    Metrics,
+    ModelStatus,
+    Progress,
+    Scores,
+    StageName,
+    decimal_string,
+)
+from ..observed import ChildPod
+from ..reports import (
+    BestReport,
+    CheckpointReport,
+    LastWords,
+    MetricsReport,
+    ProgressReport,
+    ScoresReport,
+    read_last_words,
+)
+from .facts import Facts
+
+
+def last_words(facts: Facts) -> LastWords | None:
+    """What the present attempt said at its end: rank 0's pod speaks for all."""
+    pods: Iterable[ChildPod] = (*facts.observed.last_words, *facts.stage.pods)
+    for pod in sorted(pods, key=lambda pod: pod.index):
+        words = read_last_words(pod.terminated.message) if pod.terminated else None
+        if words and words.stage == facts.stage.name.value:
+            return words
+    return None
+
+
+def progress_changes(facts: Facts) -> dict[str, Any]:
+    """Status fields from rank 0's newest answer; empty where it says nothing new."""
+    report = facts.progress
+    if report is None or report.attempt != facts.stage.attempt:
+        return {}
+    fresh = _progress(report)
+    changes: dict[str, Any] = {
+        "metrics": read_metrics(report.metrics, facts.status.metrics),
+        "checkpoints": read_checkpoints(report.checkpoints, report.best, facts.status.checkpoints),
+    }
+    known = facts.status.progress
+    if known is None or _essence(known) != _essence(fresh):
+        changes["progress"] = fresh
+    return changes
+
+
+def trained_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
+    """Final numbers of the training, from the words of train."""
+    if words is None:
+        return {}
+    changes = final_numbers(facts, words)
+    if words.step is not None:
+        changes["progress"] = _finished(words.step, words.steps, words, facts.now)
+    return changes
+
+
+def final_numbers(facts: Facts, words: Any) -> dict[str, Any]:
+    return {
+        "metrics": read_metrics(words.metrics, facts.status.metrics),
+        "checkpoints": read_checkpoints(words.checkpoints, words.best, facts.status.checkpoints),
+    }
+
+
+def prepared_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
+    """Model, data and step count, from the words of prepare."""
+    changes: dict[str, Any] = {}
+    if words and words.model:
+        changes["model"] = ModelStatus(**words.model.model_dump(exclude_none=True))
+    if words and words.data:
+        changes["data"] = DataStatus(**words.data.model_dump(exclude_none=True))
+    if words and words.steps is not None and facts.status.resolved:
+        changes["resolved"] = facts.status.resolved.model_copy(update={"steps": words.steps})
+    return changes
+
+
+def read_metrics(report: MetricsReport, known: Metrics | None) -> Metrics | None:
+    """The newest of each number; one that is not reported now keeps its value."""
+    base = known or Metrics()
+    baseline = _scores(report.baseline) or base.baseline
+    metrics = Metrics(
+        loss=_decimal(report.loss) or base.loss,
+        eval_loss=_decimal(report.eval_loss) or base.eval_loss,
+        perplexity=_decimal(report.perplexity) or base.perplexity,
+        learning_rate=_decimal(report.learning_rate) or base.learning_rate,
+        grad_norm=_decimal(report.grad_norm) or base.grad_norm,
+        baseline=baseline,
+    )
+    return metrics if metrics != Metrics() else None
+
+
+def read_checkpoints(
+    reports: tuple[CheckpointReport, ...], best: BestReport | None, known: Checkpoints | None
+) -> Checkpoints | None:
+    newest = max(reports, key=lambda report: report.step, default=None)
+    latest = known.latest if known else None
+    if newest:
+        latest = LatestCheckpoint(step=newest.step, verified=newest.verified, bytes=newest.bytes)
+    top = known.best if known else None
+    if best:
+        top = BestCheckpoint(step=best.step, eval_loss=_decimal(best.eval_loss))
+    return Checkpoints(latest=latest, best=top) if latest or top else None
+
+
+def _progress(report: ProgressReport) -> Progress:
+    return Progress(
+        stage=StageName.TRAIN,
+        phase=report.phase or None,
+        step=report.step,
+        steps=report.steps,
+        epoch=_decimal(report.epoch, digits=4),
+        eta_seconds=_seconds(report.eta_seconds),
+        tokens_per_second=_decimal(report.tokens_per_second, digits=4),
+        updated_at=datetime.fromtimestamp(report.updated_at, UTC),
+    )
+
+
+def _finished(step: int, steps: int | None, words: LastWords, now: datetime) -> Progress:
+    return Progress(
+        stage=StageName.TRAIN,
+        phase="done",
+        step=step,
+        steps=steps,
+        eta_seconds=0,
+        tokens_per_second=_decimal(words.tokens_per_second, digits=4),
+        updated_at=now,
+    )
+
+
+def _essence(progress: Progress) -> tuple[Any, ...]:
+    """What makes a progress new: not the clock alone."""
+    return progress.stage, progress.phase, progress.step, progress.steps
+
+
+def _seconds(value: float | None) -> int | None:
+    return None if value is None or not 0 <= value < 1e9 else math.ceil(value)
+
+
+def _scores(report: ScoresReport | None) -> Scores | None:
+    if report is None or (report.eval_loss is None and report.perplexity is None):
+        return None
+    return Scores(eval_loss=_decimal(report.eval_loss), perplexity=_decimal(report.perplexity))
+
+
+def _decimal(value: float | None, digits: int = 6) -> str | None:
+    return None if value is None else decimal_string(value, digits)

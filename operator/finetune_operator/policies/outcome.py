@@ -1,0 +1,140 @@
+"""The end of an attempt: the next stage, another try, or the end of the job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..api.types import Artifact, Phase, Reason, StageName
+from .attempts import NOT_READY, gone_soon, overdue, waiting, write_ahead
+from .ending import POLL_SECONDS, end_job, name_pods
+from .facts import (
+    RUNNING_PHASES,
+    WAITING_PHASES,
+    Facts,
+    State,
+    Verdict,
+    backoff,
+    record_job,
+)
+from .failure import digest, may_help_to_repeat, tell
+from .numbers import final_numbers, last_words, prepared_changes, trained_changes
+
+
+def stage_completed(facts: Facts) -> Verdict | None:
+    """The stage's Job is complete: write the next stage ahead, or say that the job succeeded."""
+    job = facts.stage.job
+    if job is None or not job.complete:
+        return None
+    words = last_words(facts)
+    match facts.stage.name:
+        case StageName.PREPARE:
+            changes = {**prepared_changes(facts, words), "prepared": facts.now}
+            return _next_stage(facts, StageName.TRAIN, changes)
+        case StageName.TRAIN:
+            changes = {**trained_changes(facts, words), "trained": facts.now}
+            return _next_stage(facts, StageName.EXPORT, changes)
+        case StageName.EXPORT:
+            return _succeeded(facts)
+
+
+def _next_stage(facts: Facts, stage: StageName, changes: dict[str, Any]) -> Verdict:
+    return waiting(
+        facts,
+        stage,
+        changes={
+            **write_ahead(facts, stage, 0),
+            **record_job(facts),
+            **changes,
+            "failure": None,
+            "start_timeouts": None,
+        },
+    )
+
+
+def _succeeded(facts: Facts) -> Verdict | None:
+    if facts.live_pods:
+        return gone_soon(facts, Reason.DRAINING, "published; waiting for pods to go")
+    words, plan = last_words(facts), facts.known_plan
+    changes: dict[str, Any] = {
+        **record_job(facts),
+        "exported": facts.now,
+        "completion_time": facts.now,
+        "artifact": Artifact(
+            uri=plan.spec.output.uri or f"pvc://{plan.claim_name}/{plan.output_path}",
+            path=plan.output_path,
+            digest=words.artifact.digest if words and words.artifact else None,
+            bytes=words.artifact.bytes if words and words.artifact else None,
+            formats=tuple(form.value for form in plan.spec.output.formats),
+        ),
+    }
+    if words and words.train:
+        changes |= final_numbers(facts, words.train)
+    return Verdict(
+        phase=Phase.SUCCEEDED,
+        state=State.SUCCEEDED,
+        reason=Reason.SUCCEEDED,
+        message=f"the result lies at {changes['artifact'].uri}",
+        changes=changes,
+    )
+
+
+def job_failed(facts: Facts) -> Verdict | None:
+    """The attempt is over and its pods are gone: another one, or the end with the digest."""
+    job = facts.stage.job
+    if job is None or job.failure is None or facts.status.next_attempt_time is not None:
+        return None
+    failure = digest(facts)
+    if facts.stage.name is StageName.TRAIN or not may_help_to_repeat(failure):
+        return end_job(facts, failure.failure_class or "", tell(failure), failure=failure)
+    failed = sum(j.failure is not None and j.stage == job.stage for j in facts.own_jobs)
+    allowed = facts.known_plan.platform.settings.stage_restarts
+    if failed > allowed:
+        message = f"{tell(failure)}; {allowed} restarts did not help"
+        return end_job(facts, failure.failure_class or "", message, failure=failure)
+    pause = backoff(5, failed - 1, 300)
+    return Verdict(
+        phase=WAITING_PHASES[facts.stage.name],
+        state=State.MOVING,
+        reason=Reason.RESTARTING,
+        message=f"{tell(failure)}; trying again",
+        changes={**record_job(facts), "failure": failure, "next_attempt_time": facts.now + pause},
+        conditions=NOT_READY,
+    )
+
+
+def job_failing(facts: Facts) -> Verdict | None:
+    """A rank is down, so the gang goes down; the verdict waits for the last pod."""
+    job = facts.stage.job
+    if job is None or job.failing is None or facts.status.next_attempt_time is not None:
+        return None
+    failure = digest(facts)
+    others = name_pods(facts.live_pods)
+    return Verdict(
+        phase=facts.status.phase or RUNNING_PHASES[facts.stage.name],
+        state=State.MOVING,
+        reason=Reason.DRAINING,
+        message=f"{tell(failure)}; waiting for the other pods to go",
+        changes={**record_job(facts), "failure": failure},
+        conditions=NOT_READY,
+        pending_reason=f"waiting for {others} to end" if overdue(facts) and others else None,
+        again_after=POLL_SECONDS,
+    )
+
+
+def job_vanished(facts: Facts) -> Verdict | None:
+    """The attempt's Job was there and is gone, and it was not us."""
+    stage = facts.stage
+    if stage.job is not None or stage.job_uid is None or stage.attempt is None:
+        return None
+    if facts.live_pods:
+        return gone_soon(facts, Reason.JOB_VANISHED, "its Job was deleted; waiting for its pods")
+    failure = digest(facts)
+    if stage.name is StageName.TRAIN:
+        return end_job(facts, failure.failure_class or "", tell(failure), failure=failure)
+    return Verdict(
+        phase=WAITING_PHASES[stage.name],
+        state=State.MOVING,
+        reason=Reason.RESTARTING,
+        message=f"{tell(failure)}; trying again",
+        changes=write_ahead(facts, stage.name, stage.attempt + 1),
+    )

@@ -1,0 +1,156 @@
+"""Why pods do not run yet, in one sentence: what, how many, and what to do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..api.types import Phase, Reason
+from ..observed import ChildJob, ChildPod
+from .facts import Facts
+
+PATIENCE_SECONDS = 5.0
+"""Pods that start normally pass through these states too: say nothing before."""
+SILENT_SECONDS = 15.0
+"""After this time without pods or containers, Warning events are asked."""
+
+IMAGE_REASONS = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "ErrImageVolumeMount",
+    }
+)
+CONFIG_REASONS = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+)
+_NOISE = re.compile(
+    r"^(Back-off pulling image \"[^\"]*\": )?(ErrImagePull: )?(rpc error: code = \w+ desc = )?"
+)
+_ASIDES = re.compile(r" (no new claims to deallocate|preemption:).*$", re.DOTALL)
+"""What the scheduler also tried; the numbers before it are what counts."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A cause of waiting."""
+
+    reason: Reason
+    sentence: str
+    phase: Phase | None = None
+
+
+def explain(facts: Facts) -> tuple[Waiting | None, float | None]:
+    """The cause, if it is one to speak of, and after how many seconds to look again."""
+    job = facts.stage.job
+    if job is None or job.finished:
+        return None, None
+    if job.suspended:
+        return _queued(job), None
+    pods = sorted((p for p in facts.stage.pods if not p.finished), key=lambda pod: pod.index)
+    if missing := _not_created(facts, job, pods):
+        return missing, None
+    found = _unscheduled(pods, facts) or _image(pods, facts) or _config(pods) or _mount(facts, pods)
+    if found is None:
+        return None, SILENT_SECONDS if warning_about(facts, soon=True) else None
+    oldest = min((pod.created for pod in pods), default=job.created)
+    patience = PATIENCE_SECONDS - facts.seconds_since(oldest)
+    return (found, None) if patience <= 0 else (None, patience)
+
+
+def warning_about(facts: Facts, *, soon: bool = False) -> str | None:
+    """UID of the Job or pod that does not come up and does not say why; its events may.
+
+    ``soon``: also where it is too early to ask.
+    """
+    job = facts.stage.job
+    if job is None or job.finished or job.suspended or job.deleting:
+        return None
+    patience = 0.0 if soon else SILENT_SECONDS
+    if len(facts.stage.pods) < job.parallelism:
+        return job.uid if facts.seconds_since(job.created) >= patience else None
+    for pod in facts.stage.pods:
+        creating = pod.waiting is not None and pod.waiting[0] == "ContainerCreating"
+        if creating and facts.seconds_since(pod.created) >= patience:
+            return pod.uid
+    return None
+
+
+def _queued(job: ChildJob) -> Waiting:
+    return Waiting(
+        Reason.QUEUED,
+        f"Job {job.name} is held back by a queue: waiting for admission",
+        phase=Phase.QUEUED,
+    )
+
+
+def _not_created(facts: Facts, job: ChildJob, pods: list[ChildPod]) -> Waiting | None:
+    warning = facts.observed.warning
+    if warning is None or len(facts.stage.pods) >= job.parallelism:
+        return None
+    _, message = warning
+    count = f"{job.parallelism - len(pods)} of {job.parallelism} pods cannot be created"
+    if "exceeded quota" in message:
+        return Waiting(
+            Reason.QUOTA_EXCEEDED,
+            f"{count}: {message}; free quota in namespace {facts.key.namespace}, or ask for less",
+        )
+    return Waiting(Reason.WAITING_FOR_PODS, f"{count}: {message}")
+
+
+def _unscheduled(pods: list[ChildPod], facts: Facts) -> Waiting | None:
+    waiting = [pod for pod in pods if pod.unscheduled and not pod.node]
+    if not waiting:
+        return None
+    _, message, _ = waiting[0].unscheduled or ("", "", None)
+    count = f"{len(waiting)} of {len(pods)} pods cannot be scheduled"
+    text = _ASIDES.sub("", message).rstrip(". ")
+    if "persistentvolumeclaim" in message.lower():
+        claim = facts.known_plan.claim_name
+        return Waiting(
+            Reason.VOLUME_PENDING,
+            f"{count}: {text}; look at PersistentVolumeClaim {claim}",
+        )
+    return Waiting(Reason.UNSCHEDULABLE, f"{count}: {text}")
+
+
+def _image(pods: list[ChildPod], facts: Facts) -> Waiting | None:
+    stuck = [pod for pod in pods if pod.waiting and pod.waiting[0] in IMAGE_REASONS]
+    if not stuck:
+        return None
+    _, message = stuck[0].waiting or ("", "")
+    images = [source.image for source in facts.known_plan.sources if source.image]
+    named = next((image for image in images if image and image in message), stuck[0].image)
+    cause = _NOISE.sub("", message).rstrip(". ") or "no reason given"
+    return Waiting(
+        Reason.IMAGE_PULL,
+        f"{len(stuck)} of {len(pods)} pods cannot pull image {named}: {cause}",
+    )
+
+
+def _config(pods: list[ChildPod]) -> Waiting | None:
+    stuck = [pod for pod in pods if pod.waiting and pod.waiting[0] in CONFIG_REASONS]
+    if not stuck:
+        return None
+    reason, message = stuck[0].waiting or ("", "")
+    return Waiting(
+        Reason.CONTAINER_CONFIG,
+        f"{len(stuck)} of {len(pods)} pods cannot start their container ({reason}): {message}",
+    )
+
+
+def _mount(facts: Facts, pods: list[ChildPod]) -> Waiting | None:
+    warning = facts.observed.warning
+    creating = [pod for pod in pods if pod.waiting and pod.waiting[0] == "ContainerCreating"]
+    if warning is None or not creating:
+        return None
+    reason, message = warning
+    volume = "ount" in reason or "olume" in reason
+    return Waiting(
+        Reason.VOLUME_PENDING if volume else Reason.CONTAINER_CONFIG,
+        f"{len(creating)} of {len(pods)} pods cannot start ({reason}): {message}",
+    )

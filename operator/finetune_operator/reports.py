@@ -1,0 +1,143 @@
+"""What the trainer says about itself: /progress and the termination message.
+
+Both come from a tenant's pod, so they are read as data from a stranger: bounded, typed, and
+dropped where they make no sense.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+MAX_MESSAGE_BYTES = 4096
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity cannot stand in status: they count as unknown."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+Count = Annotated[int, Field(ge=0, le=2**62)]
+Word = Annotated[str, Field(max_length=128)]
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, alias_generator=to_camel, populate_by_name=True
+    )
+
+
+class ScoresReport(_Report):
+    eval_loss: Number = None
+    perplexity: Number = None
+
+
+class MetricsReport(ScoresReport):
+    loss: Number = None
+    learning_rate: Number = None
+    grad_norm: Number = None
+    baseline: ScoresReport | None = None
+
+
+class CheckpointReport(_Report):
+    step: Count
+    verified: bool | None = None
+    bytes: Count | None = None
+
+
+class BestReport(_Report):
+    step: Count
+    eval_loss: Number = None
+
+
+class _Training(_Report):
+    """Numbers that /progress and the last words of train share."""
+
+    step: Count | None = None
+    steps: Count | None = None
+    tokens_per_second: Number = None
+    metrics: MetricsReport = MetricsReport()
+    checkpoints: Annotated[tuple[CheckpointReport, ...], Field(max_length=1000)] = ()
+    best: BestReport | None = None
+
+
+class ProgressReport(_Training):
+    """Rank 0's answer to ``GET /progress``."""
+
+    attempt: Count
+    phase: Word = ""
+    epoch: Number = None
+    eta_seconds: Number = None
+    updated_at: Annotated[float, Field(ge=0, le=1e11)]
+
+
+class FailureReport(_Report):
+    failure_class: Annotated[Word | None, Field(alias="class")] = None
+    rank: Count | None = None
+    exit_code: int | None = None
+    step: Count | None = None
+    message: str = ""
+    hint: str | None = None
+    lines: tuple[str, ...] = ()
+    at: Number = None
+
+
+class ModelReport(_Report):
+    architecture: Word | None = None
+    parameters: Count | None = None
+    context_length: Count | None = None
+    digest: Word | None = None
+    commit: Word | None = None
+
+
+class DataReport(_Report):
+    rows: Count | None = None
+    kept: Count | None = None
+    dropped: Annotated[dict[Word, Count], Field(max_length=64)] | None = None
+    tokens: Count | None = None
+    supervised_tokens: Count | None = None
+    packed_rows: Count | None = None
+    eval_rows: Count | None = None
+    eval_tokens: Count | None = None
+    digest: Word | None = None
+
+
+class ArtifactReport(_Report):
+    formats: Annotated[tuple[Word, ...], Field(max_length=2)] = ()
+    digest: Word | None = None
+    bytes: Count | None = None
+
+
+class LastWords(_Training):
+    """A termination message."""
+
+    stage: Literal["prepare", "train", "export"]
+    attempt: Count
+    outcome: Literal["succeeded", "failed", "preempted"]
+    failure: FailureReport | None = None
+    model: ModelReport | None = None
+    data: DataReport | None = None
+    artifact: ArtifactReport | None = None
+    train: _Training | None = None
+    """In export's words: train's final numbers again."""
+
+
+def read_progress(body: bytes) -> ProgressReport | None:
+    """The report, or None where the body is not one."""
+    try:
+        return ProgressReport.model_validate(json.loads(body))
+    except (ValueError, ValidationError, RecursionError):
+        return None
+
+
+def read_last_words(message: str) -> LastWords | None:
+    """The record of a container that ended by its own will; None where it died without one."""
+    try:
+        return LastWords.model_validate(json.loads(message[:MAX_MESSAGE_BYTES]))
+    except (ValueError, ValidationError, RecursionError):
+        return None

@@ -1,0 +1,126 @@
+"""The content of run.json: all that the trainer is told, and nothing about Kubernetes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .api.types import Baseline, FineTuneJobSpec, Switch
+from .batch import Batch
+from .engine.store import Key
+from .sources import CHAT_TEMPLATE_PATH, Source, data_source
+
+METRICS_PORT = 9400
+"""Where local rank 0 of a pod serves /healthz, /metrics and, in rank 0's pod, /progress."""
+
+
+def run_config(
+    key: Key,
+    uid: str,
+    spec: FineTuneJobSpec,
+    sources: tuple[Source, ...],
+    batch: Batch,
+    zero_stage: int,
+    learning_rate: float,
+) -> dict[str, Any]:
+    """run.json as a dict; camelCase, absent instead of null."""
+    by_slot = {source.slot: source for source in sources}
+    config: dict[str, Any] = _without_nulls(
+        {
+            "job": {"namespace": key.namespace, "name": key.name, "uid": uid},
+            "model": {
+                **by_slot["model"].place,
+                "file": spec.model.file,
+                "chatTemplatePath": CHAT_TEMPLATE_PATH if spec.model.chat_template else None,
+            },
+            "data": _data(spec, by_slot),
+            "method": {"lora": _lora(spec)},
+            "training": _training(spec, batch, learning_rate),
+            "zeroStage": zero_stage,
+            "workers": {
+                "count": spec.workers.count,
+                "ranksPerWorker": spec.workers.ranks_per_pod,
+                "device": "GPU" if spec.workers.gpus_per_worker else "CPU",
+            },
+            "evaluation": {
+                "everySteps": spec.evaluation.every_steps,
+                "baseline": spec.evaluation.baseline is Baseline.MEASURE,
+            },
+            "checkpoint": {
+                "everySteps": spec.checkpoint.every_steps,
+                "keep": spec.checkpoint.keep,
+            },
+            "output": {
+                "formats": [form.value for form in spec.output.formats],
+                "external": spec.output.uri is not None,
+            },
+        }
+    )
+    return config
+
+
+def _data(spec: FineTuneJobSpec, by_slot: dict[str, Source]) -> dict[str, Any]:
+    data = spec.data
+    return {
+        "train": [data_source(s, by_slot[f"train-{i}"]) for i, s in enumerate(data.train)],
+        "eval": [data_source(s, by_slot[f"eval-{i}"]) for i, s in enumerate(data.eval or ())],
+        "evalFraction": _number(data.eval_fraction),
+        "sequenceLength": data.sequence_length,
+        "packing": data.packing.value,
+        "lossOn": data.loss_on.value,
+        "overlong": data.overlong.value,
+    }
+
+
+def _lora(spec: FineTuneJobSpec) -> dict[str, Any] | None:
+    lora = spec.method.lora
+    if lora is None:
+        return None
+    return {
+        "rank": lora.rank,
+        "alpha": lora.alpha,
+        "dropout": float(lora.dropout),
+        "targetModules": list(lora.target_modules) if lora.target_modules else "AllLinear",
+    }
+
+
+def _training(spec: FineTuneJobSpec, batch: Batch, learning_rate: float) -> dict[str, Any]:
+    training, schedule, optimizer = (
+        spec.training,
+        spec.training.schedule,
+        spec.training.optimizer,
+    )
+    return {
+        "epochs": _number(training.epochs),
+        "steps": training.steps,
+        "microBatchSize": batch.micro,
+        "accumulation": batch.accumulation,
+        "learningRate": learning_rate,
+        "schedule": {
+            "type": schedule.type.value,
+            "warmupFraction": float(schedule.warmup_fraction),
+            "finalFraction": float(schedule.final_fraction),
+        },
+        "optimizer": {
+            "type": optimizer.type.value,
+            "weightDecay": float(optimizer.weight_decay),
+            "beta1": float(optimizer.beta1),
+            "beta2": float(optimizer.beta2),
+            "epsilon": float(optimizer.epsilon),
+        },
+        "maxGradNorm": float(training.max_grad_norm),
+        "dropout": float(training.dropout),
+        "precision": training.precision.value if training.precision else "Auto",
+        "activationCheckpointing": training.activation_checkpointing is Switch.ENABLED,
+        "maxNonfiniteSteps": training.max_nonfinite_steps,
+        "seed": training.seed,
+    }
+
+
+def _number(decimal: str | None) -> float | None:
+    return None if decimal is None else float(decimal)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value

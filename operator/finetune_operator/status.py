@@ -1,0 +1,209 @@
+"""Facts → Verdict → status: the rules in their order, and how a verdict becomes a status.
+
+The first rule with an opinion decides. Each is a pure function named by the fact that makes it
+fire; reason and message stand in the rule, nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .api.types import Condition, ConditionType, FineTuneJobStatus, Phase, Reason, StageName
+from .objects.event import build_event
+from .policies.attempts import (
+    between_attempts,
+    creation_refused,
+    job_missing,
+    leftovers_alive,
+    not_begun,
+    pods_not_ready,
+    previous_incarnation_alive,
+    running,
+    start_timeout,
+)
+from .policies.deadline import deadline_exceeded, seconds_left
+from .policies.facts import Action, Facts, State, Verb, Verdict
+from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
+from .policies.suspend import resumed, suspended
+from .policies.ttl import finished
+from .policies.validity import obstructed, spec_invalid
+
+Rule = Callable[[Facts], Verdict | None]
+
+RULES: tuple[Rule, ...] = (
+    finished,  # the end is absorbing
+    spec_invalid,  # no pod is ever started for a wish that cannot work
+    stage_completed,  # what is done counts, even if it was to be stopped
+    job_failed,  # an attempt that ended must be judged before anything else ends it
+    job_failing,
+    deadline_exceeded,
+    suspended,
+    resumed,
+    between_attempts,  # given back, or failed and worth another try: pods go, time passes
+    job_vanished,
+    leftovers_alive,  # from here on: nothing may be created beside living pods
+    previous_incarnation_alive,
+    obstructed,  # claims and sources that are not there
+    not_begun,
+    creation_refused,
+    job_missing,  # everything is in place: create
+    start_timeout,
+    pods_not_ready,
+    running,  # nothing is wrong
+)
+
+MAX_CONDITION_MESSAGE = 2048
+MAX_PENDING_REASON = 1024
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a pass does."""
+
+    status: Mapping[str, Any]
+    """The whole status, as it is to be stored."""
+    actions: tuple[Action, ...] = ()
+    """To be carried out once that status is stored."""
+    event: Mapping[str, Any] | None = None
+    """To be posted after that status was written."""
+    again_after: float | None = None
+    irrevocable: bool = False
+    """Creates, deletes or ends: must be decided on what the API server says now."""
+
+
+def judge(facts: Facts) -> Verdict:
+    """The first rule's opinion; the last rule always has one."""
+    return next(verdict for rule in RULES if (verdict := rule(facts)) is not None)
+
+
+def decide(facts: Facts) -> Decision:
+    """One decision from (job, plan, observed); pure."""
+    if facts.job.deleting:  # the garbage collector removes the children
+        return Decision(status=facts.job.status)
+    verdict = judge(facts)
+    status = compose(facts, verdict)
+    wire = status.wire()
+    changed = wire != facts.job.status
+    if changed and verdict.aside:
+        wire = status.model_copy(update=dict(verdict.aside)).wire()
+    ends = verdict.state.terminal and facts.status.completion_time is None
+    times = (verdict.again_after, _deadline(facts, verdict))
+    return Decision(
+        status=wire if changed else facts.job.status,
+        actions=verdict.actions,
+        event=_event(facts, verdict) if changed else None,
+        again_after=min((seconds for seconds in times if seconds is not None), default=None),
+        irrevocable=ends or any(action.verb is not Verb.ENSURE for action in verdict.actions),
+    )
+
+
+def compose(facts: Facts, verdict: Verdict) -> FineTuneJobStatus:
+    """The stored status, changed to what the verdict says."""
+    pending = verdict.pending_reason
+    changes = dict(verdict.changes)
+    progress = changes.get("progress", facts.status.progress)
+    if progress is not None and verdict.phase is not Phase.TRAINING:
+        changes["progress"] = progress.model_copy(update={"eta_seconds": None})
+    status = facts.status.model_copy(
+        update={
+            **changes,
+            "observed_generation": facts.job.generation,
+            "phase": verdict.phase,
+            "pending_reason": pending[:MAX_PENDING_REASON] if pending else None,
+        }
+    )
+    told = {condition.type: condition for condition in facts.status.conditions}
+    conditions = tuple(
+        _transition(told.get(name), name, *what, facts)
+        for name, what in _conditions(facts, verdict, status).items()
+    )
+    # Whole seconds, as they are stored: else a fresh status would differ from its own echo.
+    return FineTuneJobStatus.model_validate(
+        {**status.model_dump(), "conditions": conditions}, by_name=True
+    )
+
+
+def _conditions(
+    facts: Facts, verdict: Verdict, status: FineTuneJobStatus
+) -> dict[str, tuple[str, str, str]]:
+    reason, message = str(verdict.reason), verdict.message[:MAX_CONDITION_MESSAGE]
+    reconciling, stalled, succeeded, failed = verdict.state.value[:4]
+    asleep = verdict.state is State.SUSPENDED
+    ended = verdict.state is State.FAILED
+    pending = ("Unknown", Reason.PENDING.value, "")
+    lost = ("False", reason, message) if ended else pending
+    unjudged = bool(facts.faults)
+    prepared = ("True", Reason.PREPARED.value, "model and data are prepared")
+    published = ("True", Reason.PUBLISHED.value, "the result was loaded again and compared")
+    gang = ("False", Reason.PENDING.value, "")
+    if facts.stage.name is not StageName.PREPARE and not verdict.state.terminal:
+        gang = _kept(facts, ConditionType.GANG_READY) or gang
+    return {
+        ConditionType.RECONCILING.value: (reconciling, reason, message),
+        ConditionType.STALLED.value: _unless("False", stalled, Reason.ACTIVE, reason, message),
+        ConditionType.SUCCEEDED.value: (succeeded, reason, message),
+        ConditionType.FAILED.value: _unless("False", failed, Reason.NOT_FAILED, reason, message),
+        ConditionType.SUSPENDED.value: (
+            ("True", reason, message) if asleep else ("False", Reason.ACTIVE.value, "")
+        ),
+        ConditionType.SPEC_VALID.value: (
+            ("False", reason, message)
+            if unjudged
+            else ("True", Reason.ACCEPTED.value, "the spec can be carried out")
+        ),
+        ConditionType.DATASET_VALID.value: prepared if status.prepared else lost,
+        ConditionType.GANG_READY.value: gang,
+        ConditionType.PUBLISHED.value: published if status.exported else lost,
+        **verdict.conditions,
+    }
+
+
+def _unless(
+    calm: str, value: str, calm_reason: Reason, reason: str, message: str
+) -> tuple[str, str, str]:
+    return (value, calm_reason.value, "") if value == calm else (value, reason, message)
+
+
+def _kept(facts: Facts, name: ConditionType) -> tuple[str, str, str] | None:
+    for condition in facts.status.conditions:
+        if condition.type == name:
+            return condition.status, condition.reason, condition.message
+    return None
+
+
+def _transition(
+    known: Condition | None, name: str, value: str, reason: str, message: str, facts: Facts
+) -> Condition:
+    moved = known is None or known.status != value
+    return Condition(
+        type=name,
+        status=value,  # type: ignore[arg-type]
+        observed_generation=facts.job.generation,
+        last_transition_time=facts.now if moved or known is None else known.last_transition_time,
+        reason=reason,
+        message=message,
+    )
+
+
+def _event(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
+    """An Event for each change of the reason: transitions, never progress."""
+    if facts.condition(ConditionType.RECONCILING)[1] == verdict.reason:
+        return None
+    bad = verdict.state in (State.STUCK, State.FAILED) or verdict.pending_reason is not None
+    return build_event(
+        facts.key,
+        facts.job.uid,
+        warning=bad,
+        reason=str(verdict.reason),
+        message=verdict.message,
+        now=facts.now,
+    )
+
+
+def _deadline(facts: Facts, verdict: Verdict) -> float | None:
+    if verdict.state.terminal or verdict.state is State.SUSPENDED:
+        return None
+    left = seconds_left(facts)
+    return None if left is None else max(left, 0.0) + 0.5

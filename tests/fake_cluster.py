@@ -1,0 +1,315 @@
+"""A small world in memory: an API server's objects, with its conflicts, and slow controllers.
+
+It plays the Job controller, the kubelet and the garbage collector only as far as their results
+show in objects, so that thousands of histories can be tried in a second. The real ones are met in
+tests/e2e.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from builders import NOW
+
+from finetune_operator.engine.store import Key
+from finetune_operator.errors import NameConflict, NotThere, Refused, Stale
+from finetune_operator.gather import Stores
+from finetune_operator.observed import (
+    ChildJob,
+    ChildPod,
+    StoredJob,
+    read_child_job,
+    read_child_pod,
+    read_job,
+)
+from finetune_operator.policies.validity import Claim
+
+Raw = dict[str, Any]
+INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+class Crash(BaseException):
+    """The operator process dies here. Not an Exception: nothing may catch it."""
+
+
+class FakeCluster:
+    """Implements ``finetune_operator.cluster.Cluster``."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str, str], Raw] = {}
+        self.claims: dict[str, Claim] = {"work": Claim(("ReadWriteMany",))}
+        self.events: list[Raw] = []
+        self.writes: list[tuple[str, str, str]] = []
+        self.now: datetime = NOW
+        self.crash_after: int | None = None
+        """Die right after this many more writes."""
+        self.refuse: Refused | None = None
+        """The answer to the next creations of Jobs."""
+        self.stale_reads = 0
+        """So many status writes find that somebody was faster."""
+        self._versions = itertools.count(100)
+        self._uids = itertools.count(1)
+
+    # --- the API server ---
+
+    async def job(self, key: Key) -> StoredJob | None:
+        raw = self.objects.get(("FineTuneJob", *key))
+        return read_job(raw) if raw else None
+
+    async def children(self, key: Key) -> tuple[tuple[ChildJob, ...], tuple[ChildPod, ...]]:
+        return self.child_jobs(key), self.child_pods(key)
+
+    async def write_status(self, job: StoredJob, status: Mapping[str, Any]) -> StoredJob:
+        raw = self.objects.get(("FineTuneJob", *job.key))
+        if raw is None:
+            raise NotThere(str(job.key))
+        if self.stale_reads > 0:
+            self.stale_reads -= 1
+            raise Stale("somebody was faster")
+        if int(raw["metadata"]["resourceVersion"]) != job.version:
+            raise Stale(str(job.key))
+        raw["status"] = json.loads(json.dumps(status))
+        self._touch(raw)
+        self._wrote("PUT", "FineTuneJob", job.key.name)
+        return read_job(copy.deepcopy(raw))
+
+    async def ensure(
+        self, manifest: Mapping[str, Any], owner_uid: str, *, fresh: bool = False
+    ) -> None:
+        found = self._find(manifest)
+        if found is None:
+            self.add(manifest)
+            self._wrote("POST", manifest["kind"], manifest["metadata"]["name"])
+        elif not _owned(found, owner_uid):
+            raise NameConflict(manifest["kind"], manifest["metadata"]["name"])
+        elif any(found.get(name) != manifest.get(name) for name in ("data", "spec")):
+            found.update({name: manifest[name] for name in ("data", "spec") if name in manifest})
+            self._wrote("PATCH", manifest["kind"], manifest["metadata"]["name"])
+
+    async def create_job(self, manifest: Mapping[str, Any], owner_uid: str) -> ChildJob:
+        if self.refuse is not None:
+            raise self.refuse
+        found = self._find(manifest)
+        if found is None:
+            found = self.add(manifest)
+            self._wrote("POST", "Job", manifest["metadata"]["name"])
+        elif not _owned(found, owner_uid):
+            raise NameConflict("Job", manifest["metadata"]["name"])
+        return read_child_job(found)
+
+    async def delete(self, kind: str, key: Key, name: str, uid: str | None, owner_uid: str) -> None:
+        found = self.objects.get((kind, key.namespace, name))
+        if found is None or (uid is not None and found["metadata"]["uid"] != uid):
+            return
+        if uid is None and not _owned(found, owner_uid):
+            return
+        del self.objects[kind, key.namespace, name]
+        self._wrote("DELETE", kind, name)
+
+    async def post_event(self, event: Mapping[str, Any]) -> None:
+        self.events.append(dict(event))
+
+    async def claim(self, namespace: str, name: str) -> Claim | None:
+        return self.claims.get(name, Claim(("ReadWriteMany",)))
+
+    async def config_map_keys(self, namespace: str, name: str) -> frozenset[str] | None:
+        return frozenset({"jinja"})
+
+    async def newest_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
+        return None
+
+    # --- what users and controllers do ---
+
+    def add(self, manifest: Mapping[str, Any]) -> Raw:
+        raw: Raw = copy.deepcopy(dict(manifest))
+        meta = raw["metadata"]
+        meta.setdefault("uid", f"uid-{next(self._uids)}")
+        meta.setdefault("creationTimestamp", self.now.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        meta.setdefault("generation", 1)
+        self._touch(raw)
+        self.objects[raw["kind"], meta["namespace"], meta["name"]] = raw
+        return raw
+
+    def add_job(self, key: Key, spec: Mapping[str, Any]) -> Raw:
+        """A user applies a FineTuneJob."""
+        meta = {"namespace": key.namespace, "name": key.name}
+        status = {"observedGeneration": -1}
+        return self.add({"kind": "FineTuneJob", "metadata": meta, "spec": spec, "status": status})
+
+    def edit_job(self, key: Key, **spec: Any) -> None:
+        """A user changes fields of the spec."""
+        raw = self.objects["FineTuneJob", *key]
+        raw["spec"] = {**raw["spec"], **spec}
+        raw["metadata"]["generation"] += 1
+        self._touch(raw)
+
+    def delete_job(self, key: Key) -> None:
+        """A user deletes the FineTuneJob; its children stay until ``collect_garbage``."""
+        self.objects.pop(("FineTuneJob", *key), None)
+
+    def stored(self, key: Key) -> StoredJob:
+        return read_job(self.objects["FineTuneJob", *key])
+
+    def child_jobs(self, key: Key) -> tuple[ChildJob, ...]:
+        found = (read_child_job(raw) for raw in self._of_kind("Job"))
+        return tuple(job for job in found if job.key == key)
+
+    def child_pods(self, key: Key) -> tuple[ChildPod, ...]:
+        found = (read_child_pod(raw) for raw in self._of_kind("Pod"))
+        return tuple(pod for pod in found if pod.key == key)
+
+    def make_pods(self) -> None:
+        """The Job controller creates what is missing, once for each Job."""
+        for job in self._of_kind("Job"):
+            if job.get("podsMade") or job.get("status", {}).get("conditions"):
+                continue
+            job["podsMade"] = True
+            self._touch(job)
+            for index in range(job["spec"]["parallelism"]):
+                self._make_pod(job, index)
+
+    def start_pods(self) -> None:
+        """The kubelets start every pod that waits."""
+        for pod in self._of_kind("Pod"):
+            if pod["status"]["phase"] == "Pending" and "deletionTimestamp" not in pod["metadata"]:
+                pod["status"] = {
+                    "phase": "Running",
+                    "podIP": "10.0.0.1",
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                    "containerStatuses": [{"state": {"running": {}}}],
+                }
+                self._touch(pod)
+
+    def end_pod(self, name: str, code: int, words: Mapping[str, Any] | None = None) -> None:
+        """A container ends."""
+        pod = self.objects["Pod", self._namespace("Pod", name), name]
+        ended = {
+            "exitCode": code,
+            "reason": "Completed" if code == 0 else "Error",
+            "message": json.dumps(words) if words else "",
+            "finishedAt": self.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        pod["status"] = {
+            "phase": "Succeeded" if code == 0 else "Failed",
+            "conditions": [{"type": "Ready", "status": "False"}],
+            "containerStatuses": [{"state": {"terminated": ended}}],
+        }
+        self._touch(pod)
+
+    def evict_pod(self, name: str) -> None:
+        self.end_pod(name, 143)
+        pod = self.objects["Pod", self._namespace("Pod", name), name]
+        pod["status"]["conditions"].append(
+            {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+        )
+
+    def judge_jobs(self) -> None:
+        """The Job controller: one failed pod ends the gang; Failed only when all are gone."""
+        for job in self._of_kind("Job"):
+            pods = [p for p in self._of_kind("Pod") if _owned(p, job["metadata"]["uid"])]
+            phases = [pod["status"]["phase"] for pod in pods]
+            status: Raw = job.setdefault("status", {})
+            if not job.get("podsMade") or status.get("conditions", [{}])[0].get("type") in (
+                "Complete",
+                "Failed",
+            ):
+                continue
+            if "Failed" in phases:
+                for pod in pods:
+                    if pod["status"]["phase"] in ("Pending", "Running"):
+                        self._terminate(pod)
+                done = all(phase in ("Succeeded", "Failed") for phase in phases)
+                kind = "Failed" if done else "FailureTarget"
+                reason = {"reason": "BackoffLimitExceeded", "message": "too many failures"}
+                conditions = [{"type": kind, "status": "True", **reason}]
+            elif pods and all(phase == "Succeeded" for phase in phases):
+                conditions = [{"type": "Complete", "status": "True"}]
+            else:
+                continue
+            if status.get("conditions") != conditions:
+                status["conditions"] = conditions
+                self._touch(job)
+
+    def finish_terminating(self) -> None:
+        """The kubelets let go of pods that were told to stop."""
+        for pod in list(self._of_kind("Pod")):
+            if "deletionTimestamp" in pod["metadata"]:
+                meta = pod["metadata"]
+                del self.objects["Pod", meta["namespace"], meta["name"]]
+
+    def collect_garbage(self) -> None:
+        """Children of owners that are gone: Jobs go at once, running pods get their time."""
+        alive = {raw["metadata"]["uid"] for raw in self.objects.values()}
+        for (kind, namespace, name), raw in list(self.objects.items()):
+            owners = {owner["uid"] for owner in raw["metadata"].get("ownerReferences", ())}
+            if not owners or owners & alive:
+                continue
+            if kind == "Pod" and raw["status"]["phase"] in ("Pending", "Running"):
+                self._terminate(raw)
+            else:
+                del self.objects[kind, namespace, name]
+
+    def sync(self, stores: Stores) -> set[Key]:
+        """The watches catch up. Returns the keys for which that was news."""
+        version = next(self._versions)
+        changed = stores.jobs.synchronise(map(read_job, self._of_kind("FineTuneJob")), version)
+        changed |= stores.child_jobs.synchronise(map(read_child_job, self._of_kind("Job")), version)
+        pods = [read_child_pod(raw) for raw in self._of_kind("Pod")]
+        for pod in pods:
+            if pod.terminated or pod.disruption:
+                stores.evidence.add(pod.job_uid, pod.name, pod)
+        return changed | stores.child_pods.synchronise(pods, version)
+
+    def pass_time(self, count: float) -> None:
+        self.now += timedelta(seconds=count)
+
+    def _make_pod(self, job: Raw, index: int) -> None:
+        meta, template = job["metadata"], job["spec"]["template"]
+        self.add(
+            {
+                "kind": "Pod",
+                "metadata": {
+                    "namespace": meta["namespace"],
+                    "name": f"{meta['name']}-{index}",
+                    "labels": {**template["metadata"]["labels"], INDEX: str(index)},
+                    "ownerReferences": [{"kind": "Job", "uid": meta["uid"], "controller": True}],
+                },
+                "spec": {"nodeName": f"n{index}"},
+                "status": {"phase": "Pending"},
+            }
+        )
+
+    def _terminate(self, pod: Raw) -> None:
+        if "deletionTimestamp" not in pod["metadata"]:
+            pod["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:00Z"
+            self._touch(pod)
+
+    def _of_kind(self, kind: str) -> list[Raw]:
+        return [raw for key, raw in self.objects.items() if key[0] == kind]
+
+    def _namespace(self, kind: str, name: str) -> str:
+        return next(key[1] for key in self.objects if key[0] == kind and key[2] == name)
+
+    def _find(self, manifest: Mapping[str, Any]) -> Raw | None:
+        meta = manifest["metadata"]
+        return self.objects.get((manifest["kind"], meta["namespace"], meta["name"]))
+
+    def _touch(self, raw: Raw) -> None:
+        raw["metadata"]["resourceVersion"] = str(next(self._versions))
+
+    def _wrote(self, verb: str, kind: str, name: str) -> None:
+        self.writes.append((verb, kind, name))
+        if self.crash_after is not None:
+            self.crash_after -= 1
+            if self.crash_after <= 0:
+                self.crash_after = None
+                raise Crash
+
+
+def _owned(raw: Mapping[str, Any], uid: str) -> bool:
+    return any(owner["uid"] == uid for owner in raw["metadata"].get("ownerReferences", ()))

@@ -1,0 +1,189 @@
+"""Any facts get a verdict, and no verdict breaks the rules of the house."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from builders import (
+    NOW,
+    UID,
+    make_child_job,
+    make_facts,
+    make_pod,
+    make_spec,
+    seconds,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_operator.api.types import Condition, FineTuneJobStatus, Phase, StageName
+from finetune_operator.observed import Termination
+from finetune_operator.policies.facts import Facts, Obstacle, Verb
+from finetune_operator.status import decide, judge
+
+STAGES = st.sampled_from(list(StageName))
+MOMENTS = st.integers(-4000, 100).map(lambda n: NOW + seconds(n))
+MAYBE_MOMENT = st.none() | MOMENTS
+NUMBERS = st.none() | st.integers(0, 3)
+TEXTS = st.text(max_size=60)
+REASONS = st.tuples(st.sampled_from(["BackoffLimitExceeded", "PodFailurePolicy", ""]), TEXTS)
+
+CONDITIONS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["Reconciling", "GangReady", "Succeeded"]),
+            "status": st.sampled_from(["True", "False", "Unknown"]),
+            "reason": st.sampled_from(["Training", "Suspending", "StartTimeout", "Accepted"]),
+            "message": TEXTS,
+            "last_transition_time": MOMENTS,
+        }
+    ).map(lambda fields: Condition(**fields)),
+    unique_by=lambda condition: condition.type,
+    max_size=3,
+).map(tuple)
+
+STATUSES = st.builds(
+    dict,
+    observed_generation=st.integers(-1, 2),
+    phase=st.none() | st.sampled_from(list(Phase)),
+    conditions=CONDITIONS,
+    prepare_attempt=NUMBERS,
+    attempt=NUMBERS,
+    export_attempt=NUMBERS,
+    prepare_job_uid=st.sampled_from([None, "x"]),
+    job_uid=st.sampled_from([None, "x"]),
+    prepared=MAYBE_MOMENT,
+    trained=MAYBE_MOMENT,
+    exported=MAYBE_MOMENT,
+    start_timeouts=NUMBERS,
+    next_attempt_time=MAYBE_MOMENT,
+    start_time=MAYBE_MOMENT,
+    completion_time=st.none() | st.none() | MAYBE_MOMENT,
+    suspend_time=MAYBE_MOMENT,
+    suspended_seconds=st.none() | st.integers(0, 5000),
+).map(lambda fields: FineTuneJobStatus(**fields))
+JOBS = st.lists(
+    st.builds(
+        make_child_job,
+        STAGES,
+        st.integers(0, 3),
+        owner_uid=st.sampled_from([UID, UID, "other", ""]),
+        created=MOMENTS,
+        deleting=st.booleans(),
+        suspended=st.booleans(),
+        complete=st.booleans(),
+        failure=st.none() | REASONS,
+        failing=st.none() | REASONS,
+    ),
+    unique_by=lambda job: job.name,
+    max_size=4,
+).map(tuple)
+TERMINATIONS = st.builds(
+    Termination,
+    exit_code=st.sampled_from([0, 1, 65, 71, 74, 75, 137, 143]),
+    reason=st.sampled_from(["", "OOMKilled", "Error"]),
+    message=TEXTS | st.just('{"stage": "train", "attempt": 0, "outcome": "failed"}'),
+    finished=MAYBE_MOMENT,
+)
+PODS = st.lists(
+    st.builds(
+        make_pod,
+        st.integers(0, 2),
+        STAGES,
+        st.integers(0, 3),
+        owner_uid=st.sampled_from([UID, UID, "other", ""]),
+        phase=st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown"]),
+        ready=st.booleans(),
+        deleting=st.booleans(),
+        created=MOMENTS,
+        unscheduled=st.none() | st.tuples(TEXTS, TEXTS, MOMENTS),
+        waiting=st.none()
+        | st.tuples(st.sampled_from(["ErrImagePull", "ContainerCreating", "x"]), TEXTS),
+        terminated=st.none() | TERMINATIONS,
+        disruption=st.sampled_from(["", "EvictionByEvictionAPI"]),
+    ),
+    unique_by=lambda pod: pod.uid,
+    max_size=4,
+).map(tuple)
+SPECS = st.sampled_from(
+    [
+        make_spec(),
+        make_spec(suspend=True),
+        make_spec(activeDeadlineSeconds=100),
+        make_spec(ttlSecondsAfterFinished=0),
+        {},
+        {"model": 7, "suspend": "yes", "activeDeadlineSeconds": "x"},
+    ]
+)
+OBSTACLES = st.none() | st.builds(
+    Obstacle, st.just("ClaimNotFound"), TEXTS, final=st.booleans(), stalled=st.booleans()
+)
+FACTS = st.builds(
+    make_facts,
+    STATUSES,
+    jobs=JOBS,
+    pods=PODS,
+    evidence=PODS,
+    warning=st.none() | st.tuples(TEXTS, TEXTS),
+    spec=SPECS,
+    obstacle=OBSTACLES,
+    refusal=OBSTACLES,
+)
+
+
+@given(FACTS)
+@settings(max_examples=150, deadline=None)
+def test_any_facts_get_a_decision_that_the_api_takes(facts: Facts) -> None:
+    decision = decide(facts)
+    status = FineTuneJobStatus.model_validate(decision.status)
+    assert status.wire() == decision.status
+    assert len({c.type for c in status.conditions}) == len(status.conditions)
+    reconciling, stalled = (
+        next(c.status for c in status.conditions if c.type == name)
+        for name in ("Reconciling", "Stalled")
+    )
+    assert (reconciling, stalled) != ("True", "True")
+    assert decision.again_after is None or decision.again_after >= 0
+
+
+@given(FACTS)
+@settings(max_examples=100, deadline=None)
+def test_the_end_is_absorbing(facts: Facts) -> None:
+    if facts.status.completion_time is None:
+        return
+    decided = FineTuneJobStatus.model_validate(decide(facts).status)
+    assert decided.completion_time == facts.status.completion_time
+    assert (decided.phase is Phase.SUCCEEDED) == (facts.status.phase is Phase.SUCCEEDED)
+    assert all(action.verb is Verb.DELETE for action in decide(facts).actions)
+
+
+@given(FACTS)
+@settings(max_examples=100, deadline=None)
+def test_nothing_ends_while_a_pod_is_left(facts: Facts) -> None:
+    verdict = judge(facts)
+    if verdict.state.terminal and facts.status.completion_time is None:
+        assert not facts.live_pods and not facts.live_jobs
+
+
+@given(FACTS)
+@settings(max_examples=100, deadline=None)
+def test_nothing_is_created_beside_living_pods_or_under_a_name_that_is_not_stored(
+    facts: Facts,
+) -> None:
+    for action in judge(facts).actions:
+        if action.verb is not Verb.CREATE:
+            continue
+        assert not facts.live_pods and not facts.live_jobs
+        stored: dict[str, Any] = facts.status.wire()
+        numbers = [("prepareAttempt", "p"), ("attempt", "a"), ("exportAttempt", "x")]
+        names = {f"demo-{letter}{stored[name]}" for name, letter in numbers if name in stored}
+        assert action.name in names
+
+
+@given(FACTS)
+@settings(max_examples=100, deadline=None)
+def test_only_own_jobs_are_deleted_and_only_by_uid(facts: Facts) -> None:
+    own = {job.uid for job in facts.own_jobs}
+    for action in judge(facts).actions:
+        if action.verb is Verb.DELETE and action.kind == "Job":
+            assert action.uid in own

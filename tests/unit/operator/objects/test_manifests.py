@@ -1,0 +1,135 @@
+"""Built manifests, compared whole with tests/golden/manifests; ``make generate`` rewrites them.
+
+Run with ``UPDATE_GOLDEN=1`` to accept a change, and review the difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from builders import make_plan, make_spec
+
+from finetune_operator.objects.claim import build_claim
+from finetune_operator.objects.export_job import build_export_job
+from finetune_operator.objects.headless_service import build_headless_service
+from finetune_operator.objects.prepare_job import build_prepare_job
+from finetune_operator.objects.run_config_map import build_run_config_map
+from finetune_operator.objects.train_job import build_train_job
+from finetune_operator.plan import Platform, TrainingPlan
+from finetune_operator.settings import Settings
+
+GOLDEN = Path(__file__).parents[3] / "golden" / "manifests"
+
+EVERYTHING = make_spec(
+    model={
+        "uri": "image://example.test/model:1//small.gguf",
+        "chatTemplate": {"configMapKeyRef": {"name": "templates", "key": "jinja"}},
+        "secretRef": {"name": "hub"},
+    },
+    data={
+        "train": [
+            {"name": "rows", "uri": "pvc://datasets/rows.jsonl", "format": "Instruction"},
+            {"name": "more", "uri": "pvc://work/more"},
+            {"name": "hub", "uri": "hf://datasets/org/rows"},
+        ],
+        "eval": [{"name": "held", "uri": "image://example.test/model:1//held.jsonl"}],
+    },
+    workers={
+        "count": 3,
+        "ranksPerWorker": None,
+        "gpusPerWorker": 4,
+        "resources": {"requests": {"cpu": "4"}, "limits": {"memory": "32Gi"}},
+        "nodeSelector": {"example.test/pool": "a100"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {
+            "podAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {
+                        "weight": 10,
+                        "podAffinityTerm": {"topologyKey": "rack", "matchLabels": {"a": "b"}},
+                    }
+                ]
+            }
+        },
+        "priorityClassName": "high",
+        "imagePullSecrets": [{"name": "pull"}],
+        "schedulerName": "gangs",
+        "serviceAccountName": "training",
+        "sharedMemory": "8Gi",
+        "terminationGracePeriodSeconds": 300,
+        "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
+    },
+    training={"globalBatchSize": 24},
+    prepare={"resources": {"requests": {"memory": "4Gi"}}},
+    export={"resources": {"limits": {"memory": "8Gi"}}},
+    storage={"claimRef": None, "size": "50Gi", "className": "shared"},
+    output={"uri": "pvc://results/support-bot", "formats": ["Adapter", "Merged"]},
+)
+HUB = Platform(Settings(trainer_image="example.test/t:2", hf_endpoint="http://hub.test"))
+SMALL, FULL = make_plan(), make_plan(EVERYTHING, platform=HUB)
+
+CASES: dict[str, tuple[Callable[..., Any], TrainingPlan, tuple[Any, ...]]] = {
+    "prepare-job": (build_prepare_job, SMALL, (0,)),
+    "prepare-job-everything": (build_prepare_job, FULL, (1,)),
+    "train-job": (build_train_job, SMALL, (0,)),
+    "train-job-everything": (build_train_job, FULL, (2,)),
+    "export-job": (build_export_job, SMALL, (0, 2)),
+    "export-job-everything": (build_export_job, FULL, (0, None)),
+    "headless-service": (build_headless_service, SMALL, ()),
+    "run-config-map": (build_run_config_map, SMALL, ()),
+    "run-config-map-everything": (build_run_config_map, FULL, ()),
+    "claim": (build_claim, FULL, ()),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_manifest_is_as_reviewed(name: str) -> None:
+    build, plan, arguments = CASES[name]
+    manifest = build(plan, *arguments)
+    path = GOLDEN / f"{name}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(yaml.safe_dump(manifest, sort_keys=True))
+    assert manifest == yaml.safe_load(path.read_text())
+
+
+def test_no_claim_is_built_where_the_job_brings_its_own() -> None:
+    assert build_claim(SMALL) is None
+
+
+def _pods() -> list[Any]:
+    jobs = [CASES[name] for name in CASES if "-job" in name]
+    return [build(plan, *given)["spec"]["template"]["spec"] for build, plan, given in jobs]
+
+
+@pytest.mark.parametrize("pod", _pods())
+def test_every_pod_fits_the_restricted_profile(pod: dict[str, Any]) -> None:
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+    for forbidden in ("hostNetwork", "hostPID", "hostIPC", "initContainers"):
+        assert forbidden not in pod
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    kinds = {next(name for name in volume if name != "name") for volume in pod["volumes"]}
+    allowed = {"emptyDir", "configMap", "secret", "persistentVolumeClaim", "image"}
+    assert kinds <= allowed
+
+
+def test_only_training_pods_ask_for_gpus() -> None:
+    wanting = [pod for pod in _pods() if "nvidia.com/gpu" in str(pod["containers"][0]["resources"])]
+    assert len(wanting) == 1
+    assert wanting[0]["subdomain"] == "demo"
+
+
+def test_an_unchanged_plan_makes_the_same_bytes() -> None:
+    assert build_run_config_map(make_plan()) == build_run_config_map(make_plan())

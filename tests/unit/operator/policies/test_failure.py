@@ -1,0 +1,198 @@
+"""The failure digest: the right culprit, the right class, and a sentence that helps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import (
+    NOW,
+    ended_pod,
+    failure_words,
+    last_words,
+    make_child_job,
+    make_facts,
+    make_pod,
+    make_spec,
+    status_in,
+)
+
+from finetune_operator.api.failures import FAILURE_CLASSES
+from finetune_operator.api.types import StageName
+from finetune_operator.observed import ChildPod
+from finetune_operator.policies.failure import digest, find_culprit, may_help_to_repeat, tell
+
+P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
+START = NOW.timestamp() - 10
+
+
+def digest_of(*pods: ChildPod, stage: StageName = T, **fields: Any) -> Any:
+    failed = {"failure": ("BackoffLimitExceeded", "Job has reached the limit"), **fields}
+    job = make_child_job(stage, **failed)
+    return digest(make_facts(status_in(stage), jobs=(job,), pods=pods))
+
+
+@pytest.mark.parametrize("failure", FAILURE_CLASSES, ids=lambda failure: failure.name)
+def test_every_exit_code_of_the_table_has_its_class(failure: Any) -> None:
+    told = digest_of(ended_pod(0, code=failure.exit_code))
+    assert (told.failure_class, told.exit_code) == (failure.name, failure.exit_code)
+    assert told.message
+
+
+@pytest.mark.parametrize(
+    ("pod", "name"),
+    [
+        pytest.param(ended_pod(code=137, reason="OOMKilled"), "HostOom", id="memory limit"),
+        pytest.param(
+            ended_pod(code=71, reason="OOMKilled", words=failure_words(**{"class": "CudaOom"})),
+            "HostOom",
+            id="the kubelet knows better than the trainer what killed a rank",
+        ),
+        pytest.param(ended_pod(code=137), "UnknownFailure", id="a kill is not a lack of memory"),
+        pytest.param(ended_pod(code=139), "UnknownFailure", id="a crash without a word"),
+        pytest.param(ended_pod(code=143), "Evicted", id="asked to stop by nobody of us"),
+        pytest.param(ended_pod(code=75, disruption="Preempted"), "Evicted", id="preempted"),
+        pytest.param(
+            ended_pod(code=1, words=failure_words(**{"class": "NonFinite"})),
+            "NonFinite",
+            id="the trainer's own word on an unknown code",
+        ),
+        pytest.param(
+            ended_pod(code=65, words=failure_words(**{"class": "Nonsense"})),
+            "BadData",
+            id="a class that is not in the table is not believed",
+        ),
+        pytest.param(ended_pod(code=65, words="not JSON"), "BadData", id="garbage as last words"),
+        pytest.param(
+            ended_pod(code=65, words="[" * 4000), "BadData", id="garbage nested without end"
+        ),
+    ],
+)
+def test_the_class_is(pod: ChildPod, name: str) -> None:
+    assert digest_of(pod).failure_class == name
+
+
+@pytest.mark.parametrize(
+    ("pods", "index"),
+    [
+        pytest.param(
+            (
+                ended_pod(0, code=74, words=failure_words(at=START)),
+                ended_pod(1, code=71, words=failure_words(at=START + 3)),
+            ),
+            1,
+            id="a lost peer is a consequence, even if it was noticed earlier",
+        ),
+        pytest.param(
+            (ended_pod(0, code=143), ended_pod(1, code=1, after=5)),
+            1,
+            id="so is a pod that was told to stop",
+        ),
+        pytest.param(
+            (
+                ended_pod(0, code=71, words=failure_words(at=START + 0.4)),
+                ended_pod(1, code=71, words=failure_words(at=START + 0.2)),
+            ),
+            1,
+            id="of two the earlier, finer than the kubelet's seconds",
+        ),
+        pytest.param(
+            (ended_pod(0, code=74, after=2), ended_pod(1, code=74, after=1)),
+            1,
+            id="if there are only consequences, the first of them",
+        ),
+        pytest.param(
+            (
+                ended_pod(0, code=74, after=0),
+                ended_pod(1, code=75, after=3, disruption="EvictionByEvictionAPI"),
+            ),
+            1,
+            id="an eviction is a cause",
+        ),
+        pytest.param((ended_pod(0, code=0), ended_pod(1, code=1)), 1, id="success is no failure"),
+    ],
+)
+def test_the_culprit_is_the_pod_that_failed_first(pods: tuple[ChildPod, ...], index: int) -> None:
+    culprit = find_culprit(pods)
+    assert culprit is not None and culprit.index == index
+
+
+def test_nobody_is_the_culprit_where_nobody_failed() -> None:
+    assert find_culprit((make_pod(0), ended_pod(1))) is None
+
+
+def test_the_digest_names_rank_pod_node_code_step_and_the_last_lines() -> None:
+    words = failure_words(
+        **{"class": "CudaOom", "rank": 3, "step": 87, "hint": "lower microBatchSize"},
+        message="out of memory",
+        lines=["first", "last"],
+        at=START,
+    )
+    told = digest_of(ended_pod(1, code=71, words=words))
+    assert told.wire() == {
+        "class": "CudaOom",
+        "stage": "train",
+        "attempt": 0,
+        "rank": 3,
+        "pod": "demo-a0-1-abcde",
+        "node": "n2",
+        "exitCode": 71,
+        "step": 87,
+        "message": "out of memory",
+        "hint": "lower microBatchSize",
+        "lines": ["first", "last"],
+        "at": "2026-11-23T11:59:50Z",
+    }
+    assert tell(told) == (
+        "train failed with CudaOom (rank 3, pod demo-a0-1-abcde, node n2, exit code 71): "
+        "out of memory"
+    )
+
+
+def test_a_pod_with_several_ranks_that_died_without_a_word_names_no_rank() -> None:
+    job = make_child_job(T, failure=("", ""))
+    spec = make_spec(workers={"ranksPerWorker": 2})
+    pods = (ended_pod(1, code=137),)
+    assert digest(make_facts(status_in(T), jobs=(job,), pods=pods, spec=spec)).rank is None
+    assert digest_of(*pods).rank == 1
+
+
+def test_a_memory_kill_says_which_field_to_raise() -> None:
+    for stage, field in ((P, "spec.prepare"), (T, "spec.workers"), (X, "spec.export")):
+        hint = digest_of(ended_pod(0, stage, code=137, reason="OOMKilled"), stage=stage).hint
+        assert hint is not None and f"{field}.resources.limits.memory" in hint
+
+
+def test_plain_text_as_last_words_is_shown_as_lines() -> None:
+    assert digest_of(ended_pod(code=1, words="Traceback\nKeyError: 'x'")).lines == (
+        "Traceback",
+        "KeyError: 'x'",
+    )
+
+
+def test_the_evidence_of_a_pod_that_is_gone_counts() -> None:
+    job = make_child_job(T, failure=("BackoffLimitExceeded", "…"))
+    gone = (ended_pod(1, code=71, words=failure_words(message="out of memory")),)
+    told = digest(make_facts(status_in(T), jobs=(job,), evidence=gone))
+    assert (told.failure_class, told.message) == ("CudaOom", "out of memory")
+
+
+def test_without_any_pod_the_kubernetes_job_is_asked() -> None:
+    policy = ("PodFailurePolicy", "Pod team-a/x has condition DisruptionTarget matching FailJob")
+    assert digest_of(failure=policy).failure_class == "Evicted"
+    other = digest_of(failure=("BackoffLimitExceeded", "Job has reached the limit"))
+    assert (other.failure_class, other.message) == ("UnknownFailure", "Job has reached the limit")
+
+
+def test_words_of_another_kind_carry_no_failure() -> None:
+    told = digest_of(ended_pod(code=1, words=last_words(T, "failed")))
+    assert told.failure_class == "UnknownFailure"
+
+
+@pytest.mark.parametrize(
+    ("code", "disruption", "helps"),
+    [(75, "", True), (74, "", True), (65, "", False), (71, "", False), (1, "Evicted", True)],
+)
+def test_another_try_helps_against_disruption_only(code: int, disruption: str, helps: bool) -> None:
+    told = digest_of(ended_pod(0, P, code=code, disruption=disruption), stage=P)
+    assert may_help_to_repeat(told) is helps

@@ -1,0 +1,106 @@
+"""Reports of the trainer become fields of the status: rounded, bounded, never a float."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from builders import make_facts, status_in
+
+from finetune_operator.api.types import Metrics, Progress, StageName
+from finetune_operator.policies.numbers import progress_changes, read_metrics
+from finetune_operator.reports import MetricsReport, read_last_words, read_progress
+
+REPORT: dict[str, Any] = {
+    "attempt": 0,
+    "phase": "train",
+    "step": 12,
+    "steps": 90,
+    "epoch": 0.41234567,
+    "tokensPerSecond": 180.26789,
+    "etaSeconds": 400.2,
+    "updatedAt": 1795400000.5,
+    "metrics": {"loss": 1.23456789, "learningRate": 0.0009, "baseline": {"evalLoss": 2.2}},
+    "checkpoints": [{"step": 5}, {"step": 10, "verified": True, "bytes": 123}],
+    "best": {"step": 10, "evalLoss": 1.8},
+    "ranks": [{"rank": 0, "phase": "train", "step": 12, "at": 1795400000.0}],
+}
+
+
+def report(**fields: Any) -> Any:
+    return read_progress(json.dumps({**REPORT, **fields}).encode())
+
+
+def test_a_report_becomes_progress_metrics_and_checkpoints() -> None:
+    changes = progress_changes(make_facts(status_in(StageName.TRAIN), progress=report()))
+    progress = changes["progress"].wire()
+    assert (progress["step"], progress["percent"], progress["etaSeconds"]) == (12, 13, 401)
+    assert (progress["epoch"], progress["tokensPerSecond"]) == ("0.4123", "180.3")
+    assert progress["updatedAt"] == "2026-11-22T21:33:20Z" or progress["updatedAt"].endswith("Z")
+    assert changes["metrics"].wire() == {
+        "loss": "1.23457",
+        "learningRate": "0.0009",
+        "baseline": {"evalLoss": "2.2"},
+    }
+    assert changes["checkpoints"].wire() == {
+        "latest": {"step": 10, "verified": True, "bytes": 123},
+        "best": {"step": 10, "evalLoss": "1.8"},
+    }
+
+
+def test_a_report_of_another_attempt_is_not_believed() -> None:
+    assert (
+        progress_changes(make_facts(status_in(StageName.TRAIN), progress=report(attempt=1))) == {}
+    )
+
+
+def test_a_report_that_only_says_it_is_later_changes_nothing() -> None:
+    first = progress_changes(make_facts(status_in(StageName.TRAIN), progress=report()))
+    known = status_in(StageName.TRAIN, **first)
+    later = report(updatedAt=1795400060.5, etaSeconds=340)
+    again = progress_changes(make_facts(known, progress=later))
+    assert "progress" not in again
+    assert again["metrics"] == known.metrics and again["checkpoints"] == known.checkpoints
+
+
+def test_a_number_that_is_not_reported_now_keeps_its_last_value() -> None:
+    known = Metrics(loss="1.5", eval_loss="1.8")
+    assert read_metrics(MetricsReport(loss=1.25), known) == Metrics(loss="1.25", eval_loss="1.8")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_is_not_finite_is_unknown(number: str) -> None:
+    body = f'{{"attempt": 0, "updatedAt": 1, "metrics": {{"loss": {number}}}}}'
+    told = read_progress(body.encode())
+    assert told is not None and told.metrics.loss is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"attempt": -1, "updatedAt": 1}',
+        b'{"attempt": 0, "updatedAt": 1e300}',
+        b'{"attempt": 0, "updatedAt": 1, "step": 1.5}',
+        b'{"attempt": 0, "updatedAt": 1, "phase": ' + b'"x' * 500 + b'"}',
+        b"\xff\xfe",
+        b"[" * 60_000,
+    ],
+)
+def test_an_answer_that_is_no_report_is_dropped(body: bytes) -> None:
+    assert read_progress(body) is None
+
+
+@pytest.mark.parametrize("message", ["", "{", "[]", '{"stage": "train"}', "x" * 9000, "[" * 4000])
+def test_last_words_that_are_none_are_dropped(message: str) -> None:
+    assert read_last_words(message) is None
+
+
+def test_percent_is_known_only_with_both_numbers() -> None:
+    assert Progress(step=5).wire().get("percent") is None
+    changes = progress_changes(make_facts(status_in(StageName.TRAIN), progress=report(steps=0)))
+    assert "percent" not in changes["progress"].wire()

@@ -1,0 +1,60 @@
+"""global batch = micro-batch × accumulation × world size, for whatever is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import make_spec
+
+from finetune_operator.batch import solve_batch
+from finetune_operator.errors import InvalidSpec
+from finetune_operator.plan import parse_spec
+
+
+def spec(total: int | None, micro: int | None, workers: dict[str, Any], length: int = 1024) -> Any:
+    wish = make_spec(workers=workers, data={"sequenceLength": length})
+    wish["training"] = {"steps": 1}
+    if total is not None:
+        wish["training"]["globalBatchSize"] = total
+    if micro is not None:
+        wish["training"]["microBatchSize"] = micro
+    return parse_spec(wish)
+
+
+TWO = {"count": 2, "ranksPerWorker": 1}
+THREE = {"count": 3, "ranksPerWorker": 1}
+EIGHT_GPUS = {"count": 2, "gpusPerWorker": 4, "ranksPerWorker": None}
+
+
+@pytest.mark.parametrize(
+    ("wish", "solution"),
+    [
+        pytest.param(spec(16, 2, TWO), (2, 4, 16), id="both are given"),
+        pytest.param(
+            spec(16, None, TWO), (2, 4, 16), id="the micro-batch fits 2,048 tokens on CPU"
+        ),
+        pytest.param(spec(16, None, TWO, 64), (8, 1, 16), id="short sequences leave nothing over"),
+        pytest.param(spec(16, None, TWO, 9000), (1, 8, 16), id="a long sequence goes alone"),
+        pytest.param(spec(64, None, EIGHT_GPUS), (8, 1, 64), id="a GPU takes 8,192 tokens"),
+        pytest.param(spec(None, 3, TWO), (3, 3, 18), id="the total is the next one from 16"),
+        pytest.param(spec(None, None, THREE), (2, 3, 18), id="nothing is given"),
+        pytest.param(spec(None, 32, TWO), (32, 1, 64), id="a big micro-batch makes a big total"),
+    ],
+)
+def test_the_equation_holds_and_the_choice_is(wish: Any, solution: tuple[int, int, int]) -> None:
+    batch = solve_batch(wish)
+    assert (batch.micro, batch.accumulation, batch.total) == solution
+    assert batch.micro * batch.accumulation * wish.workers.world_size == batch.total
+
+
+def test_a_misfit_is_refused_with_the_nearest_size_that_fits() -> None:
+    # The types refuse it first where all three are given; the solver must hold without them.
+    wish = spec(16, 2, TWO)
+    training = wish.training.model_copy(update={"global_batch_size": 18})
+    with pytest.raises(InvalidSpec) as caught:
+        solve_batch(wish.model_copy(update={"training": training}))
+    (fault,) = caught.value.faults
+    assert fault.reason == "BatchDoesNotFit"
+    assert fault.field == "spec.training.globalBatchSize"
+    assert "nearest that fits is 20" in fault.message

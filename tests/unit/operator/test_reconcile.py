@@ -1,0 +1,374 @@
+"""Whole passes over a small world: what is written, in which order, and what a crash leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import KEY, PLATFORM, last_words, main_condition, make_spec
+from fake_cluster import Crash, FakeCluster
+
+from finetune_operator.api.types import StageName
+from finetune_operator.errors import NotThere, Refused, Stale
+from finetune_operator.gather import Gatherer, Stores
+from finetune_operator.progress import ProgressBoard
+from finetune_operator.reconcile import EVENTS, Reconciler
+
+P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
+METRICS = {"loss": 1.25, "evalLoss": 1.5}
+
+
+class Operator:
+    """One life of the operator process: its stores die with it."""
+
+    def __init__(self, world: FakeCluster) -> None:
+        self.world = world
+        self.stores = Stores()
+        self.events: list[Any] = []
+        gatherer = Gatherer(world, self.stores, ProgressBoard(), PLATFORM, lambda: world.now)
+        self.reconciler = Reconciler(world, gatherer, self.events.append)
+
+    async def settle(self) -> float | None:
+        """The watches catch up, and the job is passed over until it is at rest."""
+        again: float | None = None
+        for _ in range(10):
+            changed = self.world.sync(self.stores)
+            try:
+                again = await self.reconciler.reconcile(KEY)
+            except (Stale, NotThere):
+                continue
+            if not changed:
+                return again
+        return again
+
+
+@pytest.fixture
+def world() -> FakeCluster:
+    world = FakeCluster()
+    world.add_job(KEY, make_spec())
+    return world
+
+
+def end_stage(world: FakeCluster, stage: StageName, code: int = 0) -> None:
+    """The controllers bring the stage's pods up, and each ends well."""
+    world.make_pods()
+    world.start_pods()
+    for pod in world.child_pods(KEY):
+        if pod.stage == stage.value and pod.phase == "Running":
+            words = last_words(stage, attempt=pod.attempt, step=90, steps=90, metrics=METRICS)
+            world.end_pod(pod.name, code, words)
+    world.judge_jobs()
+
+
+async def live_a_life(world: FakeCluster, operator: Operator) -> None:
+    for stage in (P, T, X):
+        await operator.settle()
+        world.make_pods()
+        world.start_pods()
+        await operator.settle()
+        end_stage(world, stage)
+    await operator.settle()
+
+
+async def test_a_job_goes_through_its_stages_and_ends_with_its_numbers(world: FakeCluster) -> None:
+    operator = Operator(world)
+    await live_a_life(world, operator)
+    status = world.stored(KEY).status
+    assert status["phase"] == "Succeeded"
+    assert status["metrics"] == {"loss": "1.25", "evalLoss": "1.5"}
+    assert [job.name for job in world.child_jobs(KEY)] == ["demo-p0", "demo-a0", "demo-x0"]
+    reasons = [event["reason"] for event in operator.events]
+    assert reasons == ["Accepted", "Preparing", "Starting", "Training", "Exporting", "Succeeded"]
+
+
+async def test_an_undisturbed_life_costs_six_status_writes_and_five_creations(
+    world: FakeCluster,
+) -> None:
+    await live_a_life(world, Operator(world))
+    verbs = [(verb, kind) for verb, kind, _ in world.writes]
+    assert verbs.count(("PUT", "FineTuneJob")) == 6
+    assert sorted(kind for verb, kind in verbs if verb == "POST") == [
+        *("ConfigMap", "Job", "Job", "Job", "Service"),
+    ]
+    assert len(verbs) == 11
+
+
+async def test_the_attempt_is_written_before_its_job_is_created(world: FakeCluster) -> None:
+    await Operator(world).settle()
+    assert world.writes == [
+        ("PUT", "FineTuneJob", "demo"),
+        ("POST", "ConfigMap", "demo-run"),
+        ("POST", "Job", "demo-p0"),
+    ]
+
+
+async def test_a_pass_over_a_job_at_rest_writes_nothing(world: FakeCluster) -> None:
+    operator = Operator(world)
+    await operator.settle()
+    before = list(world.writes)
+    for _ in range(5):
+        world.pass_time(60)
+        await operator.settle()
+    await Operator(world).settle()
+    assert world.writes == before
+
+
+async def history(world: FakeCluster) -> list[tuple[str, str, str]]:
+    await live_a_life(world, Operator(world))
+    return world.writes
+
+
+async def test_a_crash_after_any_write_leads_to_the_same_end_without_a_second_gang() -> None:
+    def fresh() -> FakeCluster:
+        world = FakeCluster()
+        world.add_job(KEY, make_spec())
+        return world
+
+    undisturbed = await history(fresh())
+    for k in range(1, len(undisturbed) + 1):
+        world = fresh()
+        world.crash_after = k
+        operator = Operator(world)
+        for stage in (P, T, X):
+            for turn in range(3):
+                try:
+                    await operator.settle()
+                except Crash:
+                    operator = Operator(world)
+                    await operator.settle()
+                if turn == 0:
+                    world.make_pods()
+                    world.start_pods()
+                if turn == 1:
+                    end_stage(world, stage)
+        assert world.stored(KEY).status["phase"] == "Succeeded", f"crash after write {k}"
+        assert sorted(world.writes) == sorted(undisturbed), f"crash after write {k}"
+
+
+async def test_somebody_faster_makes_the_pass_start_again(world: FakeCluster) -> None:
+    world.stale_reads = 2
+    await Operator(world).settle()
+    assert world.stored(KEY).status["prepareAttempt"] == 0
+
+
+async def test_a_store_that_lags_behind_creates_nothing_twice(world: FakeCluster) -> None:
+    operator = Operator(world)
+    await operator.settle()
+    late = Operator(world)
+    late.stores.jobs.put(world.stored(KEY))  # it has seen the job, but not its children
+    await late.reconciler.reconcile(KEY)
+    assert [name for verb, kind, name in world.writes if kind == "Job"] == ["demo-p0"]
+
+
+async def test_a_store_that_lags_behind_declares_no_living_gang_dead(world: FakeCluster) -> None:
+    operator = Operator(world)
+    await operator.settle()
+    end_stage(world, P)
+    await operator.settle()
+    world.make_pods()
+    world.start_pods()
+    await operator.settle()
+    assert world.stored(KEY).status["phase"] == "Training"
+    late = Operator(world)
+    late.stores.jobs.put(world.stored(KEY))
+    await late.reconciler.reconcile(KEY)
+    assert world.stored(KEY).status["phase"] == "Training"
+
+
+async def test_a_refusal_is_told_once_tried_again_and_heals(world: FakeCluster) -> None:
+    operator = Operator(world)
+    world.refuse = Refused("exceeded quota", reason="QuotaExceeded", kind="Job", name="demo-p0")
+    again = await operator.settle()
+    status = world.stored(KEY).status
+    assert status["pendingReason"] == "exceeded quota"
+    assert main_condition(status)["reason"] == "QuotaExceeded"
+    assert again == 20.0
+    writes = len(world.writes)
+    await operator.settle()
+    assert len(world.writes) == writes
+    world.refuse = None
+    await operator.settle()
+    status = world.stored(KEY).status
+    assert "pendingReason" not in status
+    assert [job.name for job in world.child_jobs(KEY)] == ["demo-p0"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("Job", "demo-p0"), ("ConfigMap", "demo-run")], ids=["a Job", "a ConfigMap"]
+)
+async def test_a_foreign_object_of_our_name_is_never_taken_over(
+    world: FakeCluster, kind: str, name: str
+) -> None:
+    meta = {"namespace": KEY.namespace, "name": name, "labels": {}}
+    foreign = world.add({"kind": kind, "metadata": meta, "data": {"theirs": "1"}})
+    await Operator(world).settle()
+    status = world.stored(KEY).status
+    assert main_condition(status, "Stalled")["reason"] == "NameConflict"
+    assert name in status["pendingReason"]
+    assert foreign["data"] == {"theirs": "1"}
+    del world.objects[kind, KEY.namespace, name]
+    await Operator(world).settle()
+    assert [job.name for job in world.child_jobs(KEY)] == ["demo-p0"]
+
+
+async def test_a_recreated_job_waits_for_the_children_of_its_predecessor(
+    world: FakeCluster,
+) -> None:
+    await Operator(world).settle()
+    world.make_pods()
+    world.start_pods()
+    world.delete_job(KEY)
+    world.add_job(KEY, make_spec())
+    operator = Operator(world)
+    await operator.settle()
+    status = world.stored(KEY).status
+    assert main_condition(status)["reason"] == "PreviousJobTerminating"
+    assert "demo-p0" in status["pendingReason"]
+    for _ in range(3):
+        world.collect_garbage()
+        world.finish_terminating()
+    await operator.settle()
+    (job,) = world.child_jobs(KEY)
+    assert job.owner_uid == world.stored(KEY).uid
+
+
+async def test_suspending_at_every_stage_and_resuming_takes_the_next_number(
+    world: FakeCluster,
+) -> None:
+    operator = Operator(world)
+    for stage, letter in ((P, "p"), (T, "a"), (X, "x")):
+        await operator.settle()
+        world.make_pods()
+        world.start_pods()
+        await operator.settle()
+        world.edit_job(KEY, suspend=True)
+        await operator.settle()
+        assert world.stored(KEY).status["phase"] != "Suspended", "its pods still run"
+        for _ in range(3):
+            world.collect_garbage()
+            world.finish_terminating()
+        await operator.settle()
+        assert world.stored(KEY).status["phase"] == "Suspended"
+        world.pass_time(100)
+        world.edit_job(KEY, suspend=False)
+        await operator.settle()
+        assert any(job.name == f"demo-{letter}1" for job in world.child_jobs(KEY))
+        end_stage(world, stage)
+    await operator.settle()
+    status = world.stored(KEY).status
+    assert status["phase"] == "Succeeded"
+    assert status["suspendedSeconds"] == 300
+
+
+async def test_an_evicted_export_pod_is_replaced_and_the_job_succeeds(world: FakeCluster) -> None:
+    operator = Operator(world)
+    for stage in (P, T):
+        await operator.settle()
+        end_stage(world, stage)
+    await operator.settle()
+    world.make_pods()
+    world.start_pods()
+    await operator.settle()
+    world.evict_pod("demo-x0-0")
+    world.judge_jobs()
+    await operator.settle()
+    assert world.stored(KEY).status["failure"]["class"] == "Evicted"
+    world.pass_time(6)
+    await operator.settle()
+    end_stage(world, X)
+    await operator.settle()
+    status = world.stored(KEY).status
+    assert (status["phase"], status["exportAttempt"]) == ("Succeeded", 1)
+
+
+async def test_a_failed_gang_is_terminal_only_when_its_last_pod_is_gone(world: FakeCluster) -> None:
+    operator = Operator(world)
+    await operator.settle()
+    end_stage(world, P)
+    await operator.settle()
+    world.make_pods()
+    world.start_pods()
+    await operator.settle()
+    world.end_pod("demo-a0-1", 71, last_words(T, "failed", failure={"message": "out of memory"}))
+    world.judge_jobs()
+    await operator.settle()
+    status = world.stored(KEY).status
+    assert "completionTime" not in status
+    assert status["failure"]["class"] == "CudaOom"
+    world.finish_terminating()
+    world.judge_jobs()
+    await operator.settle()
+    status = world.stored(KEY).status
+    assert status["phase"] == "Failed"
+    assert status["failure"]["pod"] == "demo-a0-1"
+
+
+async def test_children_are_removed_when_their_time_is_over_and_the_job_stays() -> None:
+    world = FakeCluster()
+    world.add_job(KEY, make_spec(ttlSecondsAfterFinished=60))
+    operator = Operator(world)
+    await live_a_life(world, operator)
+    assert 0 < (await operator.settle() or 0) <= 60
+    world.pass_time(61)
+    await operator.settle()
+    world.collect_garbage()
+    await operator.settle()
+    assert {kind for kind, *_ in world.objects} == {"FineTuneJob"}
+    status = world.stored(KEY).status
+    assert status["phase"] == "Succeeded" and "childrenRemovedTime" in status
+    writes = len(world.writes)
+    await operator.settle()
+    assert len(world.writes) == writes
+
+
+async def test_a_deleted_job_is_forgotten(world: FakeCluster) -> None:
+    operator = Operator(world)
+    await operator.settle()
+    world.delete_job(KEY)
+    writes = len(world.writes)
+    assert await operator.settle() is None
+    assert len(world.writes) == writes
+
+
+async def test_events_are_few_even_if_the_user_toggles_for_ever(world: FakeCluster) -> None:
+    operator = Operator(world)
+    for turn in range(20):
+        world.edit_job(KEY, suspend=turn % 2 == 0)
+        await operator.settle()
+        for _ in range(3):
+            world.collect_garbage()
+            world.finish_terminating()
+        await operator.settle()
+    assert len(operator.events) <= EVENTS - 1
+    for stage in (P, T, X):
+        await operator.settle()
+        end_stage(world, stage)
+    await operator.settle()
+    assert len(operator.events) <= EVENTS
+    assert operator.events[-1]["reason"] == "Succeeded"
+
+
+async def test_a_missing_claim_is_told_and_heals(world: FakeCluster) -> None:
+    operator = Operator(world)
+    real = world.claim
+
+    async def missing(namespace: str, name: str) -> Any:
+        return None
+
+    world.claim = missing  # type: ignore[method-assign]
+    assert await operator.settle() == 15.0
+    status = world.stored(KEY).status
+    assert main_condition(status, "Stalled")["status"] == "True"
+    assert "PersistentVolumeClaim" in status["pendingReason"]
+    assert world.child_jobs(KEY) == ()
+    world.claim = real  # type: ignore[method-assign]
+    await Operator(world).settle()
+    assert [job.name for job in world.child_jobs(KEY)] == ["demo-p0"]
+    assert "pendingReason" not in world.stored(KEY).status
+
+
+async def test_a_spoilt_status_does_not_stop_the_operator(world: FakeCluster) -> None:
+    raw = world.objects["FineTuneJob", KEY.namespace, KEY.name]
+    raw["status"] = {"observedGeneration": "x", "conditions": [{"no": "type"}], "phase": 7}
+    await Operator(world).settle()
+    assert world.stored(KEY).status["phase"] == "Pending"

@@ -1,0 +1,671 @@
+"""The rules in their order: one row for each rule and each edge of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from builders import (
+    KEY,
+    NOW,
+    UID,
+    ended_pod,
+    failure_words,
+    last_words,
+    main_condition,
+    make_child_job,
+    make_facts,
+    make_pod,
+    make_spec,
+    pending_pod,
+    seconds,
+    status_in,
+)
+
+from finetune_operator.api.types import (
+    Condition,
+    FineTuneJobStatus,
+    Phase,
+    Reason,
+    StageName,
+)
+from finetune_operator.policies.facts import Facts, Obstacle, State, Verb
+from finetune_operator.status import RULES, Decision, decide, judge
+
+P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
+SUSPEND = make_spec(suspend=True)
+DEADLINE = make_spec(activeDeadlineSeconds=90)
+TTL = make_spec(ttlSecondsAfterFinished=60)
+COMPLETE = {"complete": True}
+FAILED = {"failure": ("BackoffLimitExceeded", "too many failures")}
+FAILING = {"failing": ("BackoffLimitExceeded", "too many failures")}
+CUDA_OOM = failure_words(**{"class": "CudaOom", "rank": 1, "message": "out of memory", "at": 1.0})
+
+
+def condition(name: str, value: str, reason: str) -> Condition:
+    return Condition(
+        type=name,
+        status=value,  # type: ignore[arg-type]
+        reason=reason,
+        message="",
+        last_transition_time=NOW - seconds(50),
+    )
+
+
+def ready_gang(**fields: Any) -> FineTuneJobStatus:
+    """A job whose gang was ready once."""
+    gang = (condition("GangReady", "True", "Training"),)
+    return status_in(T, phase=Phase.TRAINING, conditions=gang, **fields)
+
+
+def train(**fields: Any) -> tuple[Any, ...]:
+    return (make_child_job(T, **fields),)
+
+
+GANG = (make_pod(0), make_pod(1))
+
+ROWS: list[Any] = [
+    # finished
+    pytest.param(
+        make_facts(status_in(X, phase=Phase.SUCCEEDED, completion_time=NOW), spec=SUSPEND),
+        ("finished", Phase.SUCCEEDED, State.SUCCEEDED, "Succeeded", ""),
+        id="a finished job stays finished, whatever is wished now",
+    ),
+    pytest.param(
+        make_facts(status_in(T, phase=Phase.FAILED, completion_time=NOW), jobs=train()),
+        ("finished", Phase.FAILED, State.FAILED, "Failed", "delete Job demo-a0"),
+        id="what is left over from a finished job goes",
+    ),
+    pytest.param(
+        make_facts(
+            status_in(X, phase=Phase.SUCCEEDED, completion_time=NOW - seconds(61)),
+            spec=TTL,
+            jobs=(make_child_job(X, **COMPLETE),),
+        ),
+        (
+            "finished",
+            Phase.SUCCEEDED,
+            State.SUCCEEDED,
+            "Succeeded",
+            "delete Job demo-x0, delete Service demo, delete ConfigMap demo-run",
+        ),
+        id="children go when their time to live is over",
+    ),
+    pytest.param(
+        make_facts(
+            status_in(X, phase=Phase.SUCCEEDED, completion_time=NOW - seconds(59)),
+            spec=TTL,
+            jobs=(make_child_job(X, **COMPLETE),),
+        ),
+        ("finished", Phase.SUCCEEDED, State.SUCCEEDED, "Succeeded", ""),
+        id="and not before",
+    ),
+    # spec_invalid
+    pytest.param(
+        make_facts(spec=make_spec(model={"uri": "ftp://x"})),
+        ("spec_invalid", Phase.FAILED, State.FAILED, "InvalidSpec", ""),
+        id="a spec that cannot work ends the job without any child",
+    ),
+    pytest.param(
+        make_facts(status_in(T), spec={}, jobs=train(), pods=GANG),
+        ("spec_invalid", Phase.TRAINING, State.MOVING, "InvalidSpec", "delete Job demo-a0"),
+        id="a spec that became invalid under running pods takes them down first",
+    ),
+    # stage_completed
+    pytest.param(
+        make_facts(status_in(P), jobs=(make_child_job(P, **COMPLETE),)),
+        ("stage_completed", Phase.STARTING, State.MOVING, "Starting", ""),
+        id="prepare is done: training is written ahead, nothing is created yet",
+    ),
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(**COMPLETE), spec=SUSPEND),
+        ("stage_completed", Phase.EXPORTING, State.RUNNING, "Exporting", ""),
+        id="training that was done before it could be suspended counts",
+    ),
+    pytest.param(
+        make_facts(status_in(X), jobs=(make_child_job(X, **COMPLETE),)),
+        ("stage_completed", Phase.SUCCEEDED, State.SUCCEEDED, "Succeeded", ""),
+        id="export is done: the job has succeeded",
+    ),
+    pytest.param(
+        make_facts(status_in(X), jobs=(make_child_job(X, **COMPLETE),), pods=(make_pod(0, X),)),
+        ("stage_completed", Phase.EXPORTING, State.MOVING, "Draining", ""),
+        id="but not while a pod is left",
+    ),
+    # job_failed
+    pytest.param(
+        make_facts(
+            ready_gang(), jobs=train(**FAILED), pods=(ended_pod(1, code=71, words=CUDA_OOM),)
+        ),
+        ("job_failed", Phase.FAILED, State.FAILED, "CudaOom", ""),
+        id="a failed gang ends the job with its class",
+    ),
+    pytest.param(
+        make_facts(
+            ready_gang(),
+            jobs=train(**FAILED),
+            pods=(ended_pod(1, code=71, words=CUDA_OOM), make_pod(0, deleting=True)),
+        ),
+        ("job_failed", Phase.TRAINING, State.MOVING, "CudaOom", ""),
+        id="but not while a survivor still holds its GPU",
+    ),
+    pytest.param(
+        make_facts(
+            status_in(P),
+            jobs=(make_child_job(P, **FAILED),),
+            pods=(ended_pod(0, P, code=143, disruption="EvictionByEvictionAPI"),),
+        ),
+        ("job_failed", Phase.PENDING, State.MOVING, "Restarting", ""),
+        id="an evicted prepare pod is tried again",
+    ),
+    pytest.param(
+        make_facts(
+            status_in(P, prepare_attempt=6),
+            jobs=tuple(make_child_job(P, n, **FAILED) for n in range(7)),
+            pods=(ended_pod(0, P, attempt=6, code=143, disruption="Evicted"),),
+        ),
+        ("job_failed", Phase.FAILED, State.FAILED, "Evicted", ""),
+        id="but not for ever",
+    ),
+    pytest.param(
+        make_facts(
+            status_in(P),
+            jobs=(make_child_job(P, **FAILED),),
+            pods=(ended_pod(0, P, code=65, words=failure_words(P, message="rows.jsonl:7")),),
+        ),
+        ("job_failed", Phase.FAILED, State.FAILED, "BadData", ""),
+        id="bad data will be as bad the next time",
+    ),
+    # job_failing
+    pytest.param(
+        make_facts(
+            ready_gang(),
+            jobs=train(**FAILING),
+            pods=(ended_pod(1, code=71), make_pod(0, deleting=True)),
+            spec=SUSPEND,
+        ),
+        ("job_failing", Phase.TRAINING, State.MOVING, "Draining", ""),
+        id="a gang that goes down is left alone until its Job is Failed",
+    ),
+    # deadline_exceeded
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(), pods=GANG, spec=DEADLINE),
+        (
+            "deadline_exceeded",
+            Phase.TRAINING,
+            State.MOVING,
+            "DeadlineExceeded",
+            "delete Job demo-a0",
+        ),
+        id="the time is up: pods are asked to stop",
+    ),
+    pytest.param(
+        make_facts(ready_gang(job_uid="x"), spec=DEADLINE),
+        ("deadline_exceeded", Phase.FAILED, State.FAILED, "DeadlineExceeded", ""),
+        id="the time is up and no pod is left",
+    ),
+    # suspended
+    pytest.param(
+        make_facts(spec=SUSPEND),
+        ("suspended", Phase.SUSPENDED, State.SUSPENDED, "Suspended", ""),
+        id="a job may be created suspended: nothing begins",
+    ),
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(), pods=GANG, spec=SUSPEND),
+        ("suspended", Phase.TRAINING, State.MOVING, "Suspending", "delete Job demo-a0"),
+        id="suspending ends the attempt's Job",
+    ),
+    pytest.param(
+        make_facts(
+            ready_gang(), jobs=train(deleting=True), pods=(make_pod(deleting=True),), spec=SUSPEND
+        ),
+        ("suspended", Phase.TRAINING, State.MOVING, "Suspending", ""),
+        id="and waits for its pods to save",
+    ),
+    pytest.param(
+        make_facts(ready_gang(job_uid="x"), spec=SUSPEND),
+        ("suspended", Phase.SUSPENDED, State.SUSPENDED, "Suspended", ""),
+        id="then it is suspended",
+    ),
+    # resumed
+    pytest.param(
+        make_facts(status_in(T, phase=Phase.SUSPENDED, suspend_time=NOW - seconds(9), job_uid="x")),
+        ("resumed", Phase.STARTING, State.MOVING, "Resumed", ""),
+        id="resuming asks for the next attempt",
+    ),
+    pytest.param(
+        make_facts(
+            status_in(
+                T,
+                phase=Phase.TRAINING,
+                job_uid="x",
+                conditions=(condition("Reconciling", "True", "Suspending"),),
+            ),
+            pods=(make_pod(deleting=True),),
+        ),
+        ("resumed", Phase.STARTING, State.MOVING, "Resumed", ""),
+        id="also when the pods are still on their way out",
+    ),
+    # between_attempts
+    pytest.param(
+        make_facts(
+            status_in(T, phase=Phase.STARTING, next_attempt_time=NOW, job_uid="uid-of-demo-a0"),
+            jobs=train(),
+            pods=GANG,
+        ),
+        ("between_attempts", Phase.STARTING, State.MOVING, "Restarting", "delete Job demo-a0"),
+        id="the old gang goes first",
+    ),
+    pytest.param(
+        make_facts(
+            status_in(T, phase=Phase.PENDING, next_attempt_time=NOW + seconds(5), job_uid="x")
+        ),
+        ("between_attempts", Phase.PENDING, State.MOVING, "Restarting", ""),
+        id="then time passes",
+    ),
+    pytest.param(
+        make_facts(status_in(T, phase=Phase.PENDING, next_attempt_time=NOW, job_uid="x")),
+        ("between_attempts", Phase.STARTING, State.MOVING, "Starting", ""),
+        id="then the next attempt is written ahead",
+    ),
+    # job_vanished
+    pytest.param(
+        make_facts(ready_gang(job_uid="x")),
+        ("job_vanished", Phase.FAILED, State.FAILED, "JobVanished", ""),
+        id="somebody deleted the gang's Job",
+    ),
+    pytest.param(
+        make_facts(ready_gang(job_uid="x"), pods=(make_pod(),)),
+        ("job_vanished", Phase.TRAINING, State.MOVING, "JobVanished", ""),
+        id="and its pods still run",
+    ),
+    pytest.param(
+        make_facts(status_in(P, prepare_job_uid="x")),
+        ("job_vanished", Phase.PENDING, State.MOVING, "Restarting", ""),
+        id="a vanished prepare Job is made again under the next number",
+    ),
+    # leftovers_alive
+    pytest.param(
+        make_facts(status_in(T, attempt=1), jobs=train(), pods=GANG),
+        ("leftovers_alive", Phase.STARTING, State.MOVING, "Draining", "delete Job demo-a0"),
+        id="a live Job of an older attempt is ended before the next is made",
+    ),
+    # previous_incarnation_alive
+    pytest.param(
+        make_facts(jobs=train(owner_uid="other", uid="o"), pods=(make_pod(owner_uid="other"),)),
+        ("previous_incarnation_alive", Phase.PENDING, State.MOVING, "PreviousJobTerminating", ""),
+        id="children of a deleted job of the same name are waited for",
+    ),
+    # obstructed
+    pytest.param(
+        make_facts(obstacle=Obstacle("ClaimNotFound", "create it", stalled=True)),
+        ("obstructed", Phase.PENDING, State.STUCK, "ClaimNotFound", ""),
+        id="a missing claim can still be made",
+    ),
+    pytest.param(
+        make_facts(obstacle=Obstacle("SourceNotReady", "waiting")),
+        ("obstructed", Phase.PENDING, State.MOVING, "SourceNotReady", ""),
+        id="a source that is not ready yet is waited for",
+    ),
+    pytest.param(
+        make_facts(obstacle=Obstacle("ClaimNotShared", "use another", final=True)),
+        ("obstructed", Phase.FAILED, State.FAILED, "ClaimNotShared", ""),
+        id="a claim of the wrong kind ends the job",
+    ),
+    # not_begun
+    pytest.param(
+        make_facts(),
+        ("not_begun", Phase.PENDING, State.MOVING, "Accepted", ""),
+        id="a new job: its first attempt is written ahead, nothing is created yet",
+    ),
+    # creation_refused
+    pytest.param(
+        make_facts(status_in(P), refusal=Obstacle("NameConflict", "taken", stalled=True)),
+        (
+            "creation_refused",
+            Phase.PENDING,
+            State.STUCK,
+            "NameConflict",
+            "ensure ConfigMap demo-run, create Job demo-p0",
+        ),
+        id="a refused creation is told and tried again",
+    ),
+    # job_missing
+    pytest.param(
+        make_facts(status_in(P)),
+        (
+            "job_missing",
+            Phase.PENDING,
+            State.MOVING,
+            "Accepted",
+            "ensure ConfigMap demo-run, create Job demo-p0",
+        ),
+        id="prepare is created",
+    ),
+    pytest.param(
+        make_facts(status_in(T)),
+        (
+            "job_missing",
+            Phase.STARTING,
+            State.MOVING,
+            "Starting",
+            "ensure ConfigMap demo-run, ensure Service demo, create Job demo-a0",
+        ),
+        id="the gang is created behind its Service",
+    ),
+    pytest.param(
+        make_facts(
+            status_in(P),
+            spec=make_spec(
+                storage={"claimRef": None, "size": "1Gi"}, output={"uri": "pvc://out/x"}
+            ),
+        ),
+        (
+            "job_missing",
+            Phase.PENDING,
+            State.MOVING,
+            "Accepted",
+            "ensure ConfigMap demo-run, ensure PersistentVolumeClaim demo-work, create Job demo-p0",
+        ),
+        id="a claim of a size is made first",
+    ),
+    # start_timeout
+    pytest.param(
+        make_facts(
+            status_in(T),
+            jobs=train(created=NOW - seconds(1801)),
+            pods=(make_pod(0), pending_pod(1)),
+        ),
+        ("start_timeout", Phase.PENDING, State.MOVING, "StartTimeout", ""),
+        id="a half-placed gang gives its pods back",
+    ),
+    # pods_not_ready
+    pytest.param(
+        make_facts(status_in(T), jobs=train(), pods=(make_pod(0), pending_pod(1))),
+        ("pods_not_ready", Phase.STARTING, State.MOVING, "Starting", ""),
+        id="a gang that is coming up has nothing to explain",
+    ),
+    pytest.param(
+        make_facts(
+            status_in(T),
+            jobs=train(),
+            pods=tuple(
+                pending_pod(i, unscheduled=("Unschedulable", "0/3 nodes are available", NOW))
+                for i in (0, 1)
+            ),
+        ),
+        ("pods_not_ready", Phase.STARTING, State.MOVING, "Unschedulable", ""),
+        id="a gang without nodes says so",
+    ),
+    pytest.param(
+        make_facts(status_in(T), jobs=train(suspended=True)),
+        ("pods_not_ready", Phase.QUEUED, State.MOVING, "Queued", ""),
+        id="a Job held back by a queue is queued",
+    ),
+    # running
+    pytest.param(
+        make_facts(status_in(P), jobs=(make_child_job(P),), pods=(make_pod(0, P),)),
+        ("running", Phase.PREPARING, State.MOVING, "Preparing", ""),
+        id="prepare runs",
+    ),
+    pytest.param(
+        make_facts(status_in(T), jobs=train(), pods=GANG),
+        ("running", Phase.TRAINING, State.RUNNING, "Training", ""),
+        id="the gang trains",
+    ),
+    pytest.param(
+        make_facts(ready_gang(suspended_seconds=30), jobs=train(), pods=GANG, spec=DEADLINE),
+        ("running", Phase.TRAINING, State.RUNNING, "Training", ""),
+        id="time suspended does not count",
+    ),
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(), pods=(make_pod(0, ready=False), make_pod(1))),
+        ("running", Phase.TRAINING, State.RUNNING, "Training", ""),
+        id="a pod that is not ready for a moment does not unmake a gang",
+    ),
+    pytest.param(
+        make_facts(status_in(X), jobs=(make_child_job(X),), pods=(make_pod(0, X),)),
+        ("running", Phase.EXPORTING, State.RUNNING, "Exporting", ""),
+        id="export runs",
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "expected"), ROWS)
+def test_the_first_rule_that_fits_decides(facts: Facts, expected: tuple[Any, ...]) -> None:
+    rule = next(rule for rule in RULES if rule(facts) is not None)
+    verdict = judge(facts)
+    actions = ", ".join(f"{a.verb.value} {a.kind} {a.name}" for a in verdict.actions)
+    seen = (rule.__name__, verdict.phase, verdict.state, str(verdict.reason), actions)
+    assert seen == expected
+
+
+def test_every_rule_has_a_row_and_the_rows_stand_in_the_order_of_the_rules() -> None:
+    names = [row.values[1][0] for row in ROWS]
+    order = [rule.__name__ for rule in RULES]
+    assert list(dict.fromkeys(names)) == order
+
+
+@pytest.mark.parametrize("facts", [row.values[0] for row in ROWS])
+def test_a_status_that_is_read_back_comes_to_rest(facts: Facts) -> None:
+    """While nothing happens in the cluster, a job writes at most three times and then never."""
+    for _ in range(4):
+        decision = decide(facts)
+        if decision.status == facts.job.status:
+            return
+        facts = _read_back(facts, decision)
+    pytest.fail(f"still writing: {decision.status}")
+
+
+def _read_back(facts: Facts, decision: Decision) -> Facts:
+    status = FineTuneJobStatus.model_validate(decision.status)
+    job = replace(facts.job, status=decision.status)
+    return make_facts(
+        status,
+        jobs=facts.observed.jobs,
+        pods=facts.observed.pods,
+        spec=job.spec,
+        obstacle=facts.obstacle,
+        refusal=facts.refusal,
+        now=facts.now,
+    )
+
+
+def test_a_job_that_is_being_deleted_is_left_to_the_garbage_collector() -> None:
+    decision = decide(make_facts(status_in(T), deleting=True))
+    assert decision.actions == () and decision.status == status_in(T).wire()
+
+
+def test_actions_never_go_along_with_a_change_of_the_status_that_they_rest_on() -> None:
+    """What creates an attempt needs its number in the stored status."""
+    decision = decide(make_facts())
+    assert decision.status["prepareAttempt"] == 0
+    assert decision.actions == ()
+
+
+CONDITIONS = [
+    pytest.param(make_facts(), ("True", "False", "Unknown", "False"), id="accepted"),
+    pytest.param(
+        make_facts(status_in(T), jobs=train(), pods=GANG),
+        ("False", "False", "Unknown", "False"),
+        id="pods run",
+    ),
+    pytest.param(make_facts(spec=SUSPEND), ("False", "False", "Unknown", "False"), id="suspended"),
+    pytest.param(
+        make_facts(status_in(X), jobs=(make_child_job(X, **COMPLETE),)),
+        ("False", "False", "True", "False"),
+        id="succeeded",
+    ),
+    pytest.param(make_facts(spec={}), ("False", "True", "False", "True"), id="spec invalid"),
+    pytest.param(
+        make_facts(obstacle=Obstacle("ClaimNotFound", "create it", stalled=True)),
+        ("False", "True", "Unknown", "False"),
+        id="stuck until a person acts",
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "expected"), CONDITIONS)
+def test_conditions_stand_as_kstatus_needs_them(facts: Facts, expected: tuple[str, ...]) -> None:
+    status = decide(facts).status
+    names = ("Reconciling", "Stalled", "Succeeded", "Failed")
+    assert tuple(main_condition(status, name)["status"] for name in names) == expected
+    assert len({c["type"] for c in status["conditions"]}) == len(status["conditions"]) == 9
+    assert all(c["reason"] and c["observedGeneration"] == 1 for c in status["conditions"])
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
+    first = FineTuneJobStatus.model_validate(decide(make_facts()).status)
+    later = make_facts(first, now=NOW + seconds(60), generation=2)
+    status = decide(later).status
+    assert status["observedGeneration"] == 2
+    assert main_condition(status)["lastTransitionTime"] == "2026-11-23T12:00:00Z"
+    assert main_condition(status)["observedGeneration"] == 2
+
+
+def test_prepares_last_words_become_model_data_and_steps() -> None:
+    words = last_words(
+        P,
+        steps=42,
+        model={"architecture": "Llama", "parameters": 7, "digest": "sha256:a"},
+        data={"rows": 10, "kept": 9, "dropped": {"empty": 1}, "supervisedTokens": 5},
+    )
+    status = status_in(P, resolved=make_facts().known_plan.resolved)
+    facts = make_facts(
+        status, jobs=(make_child_job(P, **COMPLETE),), pods=(ended_pod(0, P, words=words),)
+    )
+    decided = decide(facts).status
+    assert decided["model"]["architecture"] == "Llama"
+    assert decided["data"] == {
+        "rows": 10,
+        "kept": 9,
+        "dropped": {"empty": 1},
+        "supervisedTokens": 5,
+    }
+    assert decided["resolved"]["steps"] == 42
+    assert decided["attempt"] == 0
+    assert main_condition(decided, "DatasetValid")["status"] == "True"
+
+
+def test_final_numbers_come_from_the_last_words_of_rank_zero_even_if_its_pod_is_gone() -> None:
+    metrics = {"loss": 1.25, "evalLoss": 1.5, "perplexity": 4.48, "baseline": {"evalLoss": 2.5}}
+    words = last_words(T, step=90, steps=90, metrics=metrics)
+    facts = make_facts(ready_gang(), jobs=train(**COMPLETE), evidence=(ended_pod(0, words=words),))
+    decided = decide(facts).status
+    assert decided["metrics"]["evalLoss"] == "1.5"
+    assert decided["metrics"]["baseline"] == {"evalLoss": "2.5"}
+    assert decided["progress"]["percent"] == 100
+
+
+def test_export_repeats_the_numbers_of_a_training_whose_pods_were_lost() -> None:
+    words = last_words(
+        X,
+        artifact={"formats": ["Merged"], "digest": "sha256:b", "bytes": 5},
+        train={"metrics": {"loss": 0.5}, "step": 90, "steps": 90},
+    )
+    facts = make_facts(
+        status_in(X), jobs=(make_child_job(X, **COMPLETE),), pods=(ended_pod(0, X, words=words),)
+    )
+    decided = decide(facts).status
+    assert decided["metrics"]["loss"] == "0.5"
+    assert decided["artifact"] == {
+        "uri": f"pvc://work/team-a/{UID}/output",
+        "path": f"team-a/{UID}/output",
+        "digest": "sha256:b",
+        "bytes": 5,
+        "formats": ["Merged"],
+    }
+
+
+def test_the_next_attempt_has_the_next_number_and_its_own_logs() -> None:
+    waiting = status_in(T, phase=Phase.PENDING, next_attempt_time=NOW, job_uid="x")
+    decided = decide(make_facts(waiting)).status
+    assert decided["attempt"] == 1
+    assert "jobUID" not in decided and "nextAttemptTime" not in decided
+    assert decided["logs"]["path"].endswith("/attempts/1/logs")
+
+
+def test_an_attempt_whose_job_was_never_created_keeps_its_number_over_a_suspension() -> None:
+    waiting = status_in(T, phase=Phase.PENDING, next_attempt_time=NOW)
+    assert decide(make_facts(waiting)).status["attempt"] == 0
+
+
+def test_a_resized_gang_is_resolved_anew() -> None:
+    spec = make_spec(workers={"count": 4}, training={"microBatchSize": 2})
+    waiting = status_in(T, phase=Phase.PENDING, next_attempt_time=NOW, job_uid="x")
+    assert decide(make_facts(waiting, spec=spec)).status["resolved"]["worldSize"] == 4
+
+
+def test_start_timeouts_in_a_row_wait_longer_and_longer() -> None:
+    pauses = []
+    for times in (0, 1, 2, 9):
+        late = make_facts(
+            status_in(T, start_timeouts=times or None), jobs=train(created=NOW - seconds(4000))
+        )
+        due = FineTuneJobStatus.model_validate(decide(late).status).next_attempt_time
+        assert due is not None
+        pauses.append((due - NOW).total_seconds())
+    assert pauses == [30, 60, 120, 1800]
+
+
+def test_the_uid_of_a_job_is_written_along_with_the_next_change_and_not_alone() -> None:
+    status = FineTuneJobStatus.model_validate(decide(make_facts(status_in(P))).status)
+    created = make_facts(status, jobs=(make_child_job(P),))
+    assert decide(created).status == status.wire()
+    started = make_facts(status, jobs=(make_child_job(P),), pods=(make_pod(0, P),))
+    assert decide(started).status["prepareJobUID"] == "uid-of-demo-p0"
+
+
+@pytest.mark.parametrize("facts", [row.values[0] for row in ROWS])
+def test_creating_deleting_and_ending_are_irrevocable(facts: Facts) -> None:
+    decision, verdict = decide(facts), judge(facts)
+    acts = any(action.verb in (Verb.CREATE, Verb.DELETE) for action in verdict.actions)
+    ends = verdict.state.terminal and facts.status.completion_time is None
+    assert decision.irrevocable == (acts or ends)
+
+
+def test_an_event_tells_of_a_change_of_the_reason_and_of_nothing_else() -> None:
+    fresh = decide(make_facts())
+    assert fresh.event is not None
+    assert (fresh.event["reason"], fresh.event["type"]) == ("Accepted", "Normal")
+    assert fresh.event["involvedObject"]["uid"] == UID
+    stored = FineTuneJobStatus.model_validate(fresh.status)
+    assert decide(make_facts(stored, generation=2)).event is None
+
+
+def test_a_failure_is_a_warning_event() -> None:
+    event = decide(make_facts(spec={})).event
+    assert event is not None and event["type"] == "Warning"
+
+
+def test_the_same_transition_makes_an_event_of_the_same_name() -> None:
+    names = {decide(make_facts(now=NOW + seconds(n))).event["metadata"]["name"] for n in (0, 99)}  # type: ignore[index]
+    assert len(names) == 1
+    assert re.fullmatch(rf"{KEY.name}\.[0-9a-f]{{16}}", names.pop())
+
+
+def test_the_deadline_wakes_the_job_up() -> None:
+    facts = make_facts(
+        ready_gang(), jobs=train(), pods=GANG, spec=make_spec(activeDeadlineSeconds=160)
+    )
+    assert decide(facts).again_after == pytest.approx(60.5)
+
+
+def test_long_texts_are_cut_to_what_the_api_takes() -> None:
+    words = failure_words(message="x" * 5000, lines=["y" * 5000] * 50)
+    facts = make_facts(
+        ready_gang(), jobs=train(**FAILED), pods=(ended_pod(1, code=71, words=words),)
+    )
+    failure = decide(facts).status["failure"]
+    assert len(failure["message"]) <= 1024
+    assert len(failure["lines"]) <= 20 and max(map(len, failure["lines"])) <= 1024
+
+
+def test_all_reasons_are_in_the_vocabulary() -> None:
+    from finetune_operator.api.conditions import REASONS
+
+    used = {str(judge(row.values[0]).reason) for row in ROWS}
+    assert used - {"Failed"} <= REASONS
+    assert Reason.STARTING in used
