@@ -84,10 +84,16 @@ def _built(detail: str) -> None:
 
 
 @pytest.fixture(scope="session")
+def chart() -> Path:
+    return CHART
+
+
+@pytest.fixture(scope="session")
 def prepared() -> LocalCluster:
-    """The cluster's programs built and the host's packages installed; nothing started."""
+    """The programs built and the host's packages installed; nothing started."""
     cluster = LocalCluster("finetune-test")
     cluster.prepare(_say)
+    cluster.binaries.build(["helm"], _say)
     return cluster
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_operator.api.types import Condition, FineTuneJobStatus, Phase, StageName
-from finetune_operator.observed import Termination
+from finetune_operator.observed import ChildJob, ChildPod, Termination
 from finetune_operator.policies.facts import Facts, Obstacle, Verb
 from finetune_operator.status import decide, judge
 
@@ -178,6 +178,20 @@ def test_nothing_is_created_beside_living_pods_or_under_a_name_that_is_not_store
         numbers = [("prepareAttempt", "p"), ("attempt", "a"), ("exportAttempt", "x")]
         names = {f"demo-{letter}{stored[name]}" for name, letter in numbers if name in stored}
         assert action.name in names
+
+
+@given(JOBS, PODS)
+@settings(max_examples=100, deadline=None)
+def test_no_leftover_of_any_kind_lets_a_second_gang_begin(
+    jobs: tuple[ChildJob, ...], pods: tuple[ChildPod, ...]
+) -> None:
+    """Attempt 1 is written ahead and everything is in place but for what earlier gangs left."""
+    written_ahead = FineTuneJobStatus(prepare_attempt=0, prepared=NOW, attempt=1, start_time=NOW)
+    others = tuple(job for job in jobs if job.name != "demo-a1")
+    facts = make_facts(written_ahead, jobs=others, pods=pods)
+    creates = any(action.verb is Verb.CREATE for action in judge(facts).actions)
+    if facts.live_jobs or facts.live_pods:
+        assert not creates
 
 
 @given(FACTS)
