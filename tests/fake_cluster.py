@@ -16,6 +16,7 @@ from typing import Any
 
 from builders import NOW
 
+from finetune_operator.cluster import Children
 from finetune_operator.engine.store import Key
 from finetune_operator.errors import NameConflict, NotThere, Refused, Stale
 from finetune_operator.gather import Stores
@@ -61,8 +62,8 @@ class FakeCluster:
         raw = self.objects.get(("FineTuneJob", *key))
         return read_job(raw) if raw else None
 
-    async def children(self, key: Key) -> tuple[tuple[ChildJob, ...], tuple[ChildPod, ...]]:
-        return self.child_jobs(key), self.child_pods(key)
+    async def children(self, key: Key) -> Children:
+        return Children(self.child_jobs(key), self.child_pods(key), next(self._versions))
 
     async def write_status(self, job: StoredJob, status: Mapping[str, Any]) -> StoredJob:
         raw = self.objects.get(("FineTuneJob", *job.key))

@@ -17,11 +17,11 @@ from .api.types import KIND, StageName
 from .cluster import KubernetesCluster, connect
 from .endpoints import serve
 from .engine.queue import WorkQueue
-from .engine.resync import Watermark, repeat, work
+from .engine.resync import Watermark, insist, repeat, work
 from .engine.store import Key, Store
 from .errors import ClusterError
 from .gather import Gatherer, Stores
-from .handlers import pump
+from .handlers import CappedForever, pump
 from .logs import configure_logs
 from .metrics import OperatorMetrics, operator_metrics
 from .observed import ChildPod, read_child_job, read_child_pod, read_job
@@ -59,18 +59,18 @@ def main() -> None:
 async def run(settings: Settings) -> BaseException | None:
     """Everything, until SIGTERM or SIGINT (None) or until a part breaks (its error)."""
     stores, queue, board = Stores(), WorkQueue[Key](), ProgressBoard()
-    resynced = Watermark()
+    resynced, watching = Watermark(), asyncio.Event()
     metrics = operator_metrics(
         lambda: stores.jobs, _gauges(stores, queue), settings.job_metrics_limit
     )
     cluster = await connect(metrics.count_request)
     await serve(
         metrics.registry,
-        lambda: _ailments(queue, resynced, settings),
+        lambda: _ailments(queue, resynced, watching, settings),
         metrics_port=settings.metrics_port,
         health_port=settings.health_port,
     )
-    platform = Platform(settings, await cluster.kubernetes_minor())
+    platform = Platform(settings, await insist(cluster.kubernetes_minor, CappedForever()))
     gatherer = Gatherer(cluster, stores, board, platform, lambda: datetime.now(UTC))
     events: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
     reconciler = Reconciler(cluster, gatherer, events.put_nowait)
@@ -82,12 +82,12 @@ async def run(settings: Settings) -> BaseException | None:
         metrics.resync_timestamp.set_to_current_time()
         resynced.reached()
 
-    await resync()
+    await insist(resync, CappedForever())
     gc.collect()
     gc.freeze()  # what is there now stays: later collections need not walk it
-    logger.info("watching; %d FineTuneJobs are there", len(stores.jobs))
     return await _first_end(
-        pump(stores, queue, settings.watched_namespaces),
+        pump(stores, queue, settings.watched_namespaces, watching),
+        _asked_to_stop(watching),
         post(events, cluster),
         *(work(queue, reconcile) for _ in range(settings.workers)),
         repeat(resync, seconds=settings.resync_seconds, jitter=0.2),
@@ -102,20 +102,26 @@ async def run(settings: Settings) -> BaseException | None:
 
 
 async def _first_end(*parts: Coroutine[Any, Any, Any]) -> BaseException | None:
-    """Run all parts side by side until one ends or a signal comes."""
-    stop = asyncio.Event()
-    tasks = [asyncio.create_task(part) for part in (*parts, stop.wait())]
-    await asyncio.sleep(0.1)  # kopf installs handlers of its own, which wait for its workers
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    """Run all parts side by side until one ends. Returns its error; None: it was a signal."""
+    tasks = [asyncio.create_task(part) for part in parts]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    if stop.is_set():
-        logger.info("asked to stop")
-        return None
     first = done.pop()
     error = asyncio.CancelledError() if first.cancelled() else first.exception()
+    if error is None:
+        logger.info("asked to stop")
+        return None
     logger.warning("a watch ended, beginning again: %s", error)
-    return error or RuntimeError("a part that should run for ever has ended")
+    return error
+
+
+async def _asked_to_stop(watching: asyncio.Event) -> None:
+    """Until SIGTERM or SIGINT. kopf's own handlers wait seconds for its workers: replace them."""
+    await watching.wait()
+    logger.info("watching")
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    await stop.wait()
 
 
 async def post(events: asyncio.Queue[Mapping[str, Any]], cluster: KubernetesCluster) -> None:
@@ -137,12 +143,12 @@ async def read_all(cluster: KubernetesCluster, stores: Stores, settings: Setting
         (KIND, stores.jobs, read_job),
     )
     for kind, store, read in places:
-        listed, version = [], 0
+        listed, versions = [], []
         async for page, at in cluster.listing(kind, settings.watched_namespaces):
             listed += [read(raw) for raw in page]
-            version = at
+            versions.append(at)
             await asyncio.sleep(0)
-        changed |= store.synchronise(listed, version)
+        changed |= store.synchronise(listed, min(versions))
     return changed
 
 
@@ -184,9 +190,11 @@ def _gauges(stores: Stores, queue: WorkQueue[Key]) -> dict[str, tuple[str, Calla
     }
 
 
-def _ailments(queue: WorkQueue[Key], resynced: Watermark, settings: Settings) -> list[str]:
+def _ailments(
+    queue: WorkQueue[Key], resynced: Watermark, watching: asyncio.Event, settings: Settings
+) -> list[str]:
     """What is wrong with this process; the kubelet restarts it for it."""
-    wrong = []
+    wrong = [] if watching.is_set() else ["not watching yet"]
     if queue.oldest_age_seconds > MAX_QUEUE_AGE_SECONDS:
         wrong.append(f"a job waits for {queue.oldest_age_seconds:.0f} s")
     if resynced.age_seconds > 4 * settings.resync_seconds:

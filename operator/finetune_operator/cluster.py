@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -39,12 +39,21 @@ _PATHS = {
 }
 
 
+class Children(NamedTuple):
+    """What a live read found."""
+
+    jobs: tuple[ChildJob, ...]
+    pods: tuple[ChildPod, ...]
+    version: int
+    """Objects that are newer than this may be missing."""
+
+
 class Cluster(Protocol):
     """What decisions need from Kubernetes. Every method may raise ``ClusterError``."""
 
     async def job(self, key: Key) -> StoredJob | None: ...
 
-    async def children(self, key: Key) -> tuple[tuple[ChildJob, ...], tuple[ChildPod, ...]]:
+    async def children(self, key: Key) -> Children:
         """Jobs and pods that bear the job's label, whoever made them."""
 
     async def write_status(self, job: StoredJob, status: Mapping[str, Any]) -> StoredJob:
@@ -107,15 +116,16 @@ class KubernetesCluster:
         except NotThere:
             return None
 
-    async def children(self, key: Key) -> tuple[tuple[ChildJob, ...], tuple[ChildPod, ...]]:
+    async def children(self, key: Key) -> Children:
         query = {"labelSelector": f"{JOB_LABEL}={key.name}"}
         jobs, pods = await asyncio.gather(
             self._request("GET", "Job", _path("Job", key.namespace), query),
             self._request("GET", "Pod", _path("Pod", key.namespace), query),
         )
-        return (
+        return Children(
             tuple(map(read_child_job, jobs["items"])),
             tuple(map(read_child_pod, pods["items"])),
+            min(int(found["metadata"]["resourceVersion"]) for found in (jobs, pods)),
         )
 
     async def write_status(self, job: StoredJob, status: Mapping[str, Any]) -> StoredJob:

@@ -47,8 +47,6 @@ class InvalidSpec(FineTuneError):
 class ClusterError(FineTuneError):
     """A request to the API server did not succeed."""
 
-    expected = True
-
     def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
@@ -57,13 +55,19 @@ class ClusterError(FineTuneError):
 class Unavailable(ClusterError):
     """No answer, or an answer that says "later"."""
 
+    expected = True
+
 
 class Stale(ClusterError):
     """What we know is older than what the cluster has."""
 
+    expected = True
+
 
 class NotThere(ClusterError):
     """The object does not exist (any more)."""
+
+    expected = True
 
 
 class Refused(ClusterError):

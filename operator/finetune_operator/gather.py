@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from .api.types import FineTuneJobStatus, OutputFormat, Phase
-from .cluster import Cluster
+from .cluster import Children, Cluster
 from .engine.evidence import Evidence
-from .engine.store import Key, Store
+from .engine.store import Key, Store, Stored
 from .errors import Fault, InvalidSpec
 from .observed import ChildJob, ChildPod, Observed, StoredJob
 from .plan import Platform, TrainingPlan, plan_training
@@ -24,6 +24,7 @@ from .policies.validity import Claim, Surroundings, find_obstacle
 from .progress import ProgressBoard
 from .sources import ResolvedOutput, named_job
 
+S = TypeVar("S", bound=Stored)
 Planned = tuple[TrainingPlan | None, tuple[Fault, ...]]
 
 REMEMBERED_PLANS = 64
@@ -72,15 +73,16 @@ class Gatherer:
 
     async def confirmed(self, facts: Facts, *, job_is_fresh: bool) -> Facts | None:
         """The same from the API server; None: the job is gone."""
-        job: StoredJob | None = facts.job
+        key, job = facts.key, facts.job
         if not job_is_fresh:
-            job = await self._cluster.job(facts.key)
-            if job is None or job.uid != facts.job.uid:
+            newest = await self._cluster.job(key)
+            if newest is None or newest.uid != job.uid:
                 return None
+            job = newest
             self.stores.jobs.put(job)
-        jobs, pods = await self._cluster.children(facts.key)
-        self._learn(facts.key, jobs, pods)
-        return await self._facts(job or facts.job, jobs, pods, facts.refusal, live=True)
+        self._learn(key, await self._cluster.children(key))
+        children = self.stores.child_jobs.of(key), self.stores.child_pods.of(key)
+        return await self._facts(job, *children, facts.refusal, live=True)
 
     def forget(self, key: Key) -> None:
         """The job is gone."""
@@ -182,19 +184,21 @@ class Gatherer:
         self._answers[asked] = (now, answer)
         return answer
 
-    def _learn(self, key: Key, jobs: tuple[ChildJob, ...], pods: tuple[ChildPod, ...]) -> None:
-        """What was read live is at least as new as the stores."""
-        listed = {job.uid for job in jobs} | {pod.uid for pod in pods}
-        for job in jobs:
-            self.stores.child_jobs.put(job)
-        for pod in pods:
-            self.stores.child_pods.put(pod)
-        for job in self.stores.child_jobs.of(key):
-            if job.uid not in listed:
-                self.stores.child_jobs.remove(job)
-        for pod in self.stores.child_pods.of(key):
-            if pod.uid not in listed:
-                self.stores.child_pods.remove(pod)
+    def _learn(self, key: Key, found: Children) -> None:
+        """What was read live is at least as new as the stores, but for what came after it."""
+        stores = self.stores
+        self._take_over(stores.child_jobs, stores.child_jobs.of(key), found.jobs, found.version)
+        self._take_over(stores.child_pods, stores.child_pods.of(key), found.pods, found.version)
+
+    @staticmethod
+    def _take_over(store: Store[S], known: Iterable[S], found: Iterable[S], version: int) -> None:
+        present = set()
+        for item in found:
+            present.add(item.uid)
+            store.put(item)
+        for item in known:
+            if item.uid not in present and item.version <= version:
+                store.remove(item)
 
 
 def read_status(raw: Mapping[str, Any]) -> FineTuneJobStatus:

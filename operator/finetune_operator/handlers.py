@@ -6,6 +6,7 @@ work that can fail is done behind the queue.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -21,8 +22,13 @@ from .observed import read_child_job, read_child_pod, read_job
 S = TypeVar("S", bound=Stored)
 
 
-async def pump(stores: Stores, queue: WorkQueue[Key], namespaces: tuple[str, ...]) -> None:
-    """Run the watches. Ends only by an error: kopf ends with its first broken watch."""
+async def pump(
+    stores: Stores, queue: WorkQueue[Key], namespaces: tuple[str, ...], started: asyncio.Event
+) -> None:
+    """Run the watches. Ends only by an error: kopf ends with its first broken watch.
+
+    ``started`` is set when kopf has installed its signal handlers, so that others can follow.
+    """
     registry = kopf.OperatorRegistry()
     register(registry, stores, queue)
     await kopf.operator(
@@ -31,6 +37,7 @@ async def pump(stores: Stores, queue: WorkQueue[Key], namespaces: tuple[str, ...
         standalone=True,
         clusterwide=not namespaces,
         namespaces=namespaces,
+        ready_flag=started,
     )
 
 

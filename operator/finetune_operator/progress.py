@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Iterable
 
 import aiohttp
@@ -89,7 +88,7 @@ async def poll(
     ) as session:
         while True:
             pods = [pod for pod in rank_zero_pods() if pod.ip]
-            round_seconds = max(seconds, math.ceil(len(pods) / in_flight))
+            round_seconds = max(seconds, len(pods) / in_flight)
             # Spread over the round: neither the network nor the status writes come in bursts.
             spread = round_seconds * 0.5 / max(1, len(pods))
             asked = [ask_one(session, pod, i * spread) for i, pod in enumerate(pods)]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from e2e.prometheus import Prometheus, running_prometheus
 
 from local_cluster import LocalCluster
 from local_cluster import binaries as cluster_binaries
@@ -159,3 +160,15 @@ def operator(cluster: LocalCluster, kubectl: Kubectl, images: Images) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return SYSTEM_NAMESPACE
+
+
+@pytest.fixture(scope="session")
+def prometheus(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A real Prometheus that sees training pods and the operator from now on."""
+
+    def running(selector: str) -> Any:
+        only = "--field-selector=status.phase=Running"
+        return kubectl.json("get", "pods", "-A", "-l", selector, only)
+
+    with running_prometheus(running, tmp_path_factory.mktemp("prometheus")) as server:
+        yield server

@@ -1,7 +1,8 @@
 """A small process that keeps the trainer's contract: stages, /healthz, /progress, last words.
 
-Faults of the operator need many jobs and no mathematics. One step takes a second. What a pod does
-is told by the job's ``workers.env``:
+Faults of the operator need many jobs and no mathematics. One step takes a second, prepare and
+export take ``training.seed`` seconds each. What a training pod does is told by the job's
+``workers.env``:
 
 ``TORCH_TEST_FAIL=<pod index>:<step>:<exit code>``  that pod ends so, with a failure record
 ``TORCH_TEST_SAVE_SECONDS=<n>``                     how long a checkpoint takes on SIGTERM
@@ -22,8 +23,10 @@ head_of() { echo "\"stage\": \"$1\", \"attempt\": $FINETUNE_ATTEMPT, \"outcome\"
 
 _PREPARE = r"""#!/bin/sh
 . /bin/library
+trap 'exit 75' TERM
 mkdir -p /workspace/data
-sleep 1
+sleep "$(value seed)" &
+wait $!
 last_words "{$(head_of prepare succeeded), \"steps\": $(value steps),
   \"model\": {\"architecture\": \"Test\", \"parameters\": 1000, \"digest\": \"sha256:0\"},
   \"data\": {\"rows\": 10, \"kept\": 9, \"dropped\": {\"empty\": 1}, \"tokens\": 500}}"
@@ -71,7 +74,9 @@ last_words "{$(head_of train succeeded), \"step\": $step, \"steps\": $steps,
 
 _EXPORT = r"""#!/bin/sh
 . /bin/library
-sleep 1
+trap 'exit 75' TERM
+sleep "$(value seed)" &
+wait $!
 mkdir -p /workspace/output/merged
 last_words "{$(head_of export succeeded), \"artifact\": {\"formats\": [\"Merged\"],
   \"digest\": \"sha256:1\", \"bytes\": 42, \"maxLogitDifference\": 0.0},

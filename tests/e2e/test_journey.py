@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from e2e.conftest import Images, Kubectl
 
 from local_cluster import LocalCluster
-
-if TYPE_CHECKING:
-    from e2e.conftest import Kubectl
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,13 +30,14 @@ PATIENCE = 1200.0
 class Run:
     """``python -m quickstart`` without a terminal; its output goes to a file."""
 
-    def __init__(self, cluster: str, output: Path, *arguments: str) -> None:
+    def __init__(self, output: Path, *arguments: str, **environment: str) -> None:
         self.output = output
+        paths = {"PYTHONPATH": f"{ROOT / 'examples'}:{ROOT}", "COLUMNS": "120"}
         with output.open("w") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "quickstart", "--cluster", cluster, "--short", *arguments],
+                [sys.executable, "-m", "quickstart", "--short", *arguments],
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": f"{ROOT / 'examples'}:{ROOT}", "COLUMNS": "120"},
+                env=os.environ | paths | environment,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -68,14 +68,15 @@ class Run:
 
 
 @pytest.fixture
-def quickstart(cluster: LocalCluster, tmp_path: Path) -> Iterator[Any]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Starts quickstarts; those that still run at the end of the test are killed."""
     runs: list[Run] = []
 
-    def start(*arguments: str) -> Run:
-        runs.append(Run(cluster.name, tmp_path / f"run-{len(runs)}.log", *arguments))
+    def one(*arguments: str, **environment: str) -> Run:
+        runs.append(Run(tmp_path / f"run-{len(runs)}.log", *arguments, **environment))
         return runs[-1]
 
-    yield start
+    yield one
     for run in runs:
         run.stop()
 
@@ -85,15 +86,16 @@ def job(kubectl: Kubectl, name: str) -> Any:
 
 
 def test_interrupted_and_started_again_it_ends_with_a_proved_model(
-    quickstart: Any, kubectl: Kubectl
+    start: Callable[..., Run], cluster: LocalCluster, kubectl: Kubectl
 ) -> None:
-    first = quickstart("--name", "journey")
+    arguments = ("--cluster", cluster.name, "--name", "journey")
+    first = start(*arguments)
     first.wait_for(r"Prepare: started")
     first.interrupt()
     assert first.exit_code() == 130, first.text
     uid = job(kubectl, "journey")["metadata"]["uid"]
 
-    second = quickstart("--name", "journey")
+    second = start(*arguments)
     assert second.exit_code() == 0, second.text
     assert "goes on with the job of an earlier start" in second.text
     assert "✓ The model learned" in second.text
@@ -107,8 +109,44 @@ def test_interrupted_and_started_again_it_ends_with_a_proved_model(
     assert (Path(folder[1]) / "model.safetensors").stat().st_size > 200e6
 
 
-def test_with_shuffled_answers_the_same_proof_fails(quickstart: Any, kubectl: Kubectl) -> None:
-    run = quickstart("--name", "control", "--data", "control")
+def test_with_shuffled_answers_the_same_proof_fails(
+    start: Callable[..., Run], cluster: LocalCluster, kubectl: Kubectl
+) -> None:
+    run = start("--cluster", cluster.name, "--name", "control", "--data", "control")
     assert run.exit_code() == 1, run.text
     assert "✗ The model did not learn enough" in run.text
     assert job(kubectl, "control")["status"]["phase"] == "Succeeded"
+
+
+@pytest.fixture
+def foreign() -> Iterator[LocalCluster]:
+    """A second cluster whose nodes know its registry by another name than ours do."""
+    cluster = LocalCluster("finetune-foreign")
+    cluster.up(nodes=1)
+    for node in cluster.nodes():
+        certificates = node.paths.root / "etc" / "certs.d"
+        shutil.copytree(certificates / "localhost:5000", certificates / cluster.registry)
+    yield cluster
+    cluster.down()
+
+
+def test_an_existing_cluster_is_used_by_its_context_registry_and_storage_class(
+    start: Callable[..., Run], foreign: LocalCluster, images: Images
+) -> None:
+    away = Kubectl(foreign.kubeconfig, foreign.binaries.path("kubectl"))
+    context = away("config", "current-context").strip()
+    run = start(
+        "--name", "away", KUBECONFIG=str(foreign.kubeconfig), CONTEXT=context,
+        REGISTRY=f"{foreign.registry}/team", REGISTRY_PLAIN_HTTP="1", STORAGE_CLASS="shared",
+    )  # fmt: skip
+    # Training there would show nothing that it does not show here.
+    run.wait_for("Train: started")
+    run.interrupt()
+    assert run.exit_code() == 130, run.text
+
+    found = away.json("get", "finetunejob", "away", namespace=NAMESPACE)
+    assert found["spec"]["model"]["uri"].startswith(f"image://{foreign.registry}/team/")
+    claim = away.json("get", "persistentvolumeclaim", "away-workspace", namespace=NAMESPACE)
+    assert claim["spec"]["storageClassName"] == "shared"
+    images_there = away("get", "pods", "-A", "-o", "jsonpath={..image}").split()
+    assert {image for image in images_there if not image.startswith(foreign.registry)} == set()

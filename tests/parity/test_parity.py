@@ -67,7 +67,7 @@ MATRIX = [
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cell" in metafunc.fixturenames:
-        cells = MATRIX if metafunc.config.getoption("--matrix") else ALWAYS
+        cells = MATRIX if metafunc.config.getoption("--matrix", default=False) else ALWAYS
         metafunc.parametrize("cell", cells, ids=str)
 
 

@@ -72,6 +72,7 @@ class Checkpoints:
         def publish() -> int:
             if not self._gang.is_first:
                 return 0
+            listed = {name: facts for shard in files for name, facts in shard.items()}
             content = {
                 "format": FORMAT,
                 "step": step,
@@ -82,7 +83,7 @@ class Checkpoints:
                 "identity": self._identity,
                 "scaler": engine.scaler_state(),
                 "state": state,
-                "files": {name: facts for shard in files for name, facts in shard.items()},
+                "files": listed,
                 "at": round(time.time(), 3),
             }
             manifest.write(temporary, content)
@@ -91,7 +92,7 @@ class Checkpoints:
                 _discard(final)
             temporary.rename(final)
             manifest.sync_folder(self._folder)
-            return sum(int(facts["size"]) for facts in content["files"].values())
+            return sum(int(facts["size"]) for facts in listed.values())
 
         done = Published(step, self._together(publish)[0])
         self.published.append(done)
@@ -110,6 +111,9 @@ class Checkpoints:
             return parent
 
         chosen: Parent | None = self._together(choose)[0]
+        if chosen is not None:
+            files = manifest.read(chosen.path)["files"].values()
+            self.published = [Published(chosen.step, sum(int(facts["size"]) for facts in files))]
         return chosen
 
     def load(self, engine: Engine, parent: Parent) -> dict[str, Any]:
@@ -162,9 +166,13 @@ class Checkpoints:
             if limit is None or step <= limit
         ]
         for step, path in history[self._keep :]:
-            if step not in protect:
+            if step in protect:
+                continue
+            try:
                 _discard(path)
-                self.published = [kept for kept in self.published if kept.step != step]
+            except OSError as error:  # what is left over harms nobody
+                log.warning("cannot remove the checkpoint of step %d: %s", step, error)
+            self.published = [kept for kept in self.published if kept.step != step]
 
     def _together(self, action: Any) -> list[Any]:
         """Do it on every rank and exchange the results; an error of one is an error of all."""
@@ -173,11 +181,11 @@ class Checkpoints:
         except Exception as error:
             mine = (None, error)
         results = self._gang.gather((mine[0], _portable(mine[1])))
-        for rank, (_, error) in enumerate(results):
-            if error is not None:
-                if rank == self._gang.place.rank and mine[1] is not None:
-                    raise mine[1]
-                raise error
+        if mine[1] is not None:
+            raise mine[1]
+        for _, fault in results:
+            if fault is not None:
+                raise fault
         return [value for value, _ in results]
 
 

@@ -12,21 +12,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from finetune_trainer.config import Training
 from finetune_trainer.errors import ConfigInvalid, NonFinite, StageError
-
-Precision = Literal["BF16", "FP16", "FP32"]
-DTYPES: dict[Precision, torch.dtype] = {
-    "BF16": torch.bfloat16,
-    "FP16": torch.float16,
-    "FP32": torch.float32,
-}
-BUCKET_ELEMENTS = 50_000_000
-"""Elements of a communication bucket; DeepSpeed allocates it in full, whatever the model's size."""
+from finetune_trainer.partition import Partition, Piece
+from finetune_trainer.zero_config import Precision, deepspeed_config
 
 log = logging.getLogger(__name__)
 
@@ -41,30 +34,6 @@ class StepOutcome:
     """Norm of the whole gradient before clipping."""
     searching_scale: bool = False
     """FP16 only: not applied because the loss scale was too high; it has been lowered."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Where a part of one parameter lies in a partition of this rank. All in elements."""
-
-    name: str
-    start: int
-    """Offset in the flattened parameter."""
-    numel: int
-    offset: int
-    """Offset in the partition."""
-
-
-@dataclass(frozen=True)
-class Partition:
-    """An fp32 tensor of master weights on this rank (flat but at ZeRO 0), with its state."""
-
-    master: torch.Tensor
-    state: dict[str, Any]
-    """Optimizer state by key; tensors of the master's size, and scalars (the step count)."""
-    pieces: tuple[Piece, ...]
-    mine: bool = True
-    """False: another rank writes it to a checkpoint (at ZeRO 0 everybody holds everything)."""
 
 
 @dataclass
@@ -88,58 +57,6 @@ class _OwnGuard:
                 parameter.grad = None  # an optimizer leaves parameters without gradient alone
         elif self.max_norm > 0 and norm > self.max_norm:
             torch._foreach_mul_(gradients, 1 / max(1.0, (norm + 1e-6) / self.max_norm))
-
-
-def resolve_precision(requested: str, device: torch.device) -> Precision:
-    """BF16 where the GPU computes in it, else FP32; FP16 only on request."""
-    if requested == "Auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return "BF16" if native else "FP32"
-    return requested  # type: ignore[return-value]  # Auto is gone
-
-
-def effective_stage(stage: int, precision: Precision) -> int:
-    """ZeRO stage that really runs.
-
-    Stage 0 in 16 bits cannot add up gradients in fp32, which loses bits over long windows; stage 1
-    can, at the same traffic and less memory.
-    """
-    return 1 if stage == 0 and precision != "FP32" else stage
-
-
-def deepspeed_config(
-    training: Training, stage: int, precision: Precision, *, trainable: int
-) -> dict[str, Any]:
-    """Every key whose default is silent, changed between versions, or depends on the precision.
-
-    ``trainable`` is the number of trainable parameters; buckets are not made larger than that.
-    """
-    bucket = max(2, min(trainable + trainable % 2, BUCKET_ELEMENTS))
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        # The loop owns the window: backward() accumulates, step() ends it.
-        "managed_gradient_accumulation": False,
-        "gradient_clipping": 0.0 if stage == 0 else training.max_grad_norm,
-        "steps_per_print": 1_000_000_000,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {
-            "stage": stage,
-            "overlap_comm": False,
-            "contiguous_gradients": True,
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-        },
-        "checkpoint": {"load_universal": False},
-    }
-    if precision != "FP32":
-        config["data_types"] = {"grad_accum_dtype": "fp32"}
-        config["communication_data_type"] = "fp32"
-    if precision == "BF16":
-        config["bf16"] = {"enabled": True, "check_grad_overflow": True}
-    if precision == "FP16":
-        config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}
-    return config
 
 
 def init_distributed(timeout: timedelta) -> None:
@@ -181,9 +98,10 @@ def partitioned_loading(config: dict[str, Any]) -> Iterator[None]:
     if config["zero_optimization"]["stage"] != 3:
         yield
         return
-    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-    alive = HfDeepSpeedConfig(config)  # transformers keeps only a weak reference
+    # transformers keeps only a weak reference
+    alive = HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]
     yield
     del alive
 
@@ -196,6 +114,8 @@ class Engine:
     ) -> None:
         import deepspeed
 
+        # Not where the parameters lie: they may move to the GPU only with the engine.
+        on_gpu = deepspeed.accelerator.get_accelerator().device_name() == "cuda"
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ConfigInvalid("spec.method.lora.targetModules: no parameter would be trained")
@@ -209,7 +129,7 @@ class Engine:
         try:
             self._engine, self._optimizer, *_ = deepspeed.initialize(
                 model=model,
-                optimizer=_optimizer(list(trainable.values()), training),
+                optimizer=_optimizer(list(trainable.values()), training, fused=on_gpu or None),
                 config=self.config,
             )
         except (ValueError, AssertionError, NotImplementedError) as error:
@@ -429,7 +349,9 @@ class Engine:
 _SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
-def _optimizer(parameters: list[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
+def _optimizer(
+    parameters: list[torch.nn.Parameter], training: Training, *, fused: bool | None
+) -> torch.optim.Optimizer:
     settings = training.optimizer
     decayed = [p for p in parameters if settings.weight_decay and _ndim(p) >= 2]
     kept = [p for p in parameters if not settings.weight_decay or _ndim(p) < 2]
@@ -446,8 +368,7 @@ def _optimizer(parameters: list[torch.nn.Parameter], training: Training) -> torc
         lr=training.learning_rate,
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,
-        # The model may still lie in host memory here; it moves to the GPU with the engine.
-        fused=torch.cuda.is_available() or None,
+        fused=fused,
     )
 
 

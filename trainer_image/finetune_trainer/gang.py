@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed
@@ -17,13 +17,19 @@ from finetune_trainer import engine
 from finetune_trainer.errors import CollectiveTimeout, Rendezvous, StageError
 from finetune_trainer.rendezvous import Place, wait_for_name
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+PrefixStore = distributed.PrefixStore  # type: ignore[attr-defined]
+TCPStore = distributed.TCPStore  # type: ignore[attr-defined]
+
 
 @dataclass(frozen=True)
 class Gang:
     """The joined ranks. Every method is collective: all ranks call it, in the same order."""
 
     place: Place
-    store: distributed.Store
+    store: Store
     """Lives in the process of rank 0, for as long as this object does."""
     control: Any
     """The gloo group for control messages."""
@@ -64,7 +70,7 @@ def join(
         store = open_store(place, seconds=rendezvous_seconds, server=place.rank == 0)
         distributed.init_process_group(
             backend="nccl" if device.type == "cuda" else "gloo",
-            store=distributed.PrefixStore("train", store),
+            store=PrefixStore("train", store),
             rank=place.rank,
             world_size=place.world_size,
             timeout=timeout,
@@ -82,9 +88,9 @@ def join(
     return Gang(place, store, control)
 
 
-def open_store(place: Place, *, seconds: float, server: bool = False) -> distributed.Store:
+def open_store(place: Place, *, seconds: float, server: bool = False) -> Store:
     """A connection of its own to the store in the process of rank 0."""
-    return distributed.TCPStore(
+    return TCPStore(
         place.master_addr,
         place.master_port,
         is_master=server,
@@ -93,9 +99,9 @@ def open_store(place: Place, *, seconds: float, server: bool = False) -> distrib
     )
 
 
-def connection(place: Place) -> distributed.Store:
+def connection(place: Place) -> Store:
     """The control store over a connection of its own, for a thread of its own."""
-    return distributed.PrefixStore("control", open_store(place, seconds=10))
+    return PrefixStore("control", open_store(place, seconds=10))
 
 
 def translated(error: BaseException) -> BaseException:

@@ -119,6 +119,7 @@ class Launcher:
     command: tuple[str, ...] = (sys.executable, "-m", "finetune_trainer.rank")
     ranks: list[RankProcess] = field(default_factory=list)
     order_of_death: list[RankProcess] = field(default_factory=list)
+    started_at: float = field(default_factory=time.time)
     asked_to_stop: bool = False
     term_at: float = math.inf
     """When the ranks that remain are asked to go (monotonic clock)."""
@@ -161,7 +162,7 @@ class Launcher:
         result = rank.record() or {
             "stage": "train",
             "attempt": self.pod.attempt,
-            "outcome": "failed",
+            "outcome": "preempted" if code == PREEMPTED else "failed",
             "failure": silent_death(code),
         }
         failure = result.setdefault("failure", silent_death(code))
@@ -196,6 +197,7 @@ class Launcher:
                 "WORLD_SIZE": str(workers.world_size),
                 "LOCAL_WORLD_SIZE": str(workers.ranks_per_worker),
                 "FINETUNE_RECORD": str(record_path),
+                "FINETUNE_STARTED_AT": str(self.started_at),
                 "PYTHONUNBUFFERED": "1",
             }
             process = subprocess.Popen(
@@ -239,6 +241,8 @@ class Launcher:
 
     def _on_end(self, rank: RankProcess, code: int) -> None:
         rank.exit_code = rank.process.returncode = code if code >= 0 else 128 - code
+        if self.asked_to_stop and rank.exit_code == 128 + signal.SIGTERM:
+            rank.exit_code = PREEMPTED  # it was too young to catch the signal
         self.order_of_death.append(rank)
         log.info("rank %d ended with code %d", rank.rank, rank.exit_code)
         now = time.monotonic()
@@ -275,6 +279,9 @@ def silent_death(code: int) -> dict[str, Any]:
         failure = {"class": "Internal", "exitCode": code, "message": message}
         if code == 128 + signal.SIGKILL:
             failure["hint"] = hint
+    elif code == PREEMPTED:
+        message = "asked to stop before training began"
+        failure = {"class": "Preempted", "exitCode": code, "message": message}
     else:
         kind = BY_EXIT_CODE.get(code, BY_NAME["Internal"])
         message = f"the rank ended with code {code} and said nothing"
@@ -340,6 +347,8 @@ def signals() -> Iterator[Wakeups]:
     previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     watched = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
     previous = {number: signal.signal(number, lambda *_: None) for number in watched}
+    # Blocked since the start of main: what came meanwhile is delivered now.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
         yield Wakeups(reader)
     finally:
@@ -352,6 +361,8 @@ def signals() -> Iterator[Wakeups]:
 
 def main(env: Mapping[str, str] = os.environ) -> int:
     """Run this pod's ranks. Returns the exit code of the container."""
+    # The kernel drops a signal that PID 1 has no handler for, unless it is blocked.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     configure()
     try:
         pod = Pod.from_env(env)

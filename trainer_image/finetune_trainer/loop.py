@@ -59,8 +59,12 @@ class Loop:
         )
         self._keep = accepts_logits_to_keep(self.engine.module)
         self._first = self.state.step
+        self._compute_seconds = 0.0
+        """Of the current step: forward, backward and optimizer."""
         self._recent: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
-        self.reporter.planned(self.steps, self.state, self.windows.per_epoch)
+        self.reporter.planned(
+            self.steps, self.state, self.windows.per_epoch, self.checkpoints.published
+        )
 
     def run(self) -> None:
         """Train to the end. Raises ``Preempted`` after a checkpoint when asked to stop."""
@@ -103,10 +107,15 @@ class Loop:
             },
             window=window,
             seconds=seconds,
+            compute_seconds=self._compute_seconds,
             speed=self._speed(),
             eta=self._eta(),
             loss_scale=self.engine.loss_scale,
         )
+        if self.engine.device.type == "cuda":
+            self.reporter.gpu_memory(
+                torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+            )
         return bool(stop)
 
     def train_window(self, window: Window, rate: float) -> tuple[float, StepOutcome | None]:
@@ -117,6 +126,7 @@ class Loop:
         """
         training, place = self.config.training, self.gang.place
         seed_for_step(training.seed, window.step, place.rank)
+        self._compute_seconds = 0.0
         if window.supervised == 0:
             return 0.0, None
         share = share_of(
@@ -128,14 +138,19 @@ class Loop:
         total = torch.zeros((), dtype=torch.float64, device=self.engine.device)
         for numbers in share:
             batch = collate([self.train_rows.row(int(number)) for number in numbers])
+            began = time.monotonic()
             summed = loss_sum(self.engine, batch.to(self.engine.device), logits_to_keep=self._keep)
             # The engine averages over ranks; what we want is the sum over all of them, divided by
             # the number of targets in the whole window.
             self.engine.backward(summed * (place.world_size / window.supervised))
+            self._compute_seconds += time.monotonic() - began
             total += summed.detach()
             self.reporter.beat("train", self.state.step)
+        began = time.monotonic()
         outcome = self.engine.step(rate)
-        return float(total), outcome
+        summed_here = float(total)  # waits for the device, so that its work counts as such
+        self._compute_seconds += time.monotonic() - began
+        return summed_here, outcome
 
     def _account(self, window: Window, seconds: float) -> None:
         self.state.step = window.step + 1

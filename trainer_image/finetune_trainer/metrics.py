@@ -65,6 +65,7 @@ METRICS = (
         ("nonfinite", "loss_scale", "no_tokens"),
     ),
     Metric("last_step_timestamp_seconds", Gauge, "When the last step ended"),
+    Metric("start_seconds", Gauge, "Time from the container's start to the end of the first step"),
     Metric("eval_seconds", Histogram, "Duration of an evaluation"),
     Metric("checkpoint_bytes", Gauge, "Size of the last checkpoint over all ranks"),
     Metric("checkpoint_last_success_timestamp_seconds", Gauge, "When it was published"),
@@ -99,7 +100,8 @@ class Metrics:
                 continue
             extra = {"buckets": _SECONDS} if metric.kind is Histogram else {}
             labels = [metric.label] if metric.label else []
-            created = metric.kind(
+            kind: Any = metric.kind
+            created = kind(
                 PREFIX + metric.name, metric.help, labels, registry=self.registry, **extra
             )
             for value in metric.values:

@@ -18,6 +18,8 @@ from finetune_trainer.heartbeat import Heartbeat, Phase
 from finetune_trainer.metrics import Metrics
 from finetune_trainer.progress import Progress, finite
 
+LOG_SECONDS = 10.0
+"""At most one line about a step in this time."""
 DATASET = "eval"
 """Label of the held-out rows."""
 
@@ -28,15 +30,26 @@ class Reporter:
     """``folder`` is the attempt's; the files in it appear when there is something to say."""
 
     def __init__(
-        self, *, rank: int, folder: Path, metrics: Metrics, progress: Progress, heartbeat: Heartbeat
+        self,
+        *,
+        rank: int,
+        folder: Path,
+        metrics: Metrics,
+        progress: Progress,
+        heartbeat: Heartbeat,
+        started_at: float | None = None,
     ) -> None:
+        """``started_at``: when the container started, in Unix seconds."""
         self._first = rank == 0
+        self._started_at = started_at
         self._metrics = metrics
         self._progress = progress
         self.heartbeat = heartbeat
         self.lines = folder / "metrics.jsonl"
         self._file: IO[str] | None = None
         self._per_epoch = 1
+        self._steps = 0
+        self._logged_at = -LOG_SECONDS
         self.seconds: dict[str, float] = defaultdict(float)
         """Time spent by kind of work: load, train, evaluate, checkpoint, save."""
         self.attempt_tokens = 0
@@ -51,17 +64,28 @@ class Reporter:
         if self._first:
             self._progress.update(phase=phase, step=step)
 
+    def gpu_memory(self, allocated: int, reserved: int) -> None:
+        """Highest use so far, in bytes."""
+        self._metrics["gpu_memory_peak_bytes"].labels("allocated").set(allocated)
+        self._metrics["gpu_memory_peak_bytes"].labels("reserved").set(reserved)
+
     def spent(self, kind: str, seconds: float) -> None:
         self.seconds[kind] += seconds
 
-    def planned(self, steps: int, state: Any, per_epoch: int) -> None:
+    def planned(self, steps: int, state: Any, per_epoch: int, published: list[Any]) -> None:
+        """``published``: the checkpoint that this attempt goes on from, if there is one."""
         self._per_epoch = per_epoch
+        self._steps = steps
         if not self._first:
             return
         self._metrics["steps_planned"].set(steps)
         self._metrics["step"].set(state.step)
         self._progress.update(
-            steps=steps, step=state.step, best=state.best, checkpoints=[], metrics=state.metrics
+            steps=steps,
+            step=state.step,
+            best=state.best,
+            checkpoints=[p.content() for p in published],
+            metrics=state.metrics,
         )
 
     def skipped(self, reason: str) -> None:
@@ -75,11 +99,15 @@ class Reporter:
         *,
         window: Any,
         seconds: float,
+        compute_seconds: float,
         speed: float,
         eta: float,
         loss_scale: float,
     ) -> None:
-        """``numbers``: loss, learningRate and gradNorm of the step."""
+        """``numbers``: loss, learningRate and gradNorm of the step.
+
+        ``compute_seconds`` is the part of ``seconds`` in forward, backward and optimizer.
+        """
         self.attempt_tokens += window.tokens
         self._metrics["step_seconds"].observe(seconds)
         state.metrics = {**state.metrics, **numbers}
@@ -103,6 +131,11 @@ class Reporter:
         self._metrics["tokens"].labels("supervised").inc(window.supervised)
         self._metrics["samples"].inc(len(window.rows))
         self._metrics["steps"].inc()
+        if self._started_at is not None:
+            waited = time.time() - self._started_at
+            self._started_at = None
+            self._metrics["start_seconds"].set(waited)
+            log.info("first step done %.1f s after the container started", waited)
         self._progress.update(
             phase="train",
             step=state.step,
@@ -111,12 +144,23 @@ class Reporter:
             etaSeconds=round(eta, 1),
             metrics=numbers,
         )
+        if time.monotonic() - self._logged_at >= LOG_SECONDS or state.step == self._steps:
+            self._logged_at = time.monotonic()
+            log.info(
+                "step %d of %d: loss %.4f, %.0f tokens/s, %.0f s left",
+                state.step,
+                self._steps,
+                numbers["loss"],
+                speed,
+                eta,
+            )
         self._line(
             {
                 "step": state.step,
                 "epoch": epoch,
                 **numbers,
                 "seconds": seconds,
+                "computeSeconds": compute_seconds,
                 "tokens": window.tokens,
                 "supervisedTokens": window.supervised,
             }

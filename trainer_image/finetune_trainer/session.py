@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from finetune_trainer import gang as gangs
 from finetune_trainer.batches import PackedRows
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
-from finetune_trainer.engine import DTYPES, Engine, Precision
+from finetune_trainer.engine import Engine
 from finetune_trainer.errors import BadData, ConfigInvalid, StageError
 from finetune_trainer.loop import Loop, result_of
 from finetune_trainer.progress import finite
@@ -24,6 +23,14 @@ from finetune_trainer.reporter import Reporter
 from finetune_trainer.shutdown import Shutdown
 from finetune_trainer.state import TrainState
 from finetune_trainer.weights import save_weights
+from finetune_trainer.zero_config import (
+    BUCKET_ELEMENTS,
+    DTYPES,
+    Precision,
+    deepspeed_config,
+    effective_stage,
+    resolve_precision,
+)
 
 if TYPE_CHECKING:
     from finetune_trainer.rank import Rank
@@ -37,15 +44,18 @@ log = logging.getLogger(__name__)
 def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     """Train the job to its end. Returns the final numbers (on rank 0; elsewhere none)."""
     config, env = rank.config, rank.env
+    # FINETUNE_DEVICE overrules the job: it trains on the CPU where GPUs are only advertised.
+    wanted = env.get("FINETUNE_DEVICE", config.workers.device)
     reporter = Reporter(
         rank=rank.place.rank,
         folder=rank.folder,
         metrics=rank.metrics,
         progress=rank.progress,
         heartbeat=rank.heartbeat,
+        started_at=float(env.get("FINETUNE_STARTED_AT", time.time())),
     )
     began = time.monotonic()
-    device = pick_device(config, rank.place.local_rank)
+    device = pick_device(wanted, rank.place.local_rank)
     gang = gangs.join(
         rank.place,
         device,
@@ -63,7 +73,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         identity=identity(config, rank.workspace),
     )
     parent = checkpoints.choose_parent()
-    precision = engines.resolve_precision(config.training.precision, device)
+    precision = resolve_precision(config.training.precision, device)
     engine = build_engine(config, rank.workspace / "model", precision)
     state = TrainState()
     if parent is not None:
@@ -96,9 +106,8 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     return numbers
 
 
-def pick_device(config: RunConfig, local_rank: int) -> torch.device:
-    """The rank's device. ``FINETUNE_DEVICE=CPU`` trains on the CPU whatever the job asks for."""
-    wanted = os.environ.get("FINETUNE_DEVICE", config.workers.device)
+def pick_device(wanted: str, local_rank: int) -> torch.device:
+    """The rank's device: ``CPU`` or its own ``GPU``. Raises ``ConfigInvalid`` where it has none."""
     engines.prepare_environment(wanted)
     if wanted == "CPU":
         return torch.device("cpu")
@@ -125,16 +134,14 @@ def build_engine(config: RunConfig, folder: Path, precision: Precision) -> Engin
     """Load the prepared model, attach the adapter, and hand both to ZeRO."""
     from finetune_trainer.model import load_model
 
-    training, stage = config.training, engines.effective_stage(config.zero_stage, precision)
+    training, stage = config.training, effective_stage(config.zero_stage, precision)
     if stage != config.zero_stage:
         log.info(
             "ZeRO %d runs as %d: %s adds up gradients in fp32", config.zero_stage, stage, precision
         )
     # Adapters start from random numbers: the same on every rank.
     torch.manual_seed(training.seed)
-    settings = engines.deepspeed_config(
-        training, stage, precision, trainable=engines.BUCKET_ELEMENTS
-    )
+    settings = deepspeed_config(training, stage, precision, trainable=BUCKET_ELEMENTS)
     with engines.partitioned_loading(settings):
         model = load_model(folder, DTYPES[precision], dropout=training.dropout)
     adapted = adapt(model, config)

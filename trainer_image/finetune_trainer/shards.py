@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from finetune_trainer.engine import Partition, Piece
+from finetune_trainer.partition import Partition, Piece
 
 MASTER = "master"
 

@@ -11,7 +11,7 @@ V = TypeVar("V")
 class Evidence(Generic[V]):
     """Bounded: at most ``per_owner`` values for an owner, ``owners`` owners; the oldest go."""
 
-    def __init__(self, *, owners: int = 1024, per_owner: int = 64) -> None:
+    def __init__(self, *, owners: int = 512, per_owner: int = 16) -> None:
         self._owners = owners
         self._per_owner = per_owner
         self._values: OrderedDict[str, OrderedDict[str, V]] = OrderedDict()

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import TypeVar
 
 from .queue import WorkQueue
 
 K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,17 @@ async def work(queue: WorkQueue[K], reconcile: Callable[[K], Awaitable[float | N
             )
         finally:
             queue.done(key)
+
+
+async def insist(action: Callable[[], Awaitable[T]], pauses: Iterable[float]) -> T:
+    """Try until it works, with these pauses between the tries; the last error is raised."""
+    for pause in pauses:
+        try:
+            return await action()
+        except Exception as error:
+            logger.warning("again in %.1f s: %s", pause, error)
+            await asyncio.sleep(pause)
+    return await action()
 
 
 async def repeat(action: Callable[[], Awaitable[None]], *, seconds: float, jitter: float) -> None:

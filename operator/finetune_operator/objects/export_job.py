@@ -10,9 +10,7 @@ from .job import build_job
 from .pod import container_resources, pod_template
 
 
-def build_export_job(
-    plan: TrainingPlan, attempt: int, train_attempt: int | None
-) -> dict[str, Any]:
+def build_export_job(plan: TrainingPlan, attempt: int, train_attempt: int | None) -> dict[str, Any]:
     """The Job ``<name>-x<attempt>``, for the weights of training attempt ``train_attempt``.
 
     None leaves the choice to the trainer: the newest attempt that left weights.

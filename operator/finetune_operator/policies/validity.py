@@ -9,7 +9,7 @@ from ..api.types import Failure, Phase, Reason, StageName
 from ..plan import TrainingPlan
 from ..sources import JOB_SCHEME
 from .ending import end_job
-from .facts import WAITING_PHASES, Facts, Obstacle, State, Verdict, backoff
+from .facts import WAITING_PHASES, Facts, Obstacle, State, Verdict
 
 SHARED = "ReadWriteMany"
 OBSTACLE_SECONDS = 15.0
@@ -140,10 +140,6 @@ def obstructed(facts: Facts) -> Verdict | None:
             failure_class="ConfigInvalid", message=obstacle.message[:1024], at=facts.now
         )
         return end_job(facts, obstacle.reason, obstacle.message, failure=failure)
-    return _waiting_for(facts, obstacle)
-
-
-def _waiting_for(facts: Facts, obstacle: Obstacle) -> Verdict:
     return Verdict(
         phase=WAITING_PHASES[facts.stage.name],
         state=State.STUCK if obstacle.stalled else State.MOVING,
@@ -152,6 +148,3 @@ def _waiting_for(facts: Facts, obstacle: Obstacle) -> Verdict:
         pending_reason=obstacle.message,
         again_after=OBSTACLE_SECONDS,
     )
-
-
-__all__ = ["Claim", "Surroundings", "backoff", "find_obstacle", "obstructed", "spec_invalid"]

@@ -9,6 +9,7 @@ from builders import KEY, PLATFORM, last_words, main_condition, make_spec
 from fake_cluster import Crash, FakeCluster
 
 from finetune_operator.api.types import StageName
+from finetune_operator.cluster import Children
 from finetune_operator.errors import NotThere, Refused, Stale
 from finetune_operator.gather import Gatherer, Stores
 from finetune_operator.progress import ProgressBoard
@@ -25,8 +26,8 @@ class Operator:
         self.world = world
         self.stores = Stores()
         self.events: list[Any] = []
-        gatherer = Gatherer(world, self.stores, ProgressBoard(), PLATFORM, lambda: world.now)
-        self.reconciler = Reconciler(world, gatherer, self.events.append)
+        self.gatherer = Gatherer(world, self.stores, ProgressBoard(), PLATFORM, lambda: world.now)
+        self.reconciler = Reconciler(world, self.gatherer, self.events.append)
 
     async def settle(self) -> float | None:
         """The watches catch up, and the job is passed over until it is at rest."""
@@ -173,6 +174,27 @@ async def test_a_store_that_lags_behind_declares_no_living_gang_dead(world: Fake
     late.stores.jobs.put(world.stored(KEY))
     await late.reconciler.reconcile(KEY)
     assert world.stored(KEY).status["phase"] == "Training"
+
+
+async def test_a_pod_that_the_watch_knew_before_the_live_read_is_not_lost(
+    world: FakeCluster,
+) -> None:
+    """A live read is a moment old when it arrives; what the watch told meanwhile is newer."""
+    operator = Operator(world)
+    await operator.settle()
+    world.make_pods()
+    world.sync(operator.stores)
+    real = world.children
+
+    async def late(key: Any) -> Any:
+        return Children((), (), 0)
+
+    world.children = late  # type: ignore[method-assign]
+    facts = await operator.gatherer.facts(KEY, None)
+    assert facts is not None
+    await operator.gatherer.confirmed(facts, job_is_fresh=True)
+    world.children = real  # type: ignore[method-assign]
+    assert [pod.name for pod in operator.stores.child_pods.of(KEY)] == ["demo-p0-0"]
 
 
 async def test_a_refusal_is_told_once_tried_again_and_heals(world: FakeCluster) -> None:

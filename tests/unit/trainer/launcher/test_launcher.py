@@ -146,7 +146,8 @@ def test_when_all_ranks_lost_their_peers_the_pod_says_so(start: Start) -> None:
 
 def test_survivors_that_ignore_sigterm_are_killed_within_seconds(start: Start) -> None:
     run = start(
-        "trap '' TERM; touch up-$RANK; [ $RANK = 1 ] && { while [ ! -e up-0 ]; do :; done; exit 70; };"
+        "trap '' TERM; touch up-$RANK;"
+        " [ $RANK = 1 ] && { while [ ! -e up-0 ]; do :; done; exit 70; };"
         " while :; do sleep 0.1; done"
     )
     run.wait_for("up-0")
@@ -169,6 +170,15 @@ def test_sigterm_reaches_every_rank_and_the_pod_is_preempted(start: Start) -> No
     assert run.message["outcome"] == "preempted"
     assert (run.workspace / "saved-0").exists()
     assert (run.workspace / "saved-1").exists()
+
+
+def test_sigterm_before_a_rank_can_catch_it_is_a_preemption(start: Start) -> None:
+    run = start(f"touch up-$RANK; {FOREVER}")
+    run.wait_for("up-0", "up-1")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 75
+    assert run.message["outcome"] == "preempted"
+    assert run.message["failure"]["class"] == "Preempted"
 
 
 def test_the_result_of_rank_0_is_the_termination_message_and_result_json(start: Start) -> None:

@@ -31,7 +31,7 @@ PRELOAD = [
 def run_gang(
     work: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120
 ) -> list[Any]:
-    """Call ``work(place, *args)`` in ``world_size`` joined processes; returns their results by rank.
+    """Call ``work(place, *args)`` in ``world_size`` joined processes; the results are by rank.
 
     ``work`` must be importable by name. An exception in any rank fails the test with its traceback.
     """

@@ -91,7 +91,7 @@ def test_when_none_is_whole_the_user_decides(tmp_path: Path) -> None:
     start(tmp_path, 0)
     (publish(tmp_path, 0, 5) / "rank-0.safetensors").unlink()
     with pytest.raises(
-        NoValidCheckpoint, match="step 5 of attempt 0: rank-0.safetensors is missing"
+        NoValidCheckpoint, match=r"step 5 of attempt 0: rank-0.safetensors is missing"
     ):
         newest_verified(tmp_path, 1)
 

@@ -51,6 +51,6 @@ def test_trap_36_a_name_that_resolves_later_is_waited_for(monkeypatch: pytest.Mo
 
 def test_a_name_that_never_resolves_is_a_failed_rendezvous() -> None:
     began = time.monotonic()
-    with pytest.raises(Rendezvous, match="nowhere.invalid, did not resolve within 0 s"):
+    with pytest.raises(Rendezvous, match=r"nowhere\.invalid, did not resolve within 0 s"):
         wait_for_name("nowhere.invalid", seconds=0.2, pause=0.05)
     assert time.monotonic() - began < 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from finetune_trainer.config import Schedule
@@ -30,10 +32,10 @@ def test_trap_8_the_last_step_has_exactly_the_final_rate(
 @pytest.mark.parametrize("kind", ["Cosine", "Linear", "Constant"])
 def test_it_rises_evenly_to_the_peak_and_never_rises_again(kind: str) -> None:
     rates = trace(Schedule(type=kind, warmup_fraction=0.1))
-    rises = [after - before for before, after in zip(rates[:10], rates[1:11], strict=True)]
+    rises = [after - before for before, after in pairwise(rates[:11])]
     assert rises == pytest.approx([PEAK / 11] * 10)
     assert rates[10] == PEAK
-    assert all(after <= before for before, after in zip(rates[10:], rates[11:], strict=False))
+    assert all(after <= before for before, after in pairwise(rates[10:]))
 
 
 def test_the_forms_differ_half_way() -> None:

@@ -16,7 +16,7 @@ from finetune_trainer import gang as gangs
 from finetune_trainer import shards
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
-from finetune_trainer.engine import Engine, effective_stage, resolve_precision
+from finetune_trainer.engine import Engine
 from finetune_trainer.errors import Preempted
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.gang import Gang
@@ -30,6 +30,7 @@ from finetune_trainer.reporter import Reporter
 from finetune_trainer.session import adapt
 from finetune_trainer.state import TrainState
 from finetune_trainer.weights import save_weights
+from finetune_trainer.zero_config import effective_stage, resolve_precision
 
 TIMEOUT = 60.0
 
@@ -110,14 +111,18 @@ def assembled(job: Job, place: Place, shared: Path | None = None, attempt: int =
         eval_rows=rows_in(scratch / "eval", 2, job.eval_lengths, job.supervised),
         checkpoints=checkpoints,
         shutdown=NeverStop(),  # type: ignore[arg-type]
-        reporter=Recorder(
-            rank=place.rank,
-            folder=folder,
-            metrics=Metrics(rank=place.rank),
-            progress=Progress(attempt, folder / "heartbeats", place.world_size),
-            heartbeat=Heartbeat(folder / "heartbeats", place.rank),
-        ),
+        reporter=recorder(place, folder, attempt),
         state=state,
+    )
+
+
+def recorder(place: Place, folder: Path, attempt: int = 0) -> Recorder:
+    return Recorder(
+        rank=place.rank,
+        folder=folder,
+        metrics=Metrics(rank=place.rank),
+        progress=Progress(attempt, folder / "heartbeats", place.world_size),
+        heartbeat=Heartbeat(folder / "heartbeats", place.rank),
     )
 
 
@@ -311,3 +316,55 @@ def peer_dies(place: Place, job: Job) -> dict[str, Any]:
     except Exception as error:
         return {"error": gangs.translated(error), "seconds": time.monotonic() - began}
     return {"error": None}
+
+
+def train_in_fp16(place: Place, job: Job) -> dict[str, Any]:
+    """Train in FP16 on a CPU that DeepSpeed takes to be unable to: torch computes it, slowly."""
+    import deepspeed.accelerator
+
+    deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
+    loop = assembled(job, place)
+    scales = [loop.engine.loss_scale]
+    stepped = loop.engine.step
+
+    def step(rate: float) -> Any:
+        outcome = stepped(rate)
+        scales.append(loop.engine.loss_scale)
+        return outcome
+
+    loop.engine.step = step  # type: ignore[method-assign]
+    loop.run()
+    return {
+        "steps": getattr(loop.reporter, "steps", []),
+        "scales": scales,
+        "state": loop.state.content(),
+    }
+
+
+def train_from_folder(place: Place, job: Job, workspace: Path) -> dict[str, Any]:
+    """Train the prepared model of a workspace, loaded as the trainer loads it."""
+    from finetune_trainer import session
+
+    held: list[int] = []
+    adapt_ = session.adapt
+
+    def watch(model: Any, config: RunConfig) -> Any:
+        held.append(sum(p.numel() for p in model.parameters()))
+        return adapt_(model, config)
+
+    session.adapt = watch
+    config = job.run_config(place.world_size)
+    gang = joined(place)
+    engine = session.build_engine(config, workspace / "model", "FP32")
+    loop = Loop(
+        config=config,
+        engine=engine,
+        gang=gang,
+        train_rows=session.open_rows(workspace / "data" / "train"),
+        eval_rows=None,
+        checkpoints=Checkpoints(workspace, 0, gang, keep=1, identity={}),
+        shutdown=NeverStop(),  # type: ignore[arg-type]
+        reporter=recorder(place, workspace / "attempts" / "0"),
+    )
+    loop.run()
+    return {"steps": getattr(loop.reporter, "steps", []), "elements_after_loading": held[0]}

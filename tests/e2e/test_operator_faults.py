@@ -1,0 +1,367 @@
+"""The operator is killed, jobs are deleted and suspended at every stage: on the real cluster.
+
+The operator is our image, installed by our chart; the pods run a small process that keeps the
+trainer's contract. What must hold is read from the cluster, not from the operator's own word.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from e2e.contract_trainer import upload_contract_trainer
+
+from local_cluster import LocalCluster
+from local_cluster import binaries as cluster_binaries
+
+if TYPE_CHECKING:
+    from e2e.conftest import Images, Kubectl
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+CHART = Path(__file__).resolve().parents[2] / "helm" / "finetune-operator"
+RELEASE = "faults"
+DEPLOYMENT = "deployment/faults-finetune-operator"
+SHARED_DEPLOYMENT = "deployment/finetune-operator"
+GRACE_SECONDS = 30
+KILLS = 10
+PATIENCE = 240.0
+
+
+def wait_for(what: str, probe: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    deadline = time.monotonic() + seconds
+    while True:
+        if answer := probe():
+            return answer
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.5)
+
+
+class Jobs:
+    """FineTuneJobs of one namespace, and what Kubernetes really has of them."""
+
+    def __init__(self, kubectl: Kubectl, namespace: str) -> None:
+        self._kubectl = kubectl
+        self.namespace = namespace
+
+    def apply(self, name: str, *, steps: int = 10, seed: int = 1, **spec: Any) -> None:
+        """A job of two pods; one step takes a second, prepare and export ``seed`` seconds."""
+        workers = {
+            "count": 2,
+            "ranksPerWorker": 1,
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            **spec.pop("workers", {}),
+        }
+        job = {
+            "apiVersion": "finetune.dev/v1alpha1",
+            "kind": "FineTuneJob",
+            "metadata": {"name": name},
+            "spec": {
+                "model": {"uri": "pvc://work/model"},
+                "data": {"train": [{"name": "rows", "uri": "pvc://work/rows.jsonl"}]},
+                "method": {"lora": {}},
+                "training": {"steps": steps, "seed": seed},
+                "workers": workers,
+                "storage": {"claimRef": {"name": "work"}},
+                **spec,
+            },
+        }
+        self._kubectl.apply(job, namespace=self.namespace)
+
+    def status(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._kubectl.json("get", "ftj", name, namespace=self.namespace)
+        return found.get("status") or {}
+
+    def reason(self, name: str) -> str:
+        conditions = self.status(name).get("conditions") or []
+        return next((c["reason"] for c in conditions if c["type"] == "Reconciling"), "")
+
+    def patch(self, name: str, **spec: Any) -> None:
+        body = json.dumps({"spec": spec})
+        self._kubectl(
+            "patch", "ftj", name, "--type=merge", "-p", body, namespace=self.namespace
+        )  # fmt: skip
+
+    def delete(self, name: str) -> None:
+        self._kubectl("delete", "ftj", name, "--wait=false", namespace=self.namespace)
+
+    def children(self, name: str, kinds: str = "jobs,pods,services,configmaps") -> dict[str, str]:
+        """Kind and name → UID of everything that bears the job's label."""
+        found = self._kubectl.json(
+            "get", kinds, "-l", f"finetune.dev/job={name}", namespace=self.namespace
+        )  # fmt: skip
+        return {
+            f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["uid"]
+            for item in found["items"]
+        }
+
+    def wait_phase(self, name: str, *phases: str, seconds: float = PATIENCE) -> dict[str, Any]:
+        def probe() -> Any:
+            status = self.status(name)
+            return status if status.get("phase") in phases else None
+
+        status: dict[str, Any] = wait_for(f"{name} in {phases}", probe, seconds)
+        return status
+
+
+class Process:
+    """The operator's process, seen from the host that all nodes run on."""
+
+    def __init__(self, kubectl: Kubectl, namespace: str) -> None:
+        self._kubectl = kubectl
+        self._namespace = namespace
+
+    def pid(self) -> int | None:
+        pods = self._kubectl.json(
+            "get", "pods", "-l", f"app.kubernetes.io/instance={RELEASE}", namespace=self._namespace
+        )["items"]  # fmt: skip
+        uids = {pod["metadata"]["uid"] for pod in pods}
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit():
+                continue
+            try:
+                command = (folder / "cmdline").read_bytes()
+                cgroup = (folder / "cgroup").read_text()
+            except OSError:
+                continue
+            if b"finetune_operator" in command and any(
+                uid in cgroup or uid.replace("-", "_") in cgroup for uid in uids
+            ):
+                return int(folder.name)
+        return None
+
+    def kill(self) -> None:
+        """kill -9, as soon as it is there."""
+        os.kill(wait_for("the operator's process", self.pid), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def place(cluster: LocalCluster, kubectl: Kubectl, images: Images, operator: str) -> Iterator[str]:
+    """A namespace with a shared claim, and an operator that watches nothing else.
+
+    The session's operator, which installed the CRD, sleeps meanwhile.
+    """
+    kubectl("scale", SHARED_DEPLOYMENT, "--replicas=0", namespace=operator)
+    namespace = "operator-faults"
+    kubectl("create", "namespace", namespace)
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "work"},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    kubectl.apply(claim, namespace=namespace)
+    trainer = upload_contract_trainer(cluster.registry)
+    repository, digest = trainer.split("@")
+    image, tag = images.operator.rsplit(":", 1)
+    helm = [str(cluster_binaries.path("helm")), "--kubeconfig", str(cluster.kubeconfig)]
+    installed = subprocess.run(
+        [
+            *helm, "upgrade", "--install", RELEASE, str(CHART),
+            "--namespace", namespace, "--wait", "--timeout", "180s",
+            "--set", f"watchNamespaces={{{namespace}}}",
+            "--set", "crds.enabled=false",
+            "--set", f"image.repository={image}", "--set-string", f"image.tag={tag}",
+            "--set", f"trainer.image.repository={repository}",
+            "--set", f"trainer.image.digest={digest}",
+        ],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert installed.returncode == 0, installed.stderr
+    yield namespace
+    subprocess.run([*helm, "uninstall", RELEASE, "--namespace", namespace], check=False)
+    kubectl("delete", "namespace", namespace, "--wait=false")
+    kubectl("scale", SHARED_DEPLOYMENT, "--replicas=1", namespace=operator)
+
+
+@pytest.fixture
+def jobs(kubectl: Kubectl, place: str) -> Jobs:
+    return Jobs(kubectl, place)
+
+
+def test_ten_kills_during_a_job_neither_double_nor_lose_anything(
+    jobs: Jobs, kubectl: Kubectl, place: str
+) -> None:
+    process, rng = Process(kubectl, place), random.Random(7)
+    jobs.apply("killed", steps=60)
+    seen: dict[str, set[str]] = {}
+
+    def look() -> None:
+        for name, uid in jobs.children("killed", "jobs,pods").items():
+            seen.setdefault(name, set()).add(uid)
+
+    for _ in range(KILLS):
+        process.kill()
+        look()
+        time.sleep(rng.uniform(0.5, 4))
+        look()
+    status = jobs.wait_phase("killed", "Succeeded", "Failed")
+    look()
+    assert status["phase"] == "Succeeded"
+    assert [status[name] for name in ("prepareAttempt", "attempt", "exportAttempt")] == [0, 0, 0]
+    children = sorted(name for name in seen if name.startswith("Job/"))
+    assert children == ["Job/killed-a0", "Job/killed-p0", "Job/killed-x0"]
+    assert all(len(uids) == 1 for uids in seen.values()), seen
+    assert sum(name.startswith("Pod/") for name in seen) == 4, sorted(seen)
+    assert status["metrics"]["evalLoss"] == "1.5"
+
+
+STAGES = [
+    pytest.param("Preparing", {"seed": 120}, id="prepare"),
+    pytest.param("Training", {"steps": 120}, id="train"),
+    pytest.param("Exporting", {"steps": 2, "seed": 20}, id="export"),
+]
+
+
+@pytest.mark.parametrize(("phase", "times"), STAGES)
+def test_deleting_a_job_removes_all_children_within_the_grace_period(
+    jobs: Jobs, phase: str, times: dict[str, int]
+) -> None:
+    name = f"deleted-{phase.lower()}"
+    jobs.apply(name, **times)
+    jobs.wait_phase(name, phase)
+    assert jobs.children(name)
+    jobs.delete(name)
+    wait_for("no child is left", lambda: not jobs.children(name), GRACE_SECONDS + 15)
+
+
+@pytest.mark.parametrize(("phase", "times"), STAGES)
+def test_suspending_gives_the_pods_back_and_resuming_takes_the_next_number(
+    jobs: Jobs, phase: str, times: dict[str, int]
+) -> None:
+    name, times = f"slept-{phase.lower()}", {**times}
+    if phase == "Training":
+        times["steps"] = 30
+    if phase == "Preparing":
+        times["seed"] = 20
+    jobs.apply(name, **times)
+    jobs.wait_phase(name, phase)
+    letter = {"Preparing": "p", "Training": "a", "Exporting": "x"}[phase]
+    first = f"Pod/{name}-{letter}0-"
+    wait_for("its pod", lambda: any(pod.startswith(first) for pod in jobs.children(name, "pods")))
+    if phase == "Training":
+        wait_for("a step", lambda: (jobs.status(name).get("progress") or {}).get("step"))
+    jobs.patch(name, suspend=True)
+    status = jobs.wait_phase(name, "Suspended")
+    assert not any(pod.startswith(first) for pod in jobs.children(name, "pods"))
+    assert status["suspendTime"]
+    jobs.patch(name, suspend=False)
+    status = jobs.wait_phase(name, "Succeeded", "Failed")
+    assert status["phase"] == "Succeeded"
+    counter = {"Preparing": "prepareAttempt", "Training": "attempt", "Exporting": "exportAttempt"}
+    assert status[counter[phase]] == 1
+    assert "failure" not in status
+
+
+def test_a_dead_rank_ends_the_gang_and_is_named(jobs: Jobs) -> None:
+    fail = [{"name": "TORCH_TEST_FAIL", "value": "1:4:71"}]
+    jobs.apply("dead", steps=120, workers={"env": fail})
+    status = jobs.wait_phase("dead", "Failed")
+    failure = status["failure"]
+    assert (failure["class"], failure["rank"], failure["exitCode"]) == ("CudaOom", 1, 71)
+    assert failure["pod"].startswith("dead-a0-1-") and failure["node"]
+    assert failure["lines"] == ["one", "two"]
+    pods = jobs.children("dead", "pods")
+    assert not any(name.startswith("Pod/dead-a0-0") for name in pods), "the survivor is gone"
+
+
+def test_a_recreated_job_never_adopts_what_its_predecessor_left(jobs: Jobs) -> None:
+    slow = [{"name": "TORCH_TEST_SAVE_SECONDS", "value": "10"}]
+    jobs.apply("again", steps=120, workers={"env": slow})
+    jobs.wait_phase("again", "Training")
+    before = set(jobs.children("again").values())
+    jobs.delete("again")
+    wait_for("the first is gone", lambda: "again" not in _names(jobs))
+    jobs.apply("again", steps=2)
+    wait_for("it says so", lambda: jobs.reason("again") == "PreviousJobTerminating")
+    assert jobs.wait_phase("again", "Succeeded", "Failed")["phase"] == "Succeeded"
+    assert not before & set(jobs.children("again").values())
+
+
+def test_a_foreign_service_of_our_name_is_named_and_left_alone(
+    jobs: Jobs, kubectl: Kubectl
+) -> None:
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "taken"},
+        "spec": {"ports": [{"port": 80}], "selector": {"app": "theirs"}},
+    }
+    kubectl.apply(service, namespace=jobs.namespace)
+    jobs.apply("taken", steps=2)
+    wait_for("the conflict is told", lambda: jobs.reason("taken") == "NameConflict")
+    assert "Service taken" in jobs.status("taken")["pendingReason"]
+    found = kubectl.json("get", "service", "taken", namespace=jobs.namespace)
+    assert found["spec"]["selector"] == {"app": "theirs"}
+    assert "ownerReferences" not in found["metadata"]
+    kubectl("delete", "service", "taken", namespace=jobs.namespace)
+    assert jobs.wait_phase("taken", "Succeeded", "Failed")["phase"] == "Succeeded"
+
+
+def test_a_gang_that_does_not_fit_is_explained_and_given_back(jobs: Jobs) -> None:
+    huge = {"resources": {"requests": {"cpu": "1000"}}}
+    jobs.apply("huge", workers=huge, startDeadlineSeconds=20)
+    wait_for("the reason", lambda: jobs.reason("huge") == "Unschedulable")
+    reason = jobs.status("huge")["pendingReason"]
+    assert reason.startswith("2 of 2 pods cannot be scheduled: 0/3 nodes are available:")
+    wait_for("given back", lambda: jobs.reason("huge") == "StartTimeout")
+    wait_for("no pod left", lambda: not any("huge-a0" in c for c in jobs.children("huge", "pods")))
+    status = wait_for("the next attempt", lambda: jobs.status("huge").get("attempt") == 1
+                      and jobs.status("huge"))  # fmt: skip
+    assert status["startTimeouts"] == 1
+    jobs.delete("huge")
+
+
+def test_a_quota_is_named_and_heals_when_it_goes(jobs: Jobs, kubectl: Kubectl) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "no-pods"},
+        "spec": {"hard": {"pods": "1"}},
+    }
+    kubectl.apply(quota, namespace=jobs.namespace)
+    jobs.apply("poor", steps=2)
+    wait_for("the quota is told", lambda: jobs.reason("poor") == "QuotaExceeded")
+    assert "exceeded quota: no-pods" in jobs.status("poor")["pendingReason"]
+    kubectl("delete", "resourcequota", "no-pods", namespace=jobs.namespace)
+    status = jobs.wait_phase("poor", "Succeeded", "Failed", seconds=600)
+    assert status["phase"] == "Succeeded" and "pendingReason" not in status
+
+
+def test_a_job_whose_kubernetes_job_was_deleted_by_hand_says_so(
+    jobs: Jobs, kubectl: Kubectl
+) -> None:
+    jobs.apply("robbed", steps=120)
+    jobs.wait_phase("robbed", "Training")
+    kubectl("delete", "job", "robbed-a0", namespace=jobs.namespace)
+    status = jobs.wait_phase("robbed", "Failed")
+    assert status["failure"]["class"] == "JobVanished"
+    assert not any("robbed-a" in child for child in jobs.children("robbed", "jobs,pods"))
+
+
+def test_events_of_an_undisturbed_job_are_few(jobs: Jobs, kubectl: Kubectl) -> None:
+    jobs.apply("calm", steps=3)
+    jobs.wait_phase("calm", "Succeeded")
+    time.sleep(2)
+    events = kubectl.json(
+        "get", "events", "--field-selector", "involvedObject.name=calm", namespace=jobs.namespace
+    )["items"]  # fmt: skip
+    reasons = [event["reason"] for event in events]
+    assert {"Training", "Succeeded"} <= set(reasons)
+    assert len(reasons) <= 8 and len(set(reasons)) == len(reasons)
+
+
+def _names(jobs: Jobs) -> list[str]:
+    found = jobs._kubectl.json("get", "ftj", namespace=jobs.namespace)["items"]
+    return [item["metadata"]["name"] for item in found]

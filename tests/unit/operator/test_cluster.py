@@ -1,0 +1,272 @@
+"""The door to the API server, against a scripted HTTP server: what is sent, what errors become."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from builders import KEY, UID, make_job
+from kubernetes.aio.client import ApiClient, Configuration
+
+from finetune_operator.cluster import KubernetesCluster
+from finetune_operator.errors import (
+    ClusterError,
+    NameConflict,
+    NotThere,
+    Refused,
+    Stale,
+    Unavailable,
+)
+
+OWNED = {"ownerReferences": [{"uid": UID}]}
+CONFIG_MAP = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "demo-run", "namespace": KEY.namespace},
+    "data": {"run.json": "{}"},
+}
+JOB = {
+    "kind": "Job",
+    "metadata": {"name": "demo-p0", "namespace": KEY.namespace, "uid": "j", "resourceVersion": "7"},
+}
+
+
+class Script:
+    """Answers by verb and path; remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[str, str], list[tuple[int, Any]]] = {}
+        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+        self.headers: list[dict[str, str]] = []
+
+    def on(self, verb: str, path: str, *answers: tuple[int, Any]) -> None:
+        self.answers[verb, path] = list(answers)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        text = await request.text()
+        body = json.loads(text) if text else None
+        self.asked.append((request.method, request.path, dict(request.query), body))
+        self.headers.append(dict(request.headers))
+        queue = self.answers.get((request.method, request.path), [(404, {"message": "not found"})])
+        code, data = queue.pop(0) if len(queue) > 1 else queue[0]
+        headers = {"Retry-After": "3"} if code == 429 else {}
+        return web.json_response(data, status=code, headers=headers)
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+async def cluster(script: Script) -> AsyncIterator[KubernetesCluster]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", script.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    configuration = Configuration(host=f"http://{host}:{port}")
+    configuration.api_key = {"BearerToken": "Bearer secret"}
+    client = ApiClient(configuration)
+    yield KubernetesCluster(client)
+    await client.close()
+    await runner.cleanup()
+
+
+CONFIG_MAPS = f"/api/v1/namespaces/{KEY.namespace}/configmaps"
+JOBS = f"/apis/batch/v1/namespaces/{KEY.namespace}/jobs"
+THE_JOB = f"/apis/finetune.dev/v1alpha1/namespaces/{KEY.namespace}/finetunejobs/{KEY.name}"
+
+
+async def test_a_status_is_put_whole_with_the_version_that_was_read(
+    script: Script, cluster: KubernetesCluster
+) -> None:
+    meta = {"namespace": KEY.namespace, "name": KEY.name, "uid": UID, "resourceVersion": "2"}
+    script.on("PUT", f"{THE_JOB}/status", (200, {"metadata": meta, "status": {"phase": "Pending"}}))
+    stored = await cluster.write_status(make_job(), {"phase": "Pending"})
+    assert stored.version == 2
+    _, _, _, body = script.asked[0]
+    assert body["metadata"]["resourceVersion"] == "1"
+    assert body["status"] == {"phase": "Pending"}
+    assert script.headers[0]["Authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "error"),
+    [
+        (404, {"message": "gone"}, NotThere),
+        (409, {"message": "changed"}, Stale),
+        (429, {"message": "slow down"}, Unavailable),
+        (500, {"message": "etcd"}, Unavailable),
+        (503, "plain text", Unavailable),
+        (422, {"message": "invalid"}, ClusterError),
+    ],
+)
+async def test_an_answer_becomes_an_error(
+    script: Script, cluster: KubernetesCluster, code: int, body: Any, error: type[Exception]
+) -> None:
+    script.on("PUT", f"{THE_JOB}/status", (code, body))
+    with pytest.raises(error) as caught:
+        await cluster.write_status(make_job(), {})
+    assert type(caught.value) is error
+    if code == 429:
+        assert caught.value.retry_after == 3.0  # type: ignore[attr-defined]
+
+
+async def test_no_answer_is_an_error_that_says_so(cluster: KubernetesCluster) -> None:
+    cluster._client.configuration.host = "http://127.0.0.1:9"
+    with pytest.raises(Unavailable, match="GET"):
+        await cluster.job(KEY)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "reason"),
+    [
+        (403, 'jobs.batch "x" is forbidden: exceeded quota: team', "QuotaExceeded"),
+        (422, "Job is invalid: spec.template…", "CreationRefused"),
+        (403, "denied by policy", "CreationRefused"),
+    ],
+)
+async def test_a_refused_creation_keeps_the_servers_words(
+    script: Script, cluster: KubernetesCluster, code: int, message: str, reason: str
+) -> None:
+    script.on("POST", JOBS, (code, {"message": message}))
+    with pytest.raises(Refused, match="refuses to create Job") as caught:
+        await cluster.create_job(JOB, UID)
+    assert (caught.value.reason, caught.value.name) == (reason, "demo-p0")
+    assert message in str(caught.value)
+
+
+async def test_a_namespace_on_its_way_out_is_no_refusal(
+    script: Script, cluster: KubernetesCluster
+) -> None:
+    causes = {"causes": [{"reason": "NamespaceTerminating"}]}
+    script.on("POST", JOBS, (403, {"message": "forbidden", "details": causes}))
+    with pytest.raises(Unavailable):
+        await cluster.create_job(JOB, UID)
+
+
+async def test_a_job_that_is_there_already_and_ours_is_fine(
+    script: Script, cluster: KubernetesCluster
+) -> None:
+    mine = {**JOB, "metadata": {**JOB["metadata"], **OWNED}}  # type: ignore[dict-item]
+    script.on("POST", JOBS, (409, {"message": "exists"}))
+    script.on("GET", f"{JOBS}/demo-p0", (200, mine))
+    assert (await cluster.create_job(JOB, UID)).uid == "j"
+    script.on("GET", f"{JOBS}/demo-p0", (200, JOB))
+    with pytest.raises(NameConflict, match="Job demo-p0 exists"):
+        await cluster.create_job(JOB, UID)
+
+
+async def test_what_is_there_as_wanted_is_left_alone(
+    script: Script, cluster: KubernetesCluster
+) -> None:
+    meta = {**CONFIG_MAP["metadata"], **OWNED, "annotations": {"of": "somebody"}}  # type: ignore[dict-item]
+    script.on("GET", f"{CONFIG_MAPS}/demo-run", (200, {**CONFIG_MAP, "metadata": meta}))
+    await cluster.ensure(CONFIG_MAP, UID)
+    assert [verb for verb, *_ in script.asked] == ["GET"]
+
+
+async def test_what_drifted_is_applied_by_the_server(
+    script: Script, cluster: KubernetesCluster
+) -> None:
+    meta = {**CONFIG_MAP["metadata"], **OWNED}  # type: ignore[dict-item]
+    drifted = {**CONFIG_MAP, "metadata": meta, "data": {"run.json": "other"}}
+    script.on("GET", f"{CONFIG_MAPS}/demo-run", (200, drifted))
+    script.on("PATCH", f"{CONFIG_MAPS}/demo-run", (200, {}))
+    await cluster.ensure(CONFIG_MAP, UID)
+    verb, _, query, body = script.asked[1]
+    assert (verb, query["fieldManager"], body["data"]) == (
+        "PATCH",
+        "finetune-operator",
+        {"run.json": "{}"},
+    )
+    assert script.headers[1]["Content-Type"] == "application/apply-patch+yaml"
+
+
+async def test_what_is_missing_is_created_and_what_is_foreign_is_refused(
+    script: Script, cluster: KubernetesCluster
+) -> None:
+    meta = {**CONFIG_MAP["metadata"], **OWNED}  # type: ignore[dict-item]
+    script.on("POST", CONFIG_MAPS, (201, {**CONFIG_MAP, "metadata": meta}))
+    await cluster.ensure(CONFIG_MAP, UID)
+    await cluster.ensure(CONFIG_MAP, UID, fresh=True)
+    assert [verb for verb, *_ in script.asked] == ["GET", "POST", "POST"]
+    script.on("GET", f"{CONFIG_MAPS}/demo-run", (200, CONFIG_MAP))
+    with pytest.raises(NameConflict, match="ConfigMap demo-run"):
+        await cluster.ensure(CONFIG_MAP, UID)
+
+
+async def test_a_deletion_names_the_uid_and_bears_that_it_is_gone(
+    script: Script, cluster: KubernetesCluster
+) -> None:
+    script.on("DELETE", f"{JOBS}/demo-p0", (200, {}), (409, {}), (404, {}))
+    for _ in range(3):
+        await cluster.delete("Job", KEY, "demo-p0", "j", UID)
+    assert script.asked[0][3] == {
+        "propagationPolicy": "Background",
+        "preconditions": {"uid": "j"},
+    }
+
+
+async def test_without_a_uid_the_owner_is_asked_before_a_deletion(
+    script: Script, cluster: KubernetesCluster
+) -> None:
+    script.on("GET", f"{CONFIG_MAPS}/demo-run", (200, CONFIG_MAP))
+    await cluster.delete("ConfigMap", KEY, "demo-run", None, UID)
+    assert [verb for verb, *_ in script.asked] == ["GET"]
+
+
+async def test_an_event_that_was_posted_before_is_fine(
+    script: Script, cluster: KubernetesCluster
+) -> None:
+    script.on("POST", f"/api/v1/namespaces/{KEY.namespace}/events", (409, {}))
+    await cluster.post_event({"metadata": {"namespace": KEY.namespace}})
+
+
+async def test_long_lists_come_page_by_page(script: Script, cluster: KubernetesCluster) -> None:
+    first = {"metadata": {"resourceVersion": "9", "continue": "more"}, "items": [1, 2]}
+    last = {"metadata": {"resourceVersion": "9"}, "items": [3]}
+    script.on("GET", "/apis/batch/v1/jobs", (200, first), (200, last))
+    pages = [page async for page in cluster.listing("Job", ())]
+    assert pages == [([1, 2], 9), ([3], 9)]
+    assert script.asked[0][2]["labelSelector"] == "finetune.dev/job"
+    assert script.asked[1][2]["continue"] == "more"
+
+
+async def test_the_newest_warning_explains(script: Script, cluster: KubernetesCluster) -> None:
+    events = [
+        {"metadata": {}, "reason": "Old", "message": "a", "lastTimestamp": "2026-01-01T00:00:00Z"},
+        {"metadata": {}, "reason": "New", "message": "b", "eventTime": "2026-02-01T00:00:00Z"},
+    ]
+    path = f"/api/v1/namespaces/{KEY.namespace}/events"
+    script.on("GET", path, (200, {"items": events}), (200, {"items": []}))
+    assert await cluster.newest_warning(KEY.namespace, "j") == ("New", "b")
+    assert script.asked[0][2]["fieldSelector"] == "involvedObject.uid=j,type=Warning"
+    assert await cluster.newest_warning(KEY.namespace, "j") is None
+
+
+async def test_what_does_not_exist_is_none(cluster: KubernetesCluster) -> None:
+    answers = await asyncio.gather(
+        cluster.job(KEY),
+        cluster.claim("ns", "claim"),
+        cluster.config_map_keys("ns", "map"),
+    )
+    assert answers == [None, None, None]
+
+
+async def test_claims_and_config_maps_are_cut_down_to_what_matters(
+    script: Script, cluster: KubernetesCluster
+) -> None:
+    claim = {"spec": {"accessModes": ["ReadWriteMany"]}, "status": {"phase": "Bound"}}
+    script.on("GET", "/api/v1/namespaces/ns/persistentvolumeclaims/claim", (200, claim))
+    script.on("GET", "/api/v1/namespaces/ns/configmaps/map", (200, {"data": {"a": "secret"}}))
+    found = await cluster.claim("ns", "claim")
+    assert found is not None and found.access_modes == ("ReadWriteMany",)
+    assert await cluster.config_map_keys("ns", "map") == {"a"}

@@ -1,0 +1,94 @@
+"""Handlers: every event updates a store and enqueues a key, and that is all."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import kopf
+import pytest
+from builders import KEY
+
+from finetune_operator.engine.queue import WorkQueue
+from finetune_operator.engine.store import Key
+from finetune_operator.gather import Stores
+from finetune_operator.handlers import CappedForever, pump_settings, register
+
+META: dict[str, Any] = {
+    "namespace": KEY.namespace,
+    "name": "demo-a0-1",
+    "uid": "u1",
+    "labels": {"finetune.dev/job": KEY.name},
+    "ownerReferences": [{"kind": "Job", "uid": "j1", "controller": True}],
+}
+
+
+class Pump:
+    """The registered handlers, called as kopf calls them."""
+
+    def __init__(self) -> None:
+        self.stores, self.queue = Stores(), WorkQueue[Key]()
+        registry = kopf.OperatorRegistry()
+        register(registry, self.stores, self.queue)
+        self.handlers = {
+            handler.selector.any_name or handler.selector.plural: handler.fn
+            for handler in registry._watching.get_all_handlers()
+        }
+
+    async def event(self, plural: str, kind: str | None, version: int, **fields: Any) -> None:
+        meta = {**META, "resourceVersion": str(version)}
+        await self.handlers[plural](event={"type": kind, "object": {"metadata": meta, **fields}})
+
+
+@pytest.fixture
+def pump() -> Pump:
+    return Pump()
+
+
+async def test_three_kinds_are_watched(pump: Pump) -> None:
+    assert set(pump.handlers) == {"finetunejobs", "jobs", "pods"}
+
+
+async def test_an_event_enqueues_the_key_of_its_job(pump: Pump) -> None:
+    await pump.event("pods", None, 5)
+    assert len(pump.queue) == 1
+    assert await pump.queue.get() == KEY
+    assert [pod.name for pod in pump.stores.child_pods.of(KEY)] == ["demo-a0-1"]
+
+
+async def test_the_echo_of_what_is_known_enqueues_nothing(pump: Pump) -> None:
+    await pump.event("pods", "ADDED", 5)
+    pump.queue.done(await pump.queue.get())
+    await pump.event("pods", "MODIFIED", 5)
+    await pump.event("pods", "MODIFIED", 6)
+    assert len(pump.queue) == 0
+
+
+async def test_a_deletion_removes_and_enqueues(pump: Pump) -> None:
+    await pump.event("pods", "ADDED", 5)
+    pump.queue.done(await pump.queue.get())
+    await pump.event("pods", "DELETED", 6)
+    assert pump.stores.child_pods.of(KEY) == ()
+    assert len(pump.queue) == 1
+
+
+async def test_a_terminated_pod_leaves_evidence_that_outlives_it(pump: Pump) -> None:
+    ended = {"terminated": {"exitCode": 71, "message": "last words"}}
+    await pump.event("pods", "MODIFIED", 5, status={"containerStatuses": [{"state": ended}]})
+    await pump.event("pods", "DELETED", 6)
+    (words,) = pump.stores.evidence.of("j1")
+    assert words.terminated is not None and words.terminated.exit_code == 71
+
+
+def test_the_watches_never_give_up() -> None:
+    pauses = list(itertools.islice(CappedForever(), 100))
+    assert pauses[0] == 0.5 and pauses[-1] == 30.0 and pauses == sorted(pauses)
+
+
+def test_kopf_is_a_pump_and_nothing_more() -> None:
+    settings = pump_settings()
+    assert settings.posting.enabled is False
+    assert settings.scanning.disabled is True
+    assert settings.peering.standalone is True
+    selectors = settings.watching.label_selectors
+    assert [selectors["jobs"], selectors["pods"]] == ["finetune.dev/job"] * 2

@@ -1,0 +1,116 @@
+"""Raw objects are cut down to what decisions look at; what nobody looks at is no news."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from finetune_operator.engine.store import Key
+from finetune_operator.observed import read_child_job, read_child_pod, read_job
+
+META: dict[str, Any] = {
+    "namespace": "team-a",
+    "name": "demo-a0",
+    "uid": "u1",
+    "resourceVersion": "12",
+    "creationTimestamp": "2026-11-23T12:00:00Z",
+    "labels": {
+        "finetune.dev/job": "demo",
+        "finetune.dev/uid": "owner",
+        "finetune.dev/stage": "train",
+        "finetune.dev/attempt": "3",
+        "batch.kubernetes.io/job-completion-index": "1",
+    },
+}
+POD: dict[str, Any] = {
+    "metadata": {
+        **META,
+        "ownerReferences": [{"kind": "Job", "uid": "j1", "controller": True}],
+        "annotations": {"noise": "1"},
+    },
+    "spec": {"nodeName": "n1", "containers": [{"image": "example.test/t:1", "env": []}]},
+    "status": {
+        "phase": "Running",
+        "podIP": "10.0.0.7",
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "containerStatuses": [{"state": {"running": {}}}],
+    },
+}
+
+
+def pod(**status: Any) -> Any:
+    raw = copy.deepcopy(POD)
+    raw["status"].update(status)
+    return read_child_pod(raw)
+
+
+def test_a_pod_is_known_by_job_stage_attempt_and_index() -> None:
+    seen = pod()
+    assert seen.key == Key("team-a", "demo")
+    assert (seen.stage, seen.attempt, seen.index) == ("train", 3, 1)
+    assert (seen.job_uid, seen.owner_uid) == ("j1", "owner")
+    assert (seen.ready, seen.node, seen.ip, seen.image) == (
+        True,
+        "n1",
+        "10.0.0.7",
+        "example.test/t:1",
+    )
+
+
+def test_changes_that_no_decision_looks_at_are_no_news() -> None:
+    other = copy.deepcopy(POD)
+    other["metadata"]["resourceVersion"] = "13"
+    other["metadata"]["annotations"]["noise"] = "2"
+    other["status"]["qosClass"] = "Burstable"
+    assert read_child_pod(other) == pod()
+    assert read_child_pod(other).version == 13
+
+
+def test_the_reasons_of_waiting_and_ending_are_read() -> None:
+    waiting = pod(containerStatuses=[{"state": {"waiting": {"reason": "ErrImagePull"}}}])
+    assert waiting.waiting == ("ErrImagePull", "")
+    ended = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-11-23T12:00:05Z"}
+    dead = pod(phase="Failed", containerStatuses=[{"state": {"terminated": ended}}])
+    assert dead.terminated is not None
+    assert (dead.terminated.exit_code, dead.terminated.reason) == (137, "OOMKilled")
+    assert dead.finished
+    unscheduled = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes",
+        "lastTransitionTime": "2026-11-23T12:00:01Z",
+    }
+    assert pod(conditions=[unscheduled]).unscheduled[:2] == ("Unschedulable", "0/3 nodes")
+
+
+def test_disruptions_are_told_from_failures() -> None:
+    target = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+    assert pod(conditions=[target]).disruption == "PreemptionByScheduler"
+    assert pod(reason="Evicted").disruption == "Evicted"
+    assert pod().disruption == ""
+
+
+def test_a_kubernetes_job_is_known_by_its_true_conditions() -> None:
+    conditions = [
+        {"type": "FailureTarget", "status": "True", "reason": "BackoffLimitExceeded"},
+        {"type": "Complete", "status": "False"},
+    ]
+    owner = {"kind": "FineTuneJob", "uid": "owner", "controller": True}
+    raw = {
+        "metadata": {**META, "ownerReferences": [owner]},
+        "spec": {"parallelism": 4},
+        "status": {"conditions": conditions, "ready": 2},
+    }
+    seen = read_child_job(raw)
+    assert (seen.owner_uid, seen.parallelism, seen.ready) == ("owner", 4, 2)
+    assert seen.failing == ("BackoffLimitExceeded", "")
+    assert not seen.complete and seen.failure is None and not seen.finished
+
+
+def test_objects_with_garbage_for_labels_are_read_without_a_crash() -> None:
+    labels = {"finetune.dev/job": "demo", "finetune.dev/attempt": "x" * 99, "other": None}
+    bare = {"metadata": {**META, "labels": labels}}
+    assert read_child_job(bare).attempt == 0
+    assert read_child_pod({**bare, "status": None}).phase == "Pending"
+    assert read_job({"metadata": META}).spec == {}
