@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import kopf
 
@@ -38,6 +38,8 @@ async def pump(
         clusterwide=not namespaces,
         namespaces=namespaces,
         ready_flag=started,
+        # Else kopf asks for the name of the user, and the image's has none.
+        identity=cast(Any, "finetune-operator"),
     )
 
 

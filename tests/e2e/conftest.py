@@ -151,12 +151,12 @@ def operator(cluster: LocalCluster, kubectl: Kubectl, images: Images) -> str:
         [
             str(cluster_binaries.path("helm")), "upgrade", "--install", "finetune-operator",
             str(CHART), "--kubeconfig", str(cluster.kubeconfig),
-            "--namespace", SYSTEM_NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s",
+            "--namespace", SYSTEM_NAMESPACE, "--create-namespace", "--wait", "--timeout", "300s",
             "--set-string", f"image.repository={repository},image.tag={tag}",
             "--set-string", f"trainer.image.repository={trainer_repository}",
             "--set-string", f"trainer.image.tag={trainer_tag}",
         ],
-        capture_output=True, text=True, timeout=180, check=False,
+        capture_output=True, text=True, timeout=330, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return SYSTEM_NAMESPACE

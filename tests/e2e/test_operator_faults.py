@@ -254,7 +254,11 @@ def test_suspending_gives_the_pods_back_and_resuming_takes_the_next_number(
         wait_for("a step", lambda: (jobs.status(name).get("progress") or {}).get("step"))
     jobs.patch(name, suspend=True)
     status = jobs.wait_phase(name, "Suspended")
-    assert not any(pod.startswith(first) for pod in jobs.children(name, "pods"))
+    wait_for(
+        "its pods are gone",
+        lambda: not any(pod.startswith(first) for pod in jobs.children(name, "pods")),
+        GRACE_SECONDS,
+    )
     assert status["suspendTime"]
     jobs.patch(name, suspend=False)
     status = jobs.wait_phase(name, "Succeeded", "Failed")

@@ -78,6 +78,13 @@ def digest(facts: Facts) -> Failure:
     )
 
 
+def digest_of_vanished(facts: Facts) -> Failure:
+    """The attempt's Job is gone: pods that only followed it are no cause."""
+    failure = digest(facts)
+    followed = failure.failure_class in CONSEQUENCES | {Reason.EVICTED.value}
+    return _without_pod(facts) if followed else failure
+
+
 def tell(failure: Failure) -> str:
     """The digest as one sentence."""
     where = [f"rank {failure.rank}"] if failure.rank is not None else []

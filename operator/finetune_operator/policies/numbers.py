@@ -53,7 +53,8 @@ def progress_changes(facts: Facts) -> dict[str, Any]:
         "checkpoints": read_checkpoints(report.checkpoints, report.best, facts.status.checkpoints),
     }
     known = facts.status.progress
-    if known is None or _essence(known) != _essence(fresh):
+    complete = fresh.percent is not None and fresh.eta_seconds is not None
+    if complete and (known is None or _essence(known) != _essence(fresh)):
         changes["progress"] = fresh
     return changes
 
@@ -63,7 +64,7 @@ def trained_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
     if words is None:
         return {}
     changes = final_numbers(facts, words)
-    if words.step is not None:
+    if words.step is not None and words.steps:
         changes["progress"] = _finished(words.step, words.steps, words, facts.now)
     return changes
 

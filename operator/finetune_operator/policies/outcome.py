@@ -16,7 +16,7 @@ from .facts import (
     backoff,
     record_job,
 )
-from .failure import digest, may_help_to_repeat, tell
+from .failure import digest, digest_of_vanished, may_help_to_repeat, tell
 from .numbers import final_numbers, last_words, prepared_changes, trained_changes
 
 
@@ -128,7 +128,7 @@ def job_vanished(facts: Facts) -> Verdict | None:
         return None
     if facts.live_pods:
         return gone_soon(facts, Reason.JOB_VANISHED, "its Job was deleted; waiting for its pods")
-    failure = digest(facts)
+    failure = digest_of_vanished(facts)
     if stage.name is StageName.TRAIN:
         return end_job(facts, failure.failure_class or "", tell(failure), failure=failure)
     return Verdict(

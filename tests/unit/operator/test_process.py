@@ -23,6 +23,16 @@ RESOURCES = {
     "/api/v1": ("pods", "Pod"),
 }
 
+NAMELESS_USER = """
+import pwd
+
+def getpwuid(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+pwd.getpwuid = getpwuid
+"""
+"""As in a container: the user of the process is a number without a name."""
+
 
 class ApiServer:
     """Discovery, empty lists, and watches that a test can break."""
@@ -130,12 +140,15 @@ async def operator(server: tuple[ApiServer, str], tmp_path: Path) -> AsyncIterat
         "users": [{"name": "x", "user": {"token": "t"}}],
     }
     (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    (tmp_path / "sitecustomize.py").write_text(NAMELESS_USER)
+    named = ("LOGNAME", "USER", "LNAME", "USERNAME")
+    inherited = {name: value for name, value in os.environ.items() if name not in named}
     health, metrics = _free_port(), _free_port()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "finetune_operator"),
-        env=os.environ
+        env=inherited
         | {
-            "PYTHONPATH": str(OPERATOR),
+            "PYTHONPATH": f"{tmp_path}:{OPERATOR}",
             "KUBECONFIG": str(tmp_path / "kubeconfig"),
             "FINETUNE_HEALTH_PORT": str(health),
             "FINETUNE_METRICS_PORT": str(metrics),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from builders import (
     KEY,
     NOW,
@@ -28,10 +32,12 @@ from finetune_operator.api.types import (
     Condition,
     FineTuneJobStatus,
     Phase,
+    Progress,
     Reason,
     StageName,
 )
 from finetune_operator.policies.facts import Facts, Obstacle, State, Verb
+from finetune_operator.reports import read_progress
 from finetune_operator.status import RULES, Decision, decide, judge
 
 P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
@@ -178,6 +184,15 @@ ROWS: list[Any] = [
         ("job_failed", Phase.FAILED, State.FAILED, "BadData", ""),
         id="bad data will be as bad the next time",
     ),
+    pytest.param(
+        make_facts(
+            ready_gang(progress=Progress(step=1, steps=9, eta_seconds=5)),
+            jobs=train(**FAILED),
+            pods=(ended_pod(1, code=1),),
+        ),
+        ("job_failed", Phase.FAILED, State.FAILED, "UnknownFailure", ""),
+        id="a gang that fails leaves its progress behind",
+    ),
     # job_failing
     pytest.param(
         make_facts(
@@ -275,6 +290,18 @@ ROWS: list[Any] = [
         make_facts(ready_gang(job_uid="x")),
         ("job_vanished", Phase.FAILED, State.FAILED, "JobVanished", ""),
         id="somebody deleted the gang's Job",
+    ),
+    pytest.param(
+        make_facts(
+            ready_gang(job_uid="x"), evidence=(ended_pod(0, code=75), ended_pod(1, code=143))
+        ),
+        ("job_vanished", Phase.FAILED, State.FAILED, "JobVanished", ""),
+        id="whose pods only followed it",
+    ),
+    pytest.param(
+        make_facts(ready_gang(job_uid="x"), evidence=(ended_pod(0, code=71),)),
+        ("job_vanished", Phase.FAILED, State.FAILED, "CudaOom", ""),
+        id="unless one of them had failed by itself",
     ),
     pytest.param(
         make_facts(ready_gang(job_uid="x"), pods=(make_pod(),)),
@@ -421,6 +448,16 @@ ROWS: list[Any] = [
         id="time suspended does not count",
     ),
     pytest.param(
+        make_facts(
+            status_in(T),
+            jobs=train(),
+            pods=GANG,
+            progress=read_progress(b'{"attempt": 0, "step": 1, "steps": 9, "updatedAt": 1}'),
+        ),
+        ("running", Phase.TRAINING, State.RUNNING, "Training", ""),
+        id="the gang trains, and does not know yet how long",
+    ),
+    pytest.param(
         make_facts(ready_gang(), jobs=train(), pods=(make_pod(0, ready=False), make_pod(1))),
         ("running", Phase.TRAINING, State.RUNNING, "Training", ""),
         id="a pod that is not ready for a moment does not unmake a gang",
@@ -471,6 +508,45 @@ def _read_back(facts: Facts, decision: Decision) -> Facts:
         refusal=facts.refusal,
         now=facts.now,
     )
+
+
+CRD = Path(__file__).parents[3] / "crds" / "finetunejobs.finetune.dev.yaml"
+
+
+@cache
+def status_schema() -> Any:
+    version = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]
+    return version["schema"]["openAPIV3Schema"]["properties"]["status"]
+
+
+def misfits(schema: Any, value: Any, path: str = "status") -> list[str]:
+    """Where a value breaks the structure that the API server enforces."""
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
+    if not isinstance(value, kinds.get(schema.get("type"), object)):
+        return [f"{path}: {value!r} is no {schema['type']}"]
+    if value not in schema.get("enum", [value]):
+        return [f"{path}: {value!r} is none of {schema['enum']}"]
+    found: list[str] = []
+    if isinstance(value, dict):
+        fields, rest = schema.get("properties", {}), schema.get("additionalProperties")
+        found += [f"{path}.{name}: missing" for name in schema.get("required", ())
+                  if name not in value]  # fmt: skip
+        for name, part in value.items():
+            if name not in fields and not rest:
+                found.append(f"{path}.{name}: unknown")
+            else:
+                found += misfits(fields.get(name) or rest, part, f"{path}.{name}")
+    if isinstance(value, list):
+        for part in value:
+            found += misfits(schema["items"], part, f"{path}[]")
+    if isinstance(value, str) and len(value) > schema.get("maxLength", len(value)):
+        found.append(f"{path}: {len(value)} characters")
+    return found
+
+
+@pytest.mark.parametrize("facts", [row.values[0] for row in ROWS])
+def test_a_decided_status_has_the_structure_of_the_crd(facts: Facts) -> None:
+    assert misfits(status_schema(), json.loads(json.dumps(decide(facts).status))) == []
 
 
 def test_a_job_that_is_being_deleted_is_left_to_the_garbage_collector() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from finetune_operator.api import failures, types
 from finetune_trainer import config
+from quickstart import release
 from quickstart.dataset import (
     DATA,
     EVAL_FILE,
@@ -106,18 +107,11 @@ def test_shortening_to_nothing_or_to_more_than_there_is_is_refused() -> None:
 
 
 EXIT_CODES = {
-    "exit-config": "ConfigInvalid",
     "exit-data": "BadData",
-    "exit-model": "ModelLoad",
-    "exit-checkpoint": "NoValidCheckpoint",
-    "exit-internal": "Internal",
     "exit-oom": "CudaOom",
     "exit-nonfinite": "NonFinite",
     "exit-disk": "DiskFull",
-    "exit-collective": "CollectiveTimeout",
     "exit-preempted": "Preempted",
-    "exit-hang": "Hang",
-    "exit-hardware": "HardwareFault",
     "exit-rendezvous": "Rendezvous",
 }
 
@@ -137,16 +131,21 @@ def test_exit_codes_are_those_of_the_failure_table(fact: str, failure: str) -> N
         ("metrics-port", str(config.METRICS_PORT)),
         ("run-json", str(config.RUN_JSON)),
         ("workspace", str(config.WORKSPACE)),
-        ("start-deadline", "startDeadlineSeconds"),
+        ("default-seed", str(types.Training.model_fields["seed"].default)),
+        ("default-packing", types.Data.model_fields["packing"].default.value),
+        ("default-overlong", types.Data.model_fields["overlong"].default.value),
+        ("default-loss-on", types.Data.model_fields["loss_on"].default.value),
+        ("default-schedule", types.Schedule.model_fields["type"].default.value),
+        ("system-namespace", release.SYSTEM_NAMESPACE),
     ],
 )
 def test_what_the_model_learns_is_what_the_code_says(fact: str, truth: str) -> None:
     assert FACTS[fact].key == truth
 
 
-def test_the_field_that_a_fact_names_exists() -> None:
-    aliases = {f.alias or name for name, f in types.FineTuneJobSpec.model_fields.items()}
-    assert FACTS["start-deadline"].key in aliases
+def test_the_fields_that_facts_name_exist() -> None:
+    fields = {field.alias for field in types.FineTuneJobSpec.model_fields.values()}
+    assert {FACTS["start-deadline"].key, FACTS["pause-field"].key} <= fields
 
 
 def test_facts_about_files_agree_with_the_contract() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from builders import make_facts, status_in
 
-from finetune_operator.api.types import Metrics, Progress, StageName
+from finetune_operator.api.types import Metrics, StageName
 from finetune_operator.policies.numbers import progress_changes, read_metrics
 from finetune_operator.reports import MetricsReport, read_last_words, read_progress
 
@@ -100,7 +100,7 @@ def test_last_words_that_are_none_are_dropped(message: str) -> None:
     assert read_last_words(message) is None
 
 
-def test_percent_is_known_only_with_both_numbers() -> None:
-    assert Progress(step=5).wire().get("percent") is None
-    changes = progress_changes(make_facts(status_in(StageName.TRAIN), progress=report(steps=0)))
-    assert "percent" not in changes["progress"].wire()
+@pytest.mark.parametrize("unknown", [{"steps": 0}, {"step": None}, {"etaSeconds": None}])
+def test_progress_is_told_once_share_and_remaining_time_are_known(unknown: dict[str, Any]) -> None:
+    facts = make_facts(status_in(StageName.TRAIN), progress=report(**unknown))
+    assert "progress" not in progress_changes(facts)
