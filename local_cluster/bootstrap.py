@@ -113,6 +113,8 @@ def prepare(name: str) -> dict[str, str]:
         environment["UV"] = str(uv)
         if not (folder / ".complete").exists():
             make_environment(folder, lock, space, environment)
+    # These packages are compiled once and then cached: torch alone takes seconds at each start.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment["VIRTUAL_ENV"] = str(folder)
     environment["PATH"] = f"{folder / 'bin'}:{environment.get('PATH', os.defpath)}"
     environment["PYTHONPATH"] = ":".join(str(REPOSITORY / part) for part in SOURCES)

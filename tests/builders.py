@@ -10,7 +10,14 @@ from typing import Any
 from finetune_operator.api.types import FineTuneJobStatus, StageName
 from finetune_operator.engine.store import Key
 from finetune_operator.errors import Fault, InvalidSpec
-from finetune_operator.observed import ChildJob, ChildPod, Observed, StoredJob, Termination
+from finetune_operator.observed import (
+    ChildJob,
+    ChildPod,
+    Observed,
+    StoredJob,
+    Termination,
+    read_job,
+)
 from finetune_operator.plan import Platform, TrainingPlan, plan_training, stage_job_name
 from finetune_operator.policies.facts import Facts, Obstacle
 from finetune_operator.reports import ProgressReport
@@ -61,15 +68,21 @@ def make_job(
     deleting: bool = False,
     uid: str = UID,
 ) -> StoredJob:
-    return StoredJob(
-        key=KEY,
-        uid=uid,
-        version=1,
-        generation=generation,
-        created=NOW - seconds(60),
-        deleting=deleting,
-        spec=make_spec() if spec is None else spec,
-        status={"observedGeneration": -1} if status is None else status,
+    meta = {
+        "namespace": KEY.namespace,
+        "name": KEY.name,
+        "uid": uid,
+        "resourceVersion": "1",
+        "generation": generation,
+        "creationTimestamp": "2026-11-23T11:59:00Z",
+        **({"deletionTimestamp": "2026-11-23T11:59:30Z"} if deleting else {}),
+    }
+    return read_job(
+        {
+            "metadata": meta,
+            "spec": make_spec() if spec is None else spec,
+            "status": {"observedGeneration": -1} if status is None else status,
+        }
     )
 
 

@@ -158,6 +158,18 @@ def summary(status: Status) -> str:
     return ", ".join(parts)
 
 
+def held_out_losses(status: Status) -> tuple[float, float]:
+    """Loss of base and tuned model on the held-out rows, in nats per token."""
+    metrics = status.get("metrics", {})
+    try:
+        return float(metrics["baseline"]["evalLoss"]), float(metrics["evalLoss"])
+    except KeyError as error:
+        raise QuickstartError(
+            f"The job succeeded, but its status.metrics has no {error}: the proof cannot be "
+            "judged without the losses of base and tuned model."
+        ) from error
+
+
 def fraction(status: Status) -> float | None:
     """Steps done of all steps while it trains, 0 to 1."""
     progress = status.get("progress", {})

@@ -128,7 +128,7 @@ class Journey:
         job = self._job()
         status, claim = job["status"], job["spec"]["storage"]["claimRef"]["name"]
         questions = dataset.questions(images.held_out(self.options))
-        metrics = status["metrics"]
+        base_loss, tuned_loss = follow.held_out_losses(status)
         folder = f"{NAMESPACE}/{job['metadata']['uid']}/output/merged"
         bound = self._kube.get("v1", "PersistentVolumeClaim", claim, NAMESPACE) or {}
         volume = self.target.host_folder(bound.get("spec", {}).get("volumeName", ""))
@@ -139,8 +139,8 @@ class Journey:
             total_seconds=self.display.elapsed,
             proof=proof.Proof(
                 questions=len(questions),
-                base_loss=float(metrics["baseline"]["evalLoss"]),
-                tuned_loss=float(metrics["evalLoss"]),
+                base_loss=base_loss,
+                tuned_loss=tuned_loss,
                 base_accuracy=proof.accuracy(questions, self.answers.base),
                 tuned_accuracy=proof.accuracy(questions, self.answers.tuned),
                 bar=proof.BAR,

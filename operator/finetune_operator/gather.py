@@ -164,7 +164,7 @@ class Gatherer:
         return Surroundings(
             claims=claims,
             template_keys=keys,
-            source_phase=str(source.status.get("phase", Phase.PENDING.value)) if source else None,
+            source_phase=(source.phase or Phase.PENDING.value) if source else None,
             source_has_model=source is not None and _published_model(source) is not None,
         )
 

@@ -143,13 +143,13 @@ class JobCollector(Collector):
         )
         families = [GaugeMetricFamily(m.name, m.help, labels=LABELS) for m in JOB_METRICS]
         for job in shown:
-            now = str(job.status.get("phase", Phase.PENDING.value))
+            now, status = job.phase or Phase.PENDING.value, job.status
             method = next(iter(_section(job.spec, "method")), "")
             model = str(_section(job.spec, "model").get("uri", ""))[:200]
             info.add_metric((*job.key, now, str(method), model), 1)
             phase.add_metric((*job.key, now), 1)
             for family, metric in zip(families, JOB_METRICS, strict=True):
-                value = _number(job.status, metric.path)
+                value = _number(status, metric.path)
                 if value is not None:
                     family.add_metric(job.key, value * metric.scale)
         yield info
@@ -164,7 +164,7 @@ class JobCollector(Collector):
         )
         counts: dict[tuple[str, str], int] = {}
         for job in jobs:
-            place = (job.key.namespace, str(job.status.get("phase", Phase.PENDING.value)))
+            place = job.key.namespace, job.phase or Phase.PENDING.value
             counts[place] = counts.get(place, 0) + 1
         for place, count in counts.items():
             family.add_metric(place, count)
@@ -173,7 +173,7 @@ class JobCollector(Collector):
 
 def _activity(job: StoredJob) -> tuple[bool, int]:
     """Unfinished jobs first, then the most recently changed."""
-    return "completionTime" not in job.status, job.version
+    return not job.finished, job.version
 
 
 def _section(place: Any, name: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -498,12 +497,11 @@ def test_a_status_that_is_read_back_comes_to_rest(facts: Facts) -> None:
 
 def _read_back(facts: Facts, decision: Decision) -> Facts:
     status = FineTuneJobStatus.model_validate(decision.status)
-    job = replace(facts.job, status=decision.status)
     return make_facts(
         status,
         jobs=facts.observed.jobs,
         pods=facts.observed.pods,
-        spec=job.spec,
+        spec=facts.job.spec,
         obstacle=facts.obstacle,
         refusal=facts.refusal,
         now=facts.now,

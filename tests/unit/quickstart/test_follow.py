@@ -142,3 +142,14 @@ def test_the_summary_of_prepare_names_model_and_rows() -> None:
     assert follow.summary(status) == (
         "LlamaForCausalLM with 135 M, 300 rows, 14786 tokens, 50 held out"
     )
+
+
+def test_the_losses_of_both_models_come_from_the_metrics() -> None:
+    status: Status = {"metrics": {"evalLoss": "0.09", "baseline": {"evalLoss": "4.17"}}}
+    assert follow.held_out_losses(status) == (4.17, 0.09)
+
+
+@pytest.mark.parametrize("metrics", [{}, {"evalLoss": "0.09"}, {"baseline": {"evalLoss": "4.1"}}])
+def test_a_job_without_both_losses_cannot_be_judged(metrics: Status) -> None:
+    with pytest.raises(QuickstartError, match="cannot be judged"):
+        follow.held_out_losses({"metrics": metrics})
