@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.conftest import Images, Kubectl
+from e2e.conftest import Images, Kubectl, wait_for
+from e2e.prometheus import Prometheus
 
 from local_cluster import LocalCluster
 
@@ -86,7 +87,7 @@ def job(kubectl: Kubectl, name: str) -> Any:
 
 
 def test_interrupted_and_started_again_it_ends_with_a_proved_model(
-    start: Callable[..., Run], cluster: LocalCluster, kubectl: Kubectl
+    start: Callable[..., Run], cluster: LocalCluster, kubectl: Kubectl, prometheus: Prometheus
 ) -> None:
     arguments = ("--cluster", cluster.name, "--name", "journey")
     first = start(*arguments)
@@ -96,6 +97,9 @@ def test_interrupted_and_started_again_it_ends_with_a_proved_model(
     uid = job(kubectl, "journey")["metadata"]["uid"]
 
     second = start(*arguments)
+    second.wait_for(r"step \d+ of")
+    running = 'finetune_train_loss{namespace="quickstart",finetunejob="journey"}'
+    assert wait_for("the running job's loss", lambda: prometheus.query(running), 60)
     assert second.exit_code() == 0, second.text
     assert "goes on with the job of an earlier start" in second.text
     assert "✓ The model learned" in second.text
@@ -104,6 +108,9 @@ def test_interrupted_and_started_again_it_ends_with_a_proved_model(
     assert done["metadata"]["uid"] == uid
     conditions = {c["type"]: c["status"] for c in done["status"]["conditions"]}
     assert (conditions["Succeeded"], conditions["Failed"]) == ("True", "False")
+    finished = 'finetune_job_loss{namespace="quickstart",finetunejob="journey"}'
+    ((_, loss),) = wait_for("the finished job's loss", lambda: prometheus.query(finished), 60)
+    assert loss == pytest.approx(float(done["status"]["metrics"]["loss"]))
     folder = re.search(r"on this host\s+(\S+)", second.text)
     assert folder is not None, second.text
     assert (Path(folder[1]) / "model.safetensors").stat().st_size > 200e6
