@@ -205,3 +205,11 @@ def test_the_api_is_the_one_that_was_reviewed() -> None:
         GOLDEN.write_text(text)
 
     assert GOLDEN.read_text() == text
+
+
+def test_nothing_computed_is_required_of_a_status() -> None:
+    """What is not known yet is absent; a status without it must be storable."""
+    schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    status = schema["status"]["properties"]
+    demanding = [name for name, part in status.items() if "required" in part]
+    assert demanding == []

@@ -49,7 +49,6 @@ COPIED = {
     "minItems",
     "maxItems",
     "maxProperties",
-    "required",
     "default",
     "description",
     "x-kubernetes-int-or-string",
@@ -58,7 +57,7 @@ COPIED = {
     VALIDATIONS,
 }
 DROPPED = {"title", "readOnly", "propertyNames", "additionalProperties", "patternProperties"}
-HANDLED = {"$ref", "$defs", "anyOf", "const", "properties", "items"}
+HANDLED = {"$ref", "$defs", "anyOf", "const", "properties", "items", "required"}
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", 0),
