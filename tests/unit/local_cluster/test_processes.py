@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import stat
@@ -119,11 +120,11 @@ def test_a_stale_pid_file_kills_nobody_and_blocks_nothing(table: ProcessTable) -
     table.start("mine", ["sleep", "60"])
     mine = table.identity("mine")
     assert mine is not None
+    time.sleep(0.05)  # start times count in ticks of 10 ms, and a pid is not reused within one
     stranger = subprocess.Popen(["sleep", "60"])
     try:
-        table._pid_file("mine").write_text(
-            table._pid_file("mine").read_text().replace(str(mine.pid), str(stranger.pid))
-        )
+        record = json.loads(table._pid_file("mine").read_text())
+        table._pid_file("mine").write_text(json.dumps(record | {"pid": stranger.pid}))
         assert table.identity("mine") is None
         table.stop("mine")
         assert stranger.poll() is None
