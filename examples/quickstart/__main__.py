@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OptionError as error:
         console.print(str(error), style="red", highlight=False)
         return 2
+    # A `kill` ends the run as Ctrl-C does: with its children, and with a word.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     live = console.is_terminal and not options.plain
     display = Display(console, live=live)
     try:
