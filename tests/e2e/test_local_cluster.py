@@ -72,7 +72,7 @@ def test_a_second_up_changes_nothing(cluster: LocalCluster) -> None:
     start = time.monotonic()
     cluster.up()
     assert running(cluster) == before
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
 
 
 def test_a_cluster_refuses_to_shrink(cluster: LocalCluster) -> None:
