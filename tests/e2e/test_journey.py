@@ -155,5 +155,7 @@ def test_an_existing_cluster_is_used_by_its_context_registry_and_storage_class(
     assert found["spec"]["model"]["uri"].startswith(f"image://{foreign.registry}/team/")
     claim = away.json("get", "persistentvolumeclaim", "away-workspace", namespace=NAMESPACE)
     assert claim["spec"]["storageClassName"] == "shared"
-    images_there = away("get", "pods", "-A", "-o", "jsonpath={..image}").split()
+    pods = "{.items[*].spec.containers[*].image} {.items[*].spec.volumes[*].image.reference}"
+    images_there = away("get", "pods", "-A", "-o", f"jsonpath={pods}").split()
+    assert len(images_there) >= 4
     assert {image for image in images_there if not image.startswith(foreign.registry)} == set()
