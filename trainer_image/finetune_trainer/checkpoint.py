@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer import lineage, manifest, shards
+from finetune_trainer.durable import sync
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import DiskFull, NoValidCheckpoint, StageError, failure_class
 from finetune_trainer.gang import Gang
@@ -91,7 +92,7 @@ class Checkpoints:
             if final.exists():  # left by a run of the same attempt that ended before its parent
                 _discard(final)
             temporary.rename(final)
-            manifest.sync_folder(self._folder)
+            sync(self._folder)
             return sum(int(facts["size"]) for facts in listed.values())
 
         done = Published(step, self._together(publish)[0])

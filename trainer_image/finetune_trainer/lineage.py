@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer import manifest
+from finetune_trainer.durable import sync
 from finetune_trainer.errors import NoValidCheckpoint
 from finetune_trainer.manifest import CorruptCheckpointError
 
@@ -113,4 +114,4 @@ def claim(workspace: Path, attempt: int, parent: Parent | None) -> None:
         os.link(temporary, folder / "parent.json")
     finally:
         temporary.unlink()
-    manifest.sync_folder(folder)
+    sync(folder)

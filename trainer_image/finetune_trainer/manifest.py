@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.durable import sync
+
 NAME = "manifest.json"
 
 
@@ -29,7 +31,7 @@ def write(folder: Path, content: dict[str, Any]) -> str:
         file.write(body)
         file.flush()
         os.fsync(file.fileno())
-    sync_folder(folder)
+    sync(folder)
     return hashlib.sha256(body).hexdigest()
 
 
@@ -59,12 +61,3 @@ def verify(folder: Path) -> str:
         if fingerprint(path) != expected:
             raise CorruptCheckpointError(f"{name} does not match its hash")
     return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from finetune_trainer.durable import sync
 from finetune_trainer.partition import Partition, Piece
 
 MASTER = "master"
@@ -41,11 +42,7 @@ def write(path: Path, partitions: Iterable[Partition]) -> None:
         save_file(tensors, path)
     except Exception as error:  # the library wraps the system's error in its own
         raise _as_os_error(error, path) from error
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)
 
 
 def read(paths: Sequence[Path], partitions: Sequence[Partition]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+from finetune_trainer.durable import sync
 
 VERSION = 1
 """Raised whenever prepare would make something else of the same input."""
@@ -95,19 +96,11 @@ def publish(temporary: Path, folder: Path) -> None:
     A crash between the two renames leaves no ``folder``, never a half one; the stage then repeats.
     """
     for path in [*temporary.rglob("*"), temporary]:
-        _sync(path)
+        sync(path)
     replaced = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)
     temporary.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
