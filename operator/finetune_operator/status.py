@@ -105,7 +105,7 @@ def compose(facts: Facts, verdict: Verdict) -> FineTuneJobStatus:
     changes = dict(verdict.changes)
     progress = changes.get("progress", facts.status.progress)
     if progress is not None and verdict.phase is not Phase.TRAINING:
-        changes["progress"] = progress.model_copy(update={"eta_seconds": 0})
+        changes["progress"] = progress.model_copy(update={"eta_seconds": None})
     status = facts.status.model_copy(
         update={
             **changes,

@@ -53,8 +53,7 @@ def progress_changes(facts: Facts) -> dict[str, Any]:
         "checkpoints": read_checkpoints(report.checkpoints, report.best, facts.status.checkpoints),
     }
     known = facts.status.progress
-    complete = fresh.percent is not None and fresh.eta_seconds is not None
-    if complete and (known is None or _essence(known) != _essence(fresh)):
+    if known is None or _essence(known) != _essence(fresh):
         changes["progress"] = fresh
     return changes
 
@@ -64,7 +63,7 @@ def trained_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
     if words is None:
         return {}
     changes = final_numbers(facts, words)
-    if words.step is not None and words.steps:
+    if words.step is not None:
         changes["progress"] = _finished(words.step, words.steps, words, facts.now)
     return changes
 
