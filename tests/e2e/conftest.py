@@ -5,26 +5,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
+from e2e.kubectl import Kubectl, wait_for
 from e2e.prometheus import Prometheus, running_prometheus
+from e2e.release import helm_install
 
 from local_cluster import LocalCluster
 from local_cluster import binaries as cluster_binaries
 from local_cluster import images as cluster_images
 from local_cluster.seed import refresh_seed
 
-ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "helm" / "finetune-operator"
 SYSTEM_NAMESPACE = "finetune-system"
 
 
@@ -35,58 +31,12 @@ class Images:
     model: str
 
 
-@dataclass(frozen=True)
-class Kubectl:
-    """The real kubectl against one cluster. Failures carry its stderr."""
-
-    kubeconfig: Path
-    binary: Path
-
-    def run(
-        self, *args: str, namespace: str | None = None, stdin: str | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        where = ["--namespace", namespace] if namespace else []
-        return subprocess.run(
-            [str(self.binary), "--kubeconfig", str(self.kubeconfig), *where, *args],
-            input=stdin, capture_output=True, text=True, timeout=180, check=False,
-        )  # fmt: skip
-
-    def __call__(self, *args: str, namespace: str | None = None, stdin: str | None = None) -> str:
-        done = self.run(*args, namespace=namespace, stdin=stdin)
-        assert done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
-        return done.stdout
-
-    def json(self, *args: str, namespace: str | None = None) -> Any:
-        return json.loads(self(*args, "-o", "json", namespace=namespace))
-
-    def apply(self, *objects: dict[str, Any], namespace: str | None = None) -> str:
-        # JSON: PyYAML would write the string 1e-3 bare, and Kubernetes reads that as a number.
-        listed = {"apiVersion": "v1", "kind": "List", "items": objects}
-        return self("apply", "-f", "-", namespace=namespace, stdin=json.dumps(listed))
-
-
-def wait_for(what: str, probe: Callable[[], Any], seconds: float, every: float = 1.0) -> Any:
-    """The first truthy answer of ``probe``; fails with ``what`` and the last answer."""
-    deadline = time.monotonic() + seconds
-    while True:
-        if answer := probe():
-            return answer
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not within {seconds:.0f} s (last answer: {answer!r})")
-        time.sleep(every)
-
-
 def _say(stage: str, detail: str) -> None:
     print(f"[{stage}] {detail}", flush=True)
 
 
 def _built(detail: str) -> None:
     _say("images", detail)
-
-
-@pytest.fixture(scope="session")
-def chart() -> Path:
-    return CHART
 
 
 @pytest.fixture(scope="session")
@@ -145,20 +95,11 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def operator(cluster: LocalCluster, kubectl: Kubectl, images: Images) -> str:
     """The operator, installed from our chart by helm; returns its namespace."""
-    repository, tag = images.operator.rsplit(":", 1)
     trainer_repository, trainer_tag = images.trainer.rsplit(":", 1)
-    done = subprocess.run(
-        [
-            str(cluster_binaries.path("helm")), "upgrade", "--install", "finetune-operator",
-            str(CHART), "--kubeconfig", str(cluster.kubeconfig),
-            "--namespace", SYSTEM_NAMESPACE, "--create-namespace", "--wait", "--timeout", "300s",
-            "--set-string", f"image.repository={repository},image.tag={tag}",
-            "--set-string", f"trainer.image.repository={trainer_repository}",
-            "--set-string", f"trainer.image.tag={trainer_tag}",
-        ],
-        capture_output=True, text=True, timeout=330, check=False,
+    helm_install(
+        kubectl, "finetune-operator", SYSTEM_NAMESPACE, images.operator,
+        f"trainer.image.repository={trainer_repository},trainer.image.tag={trainer_tag}",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     return SYSTEM_NAMESPACE
 
 

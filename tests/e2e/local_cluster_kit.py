@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
-import time
-from collections.abc import Callable
 from typing import Any
+
+from e2e.kubectl import Kubectl
 
 from local_cluster import LocalCluster
 from local_cluster.oci import BUSYBOX_IMAGE
 
 
-class Kube:
-    """kubectl against one cluster."""
+def kubectl_of(cluster: LocalCluster) -> Kubectl:
+    return Kubectl(cluster.kubeconfig, cluster.binaries.path("kubectl"))
 
-    def __init__(self, cluster: LocalCluster) -> None:
-        self._command = [
-            str(cluster.binaries.path("kubectl")), "--kubeconfig", str(cluster.kubeconfig)
-        ]  # fmt: skip
 
-    def __call__(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
-        done = subprocess.run(
-            [*self._command, *arguments], input=stdin, text=True, capture_output=True, check=False
-        )
-        if check and done.returncode != 0:
-            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
-        return done.stdout + done.stderr
-
-    def get(self, *arguments: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self("get", *arguments, "-o", "json"))
-        return found
-
-    def apply(self, *manifests: dict[str, Any], check: bool = True) -> str:
-        items = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
-        return self("apply", "-f", "-", stdin=json.dumps(items), check=check)
-
-    def wait_pod(self, name: str, condition: str = "Ready", seconds: int = 60) -> None:
-        self("wait", f"--for=condition={condition}", f"pod/{name}", f"--timeout={seconds}s")
+def wait_pod(kube: Kubectl, name: str) -> None:
+    kube("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
 
 
 def pod(name: str, script: str, *, node: str = "", **spec: Any) -> dict[str, Any]:
@@ -75,13 +53,6 @@ def service(name: str) -> dict[str, Any]:
 WEB = "mkdir -p /tmp/www && echo {word} > /tmp/www/index.html && httpd -f -p 8080 -h /tmp/www"
 
 
-def eventually(what: str, check: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.3)
-
-
 RESTRICTED = {
     "securityContext": {
         "runAsNonRoot": True,
@@ -99,10 +70,9 @@ RESTRICTED_CONTAINER = {
 }
 
 
-def reaches(kube: Kube, source: str, address: str) -> bool:
-    answer = kube("exec", source, "--", "timeout", "2", "wget", "-qO-", f"http://{address}/",
-                  check=False)  # fmt: skip
-    return "served" in answer
+def reaches(kube: Kubectl, source: str, address: str) -> bool:
+    answer = kube.run("exec", source, "--", "timeout", "2", "wget", "-qO-", f"http://{address}/")
+    return "served" in answer.stdout
 
 
 def connects(host: str, port: int) -> bool:
@@ -113,6 +83,6 @@ def connects(host: str, port: int) -> bool:
     return True
 
 
-def is_ready(kube: Kube, node: str) -> str:
-    conditions = kube.get("node", node)["status"]["conditions"]
+def is_ready(kube: Kubectl, node: str) -> str:
+    conditions = kube.json("get", "node", node)["status"]["conditions"]
     return next(str(c["status"]) for c in conditions if c["type"] == "Ready")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from e2e.conftest import Kubectl, wait_for
+from e2e.kubectl import Kubectl, wait_for
+from e2e.release import CHART, helm, helm_install
 
 from local_cluster import LocalCluster
 from local_cluster import binaries as cluster_binaries
@@ -24,25 +23,13 @@ CLUSTER_WIDE = "clusterrole,clusterrolebinding,customresourcedefinition"
 
 
 @pytest.fixture
-def kubectl(images: Any, chart: Path) -> Iterator[Any]:
+def kubectl(images: Any) -> Iterator[Any]:
     """kubectl on a second cluster; the first one, if it is up, goes on beside it."""
     cluster = LocalCluster("finetune-helm")
     cluster.push(images.operator)
     cluster.up(nodes=1)
     yield Kubectl(cluster.kubeconfig, cluster_binaries.path("kubectl"))
     cluster.down()
-
-
-def helm(kubectl: Any, *arguments: str) -> str:
-    done = subprocess.run(
-        [
-            str(cluster_binaries.path("helm")), *arguments,
-            "--kubeconfig", str(kubectl.kubeconfig), "--namespace", NAMESPACE,
-        ],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}"
-    return done.stdout
 
 
 def ours(kubectl: Any, kinds: str, *where: str) -> set[str]:
@@ -53,23 +40,20 @@ def ours(kubectl: Any, kinds: str, *where: str) -> set[str]:
 
 
 def test_install_upgrade_and_uninstall_leave_only_the_kept_crd_and_its_objects(
-    kubectl: Any, images: Any, chart: Path
+    kubectl: Any, images: Any
 ) -> None:
-    repository, tag = images.operator.rsplit(":", 1)
-    values = ["--set-string", f"image.repository={repository},image.tag={tag}", "--wait"]
-
-    helm(kubectl, "install", RELEASE, str(chart), "--create-namespace", *values)
-    sample = yaml.safe_load((chart.parents[1] / "tests/samples/minimal.yaml").read_text())
+    helm_install(kubectl, RELEASE, NAMESPACE, images.operator)
+    sample = yaml.safe_load((CHART.parents[1] / "tests/samples/minimal.yaml").read_text())
     sample["metadata"]["name"] = "survivor"
     kubectl("apply", "-f", "-", namespace=NAMESPACE, stdin=json.dumps(sample))
     before = kubectl.json("get", "deployment", "-A", "-l", f"app.kubernetes.io/instance={RELEASE}")
 
-    helm(kubectl, "upgrade", RELEASE, str(chart), *values, "--set", "logLevel=DEBUG")
+    helm_install(kubectl, RELEASE, NAMESPACE, images.operator, literal="logLevel=DEBUG")
     after = kubectl.json("get", "deployment", "-A", "-l", f"app.kubernetes.io/instance={RELEASE}")
     assert "DEBUG" in json.dumps(after) and "DEBUG" not in json.dumps(before)
     assert after["items"][0]["status"]["readyReplicas"] == 1
 
-    helm(kubectl, "uninstall", RELEASE, "--wait")
+    helm(kubectl, NAMESPACE, "uninstall", RELEASE, "--wait")
     wait_for("nothing is left", lambda: not ours(kubectl, SWEPT, "-n", NAMESPACE), 30)
     assert ours(kubectl, CLUSTER_WIDE) == {
         "customresourcedefinition.apiextensions.k8s.io/finetunejobs.finetune.dev"

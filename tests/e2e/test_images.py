@@ -130,7 +130,7 @@ def test_the_cpu_operators_load_with_an_empty_path(trainer: Image) -> None:
         "started = time.monotonic()\n"
         "for builder in (CPUAdamBuilder(), ShareMemCommBuilder()):\n"
         "    print(builder.load().__file__)\n"
-        "assert time.monotonic() - started < 30",
+        "assert time.monotonic() - started < 5",
         PATH="",
         DS_ACCELERATOR="cpu",
     )
@@ -248,10 +248,10 @@ def test_what_did_not_change_is_not_built_again() -> None:
     started = time.monotonic()
     build_trainer(said.append)
     assert said == []
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 5
 
 
-def test_a_code_change_is_built_pushed_and_pullable_in_seconds(
+def test_a_code_change_is_built_pushed_and_pullable_in_ten_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, image = Cache.from_environment(), product.TRAINER
@@ -276,7 +276,7 @@ def test_a_code_change_is_built_pushed_and_pullable_in_seconds(
     assert layers_after[:-1] == layers_before[:-1], "a dependency layer moved"
     assert layers_after[-1] != layers_before[-1]
     print(f"built, pushed and readable after {seconds:.1f} s")
-    assert seconds < 30  # a whole rebuild takes minutes; the exact figure is printed
+    assert seconds < 10
 
 
 def _layers(address: str, image: str) -> list[str]:

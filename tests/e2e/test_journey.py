@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.conftest import Images, Kubectl, wait_for
+from e2e.conftest import Images
+from e2e.kubectl import Kubectl, wait_for
 from e2e.prometheus import Prometheus
 
 from local_cluster import LocalCluster

@@ -10,39 +10,28 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from e2e.contract_trainer import upload_contract_trainer
+from e2e.kubectl import PATIENCE_SECONDS, Kubectl, wait_for
+from e2e.release import helm, helm_install
 
 from local_cluster import LocalCluster
-from local_cluster import binaries as cluster_binaries
 
 if TYPE_CHECKING:
-    from e2e.conftest import Images, Kubectl
+    from e2e.conftest import Images
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-CHART = Path(__file__).resolve().parents[2] / "helm" / "finetune-operator"
 RELEASE = "faults"
 DEPLOYMENT = "deployment/faults-finetune-operator"
 SHARED_DEPLOYMENT = "deployment/finetune-operator"
 GRACE_SECONDS = 30
 KILLS = 10
-PATIENCE = 240.0
-
-
-def wait_for(what: str, probe: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        if answer := probe():
-            return answer
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.5)
 
 
 class Jobs:
@@ -103,7 +92,9 @@ class Jobs:
             for item in found["items"]
         }
 
-    def wait_phase(self, name: str, *phases: str, seconds: float = PATIENCE) -> dict[str, Any]:
+    def wait_phase(
+        self, name: str, *phases: str, seconds: float = PATIENCE_SECONDS
+    ) -> dict[str, Any]:
         def probe() -> Any:
             status = self.status(name)
             return status if status.get("phase") in phases else None
@@ -164,23 +155,13 @@ def place(cluster: LocalCluster, kubectl: Kubectl, images: Images, operator: str
     kubectl.apply(claim, namespace=namespace)
     trainer = upload_contract_trainer(cluster.registry)
     repository, digest = trainer.split("@")
-    image, tag = images.operator.rsplit(":", 1)
-    helm = [str(cluster_binaries.path("helm")), "--kubeconfig", str(cluster.kubeconfig)]
-    installed = subprocess.run(
-        [
-            *helm, "upgrade", "--install", RELEASE, str(CHART),
-            "--namespace", namespace, "--wait", "--timeout", "180s",
-            "--set", f"watchNamespaces={{{namespace}}}",
-            "--set", "crds.enabled=false",
-            "--set", f"image.repository={image}", "--set-string", f"image.tag={tag}",
-            "--set", f"trainer.image.repository={repository}",
-            "--set", f"trainer.image.digest={digest}",
-        ],
-        capture_output=True, text=True, timeout=240, check=False,
+    helm_install(
+        kubectl, RELEASE, namespace, images.operator,
+        f"trainer.image.repository={repository},trainer.image.digest={digest}",
+        literal=f"watchNamespaces={{{namespace}}},crds.enabled=false",
     )  # fmt: skip
-    assert installed.returncode == 0, installed.stderr
     yield namespace
-    subprocess.run([*helm, "uninstall", RELEASE, "--namespace", namespace], check=False)
+    helm(kubectl, namespace, "uninstall", RELEASE)
     kubectl("delete", "namespace", namespace, "--wait=false")
     kubectl("scale", SHARED_DEPLOYMENT, "--replicas=1", namespace=operator)
 
