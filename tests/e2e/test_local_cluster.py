@@ -329,7 +329,12 @@ def test_up_repairs_what_a_crash_left_and_pods_live_through_it(
     survivor = kube.json("get", "pod", "survivor")["status"]
     assert survivor["phase"] == "Running"
     assert survivor["containerStatuses"][0]["restartCount"] == 0
-    assert kube("exec", "survivor", "--", "echo", "alive").strip() == "alive"
+    # A kubelet reports its node before it has read which pods are its own.
+    wait_for(
+        "a word from the survivor",
+        lambda: kube.run("exec", "survivor", "--", "echo", "alive").stdout.strip() == "alive",
+        30,
+    )
     gpus = [
         node["status"]["allocatable"]["nvidia.com/gpu"]
         for node in kube.json("get", "nodes")["items"]

@@ -92,6 +92,15 @@ class Jobs:
             for item in found["items"]
         }
 
+    def living_pods(self, name: str) -> set[str]:
+        """Names of the job's pods whose containers have not ended yet."""
+        unfinished = "status.phase!=Succeeded,status.phase!=Failed"
+        found = self._kubectl.json(
+            "get", "pods", "-l", f"finetune.dev/job={name}", f"--field-selector={unfinished}",
+            namespace=self.namespace,
+        )  # fmt: skip
+        return {item["metadata"]["name"] for item in found["items"]}
+
     def wait_phase(
         self, name: str, *phases: str, seconds: float = PATIENCE_SECONDS
     ) -> dict[str, Any]:
@@ -331,7 +340,8 @@ def test_a_job_whose_kubernetes_job_was_deleted_by_hand_says_so(
     kubectl("delete", "job", "robbed-a0", namespace=jobs.namespace)
     status = jobs.wait_phase("robbed", "Failed")
     assert status["failure"]["class"] == "JobVanished"
-    assert not any("robbed-a" in child for child in jobs.children("robbed", "jobs,pods"))
+    assert "Job/robbed-a0" not in jobs.children("robbed", "jobs")
+    assert not any(pod.startswith("robbed-a") for pod in jobs.living_pods("robbed"))
 
 
 def test_events_of_an_undisturbed_job_are_few(jobs: Jobs, kubectl: Kubectl) -> None:

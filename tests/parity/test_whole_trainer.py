@@ -18,6 +18,8 @@ import pytest
 from unit.trainer.train.gangs import free_port
 from unit.trainer.train.tiny import make_workspace
 
+from finetune_trainer.heartbeat import read_all
+
 STEPS = 150
 
 
@@ -74,6 +76,16 @@ class Pod:
             if told.get("step", 0) >= step:
                 return told
             assert time.monotonic() < deadline, told
+            time.sleep(0.02)
+
+    def wait_for_beat(self, rank: int, step: int) -> None:
+        """Wait until the rank's heartbeat, which is up to a second old, tells of the step."""
+        deadline = time.monotonic() + 180
+        while True:
+            beats = {beat["rank"]: beat for beat in read_all(self.folder / "heartbeats", rank + 1)}
+            if beats.get(rank, {}).get("step", 0) >= step:
+                return
+            assert time.monotonic() < deadline, beats
             time.sleep(0.02)
 
     def end(self) -> int:
@@ -192,14 +204,14 @@ def test_trap_s21_sigterm_saves_exits_75_and_the_next_attempt_is_bit_equal(
 
 def test_a_killed_rank_ends_the_pod_at_once_with_its_code_and_name(start: Start) -> None:
     pod = start()
-    pod.wait_for_step(20)
+    pod.wait_for_beat(rank=1, step=1)
     os.kill(pod.rank_pid(1), signal.SIGKILL)
     began = time.monotonic()
     assert pod.end() == 137
     assert time.monotonic() - began < 5
     failure = pod.message["failure"]
     assert (failure["rank"], failure["localRank"], failure["exitCode"]) == (1, 1, 137)
-    assert failure["step"] > 0  # from its last heartbeat, which is up to a second old
+    assert failure["step"] > 0  # from its last heartbeat
     assert "SIGKILL" in failure["message"]
 
 
