@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from finetune_trainer import outcome
 from finetune_trainer.config import RUN_JSON, WORKSPACE, RunConfig, load_run_config
+from finetune_trainer.errors import Preempted
 from finetune_trainer.logs import configure
 
 OUTPUT = Path("/output")
@@ -75,6 +77,14 @@ def _report(
     attempt = int(env.get("FINETUNE_ATTEMPT", "0"))
     workspace = Path(env.get("FINETUNE_WORKSPACE", WORKSPACE))
     termination_log = Path(env.get("FINETUNE_TERMINATION_LOG", outcome.TERMINATION_LOG))
+
+    def stopped() -> int:
+        error = Preempted("asked to stop; the stage begins anew with its next attempt")
+        result = outcome.failed(stage, attempt, error, recent.lines) | {"outcome": "preempted"}
+        outcome.report(result, None, termination_log)
+        return Preempted.failure.exit_code
+
+    _on_sigterm(stopped)
     try:
         config = load_run_config(Path(env.get("FINETUNE_RUN_JSON", RUN_JSON)))
         result = outcome.succeeded(stage, attempt, **run(config, workspace, env))
@@ -85,6 +95,21 @@ def _report(
         code = int(result["failure"]["exitCode"])
     outcome.report(result, workspace / f"{stage}.json", termination_log)
     return code
+
+
+def _on_sigterm(last_words: Callable[[], int]) -> None:
+    """Leave at once with the code that ``last_words`` returns; nothing is published half.
+
+    The kernel keeps SIGTERM from a PID 1 without a handler: it would sit out its grace period.
+    """
+    owner = os.getpid()
+
+    def leave(*_: object) -> None:
+        if os.getpid() != owner:  # a worker of a library, forked with this handler
+            os._exit(128 + signal.SIGTERM)
+        os._exit(last_words())
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 if __name__ == "__main__":
