@@ -69,13 +69,13 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
     difference = 0.0
     output.mkdir(parents=True, exist_ok=True)
     if "Adapter" in formats:
-        folder = manifests.fresh_sibling(output / "adapter")
+        folder = manifests.fresh_sibling(output / "adapter", config.job.uid)
         _copy_adapter(trained, folder, base)
         _save_tokenizer(workspace / "model", folder)
         (folder / "README.md").write_text(card)
         published["adapter"] = _publish(folder, output / "adapter", facts)
     if "Merged" in formats:
-        folder = manifests.fresh_sibling(output / "merged")
+        folder = manifests.fresh_sibling(output / "merged", config.job.uid)
         difference = _merge(config, workspace, trained, folder, base, data.get("endOfTurn"))
         (folder / "README.md").write_text(card)
         published["merged"] = _publish(

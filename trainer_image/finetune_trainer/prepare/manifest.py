@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,16 @@ def reusable(folder: Path, input_digest: str) -> dict[str, Any] | None:
     return manifest if same and whole else None
 
 
-def fresh_sibling(folder: Path) -> Path:
-    """An empty folder next to ``folder`` to work in; what an interrupted run left is removed."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+def fresh_sibling(folder: Path, owner: str = "tmp") -> Path:
+    """An empty folder next to ``folder`` to work in; what the owner's earlier run left is removed.
+
+    No two runs ever work in the same one: an output may be shared by jobs, and a run on a node that
+    was lost may still be writing.
+    """
+    prefix = f".{folder.name}.{owner}."
+    for left in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = folder.with_name(f"{prefix}{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
     return temporary
 

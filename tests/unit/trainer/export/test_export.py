@@ -168,7 +168,7 @@ def test_the_newest_attempt_with_weights_is_the_one_to_export(folder: Path) -> N
 
 def test_repeating_an_export_changes_nothing(folder: Path) -> None:
     first = run(folder)
-    (folder / "ws/output/.merged.tmp").mkdir()
+    (folder / "ws/output/.merged.uid-one.dead").mkdir()
     assert run(folder) == first
     assert sorted(p.name for p in (folder / "ws/output").iterdir()) == ["adapter", "merged"]
 
@@ -213,7 +213,7 @@ def test_a_model_that_reloads_differently_is_not_published(
 ) -> None:
     def load_spoilt(path: Path, dtype: torch.dtype) -> Any:
         model = load_model(path, dtype)
-        if path.name == ".merged.tmp":
+        if path.name.startswith(".merged."):
             model.get_input_embeddings().weight.data *= 1.01
         return model
 

@@ -119,8 +119,8 @@ def test_a_run_that_was_killed_is_repeated_from_its_leftovers(tmp_path: Path, mo
     train = write(tmp_path / "train.jsonl", [chat(n) for n in range(20)])
     first = stage.run(config(model, train), tmp_path / "ws")
     for name in ("model", "data"):
-        (tmp_path / "ws" / name).rename(tmp_path / "ws" / f".{name}.tmp")
-    (tmp_path / "ws/.data-source.tmp").mkdir()
+        (tmp_path / "ws" / name).rename(tmp_path / "ws" / f".{name}.tmp.dead")
+    (tmp_path / "ws/.data-source.tmp.dead").mkdir()
     assert stage.run(config(model, train), tmp_path / "ws") == first
     assert sorted(p.name for p in (tmp_path / "ws").iterdir()) == ["data", "model"]
 
