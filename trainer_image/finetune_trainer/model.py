@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    folder: Path, dtype: torch.dtype, dropout: float = 0.0, **options: Any
+    folder: Path, dtype: torch.dtype, dropout: float | None = None, **options: Any
 ) -> PreTrainedModel:
     """The causal language model in ``folder`` with weights of type ``dtype``, in train mode off.
 
-    ``dropout`` sets every dropout probability of its configuration. ``options`` go to
+    ``dropout`` sets every dropout probability of its configuration, which may have some of its
+    own; None leaves them, for work in evaluation mode. ``options`` go to
     ``from_pretrained`` (``attn_implementation``, ``device_map``…). For ZeRO-3 the caller keeps an
     ``HfDeepSpeedConfig`` alive meanwhile. Raises ``ModelLoad``.
     """
-    if dropout:
+    if dropout is not None:
         options |= dropout_options(folder, dropout)
     try:
         model = AutoModelForCausalLM.from_pretrained(
