@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -336,6 +337,17 @@ class TestMonitors:
 
         assert operator["honorLabels"] and training["honorLabels"]
         assert the("ServiceMonitor", manifests)["metadata"]["labels"]["release"] == "prometheus"
+
+    def test_each_rank_is_scraped_under_the_name_of_its_job(self, render: Render) -> None:
+        [training] = the("PodMonitor", render(self.VALUES))["spec"]["podMetricsEndpoints"]
+        keep, name = training["relabelings"]
+
+        assert "port" not in training and keep["action"] == "keep"
+        assert all(re.fullmatch(keep["regex"], port) for port in ("metrics", "metrics-1"))
+        assert name == {
+            "sourceLabels": ["__meta_kubernetes_pod_label_finetune_dev_job"],
+            "targetLabel": "finetunejob",
+        }
 
     def test_training_pods_are_found_where_they_run(self, render: Render) -> None:
         everywhere = the("PodMonitor", render(self.VALUES))["spec"]

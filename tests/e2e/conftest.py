@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from e2e.kubectl import Kubectl, wait_for
 from e2e.prometheus import Prometheus, running_prometheus
-from e2e.release import helm_install
+from e2e.release import helm_install, monitors
 
 from local_cluster import LocalCluster
 from local_cluster import binaries as cluster_binaries
@@ -111,5 +111,6 @@ def prometheus(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> It
         only = "--field-selector=status.phase=Running"
         return kubectl.json("get", "pods", "-A", "-l", selector, only)
 
-    with running_prometheus(running, tmp_path_factory.mktemp("prometheus")) as server:
+    folder = tmp_path_factory.mktemp("prometheus")
+    with running_prometheus(running, monitors(), folder) as server:
         yield server

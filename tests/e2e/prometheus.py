@@ -1,12 +1,14 @@
 """A real Prometheus (Debian's) on this host, scraping the cluster's pods.
 
-Debian builds it without Kubernetes discovery, so a thread writes the targets that the chart's
-monitors would select, with the same labels, into a file that Prometheus watches.
+Debian builds it without Kubernetes discovery, so a thread writes what discovery would find into a
+file that Prometheus watches: the pods that the chart's monitors select, a target for each port,
+with the labels of discovery. The monitors' own relabelings then apply.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -14,6 +16,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,39 @@ import yaml
 from local_cluster.debian import debian_binary
 
 SCRAPE_SECONDS = 2
-MONITORED = {
-    "finetune.dev/stage=train": 9400,
-    "app.kubernetes.io/name=finetune-operator": 9402,
-}
-"""Port by label selector, as in the chart's PodMonitor and ServiceMonitor."""
+PORT_NAME = "__meta_kubernetes_pod_container_port_name"
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What a PodMonitor or ServiceMonitor of the chart asks for."""
+
+    name: str
+    selector: str
+    """Label selector of the pods."""
+    relabelings: list[dict[str, Any]]
+    """In the words of Prometheus's own configuration."""
+
+
+def monitors(manifests: list[dict[str, Any]]) -> list[Monitor]:
+    """The monitors among the chart's rendered manifests."""
+    found = []
+    for manifest in manifests:
+        spec = manifest["spec"]
+        if manifest["kind"] not in ("PodMonitor", "ServiceMonitor"):
+            continue
+        [endpoint] = spec.get("podMetricsEndpoints") or spec["endpoints"]
+        labels = spec["selector"]["matchLabels"].items()
+        relabelings = [_snake_case(rule) for rule in endpoint.get("relabelings", ())]
+        if port := endpoint.get("port"):
+            relabelings.insert(0, {"source_labels": [PORT_NAME], "action": "keep", "regex": port})
+        selector = ",".join(f"{name}={value}" for name, value in labels)
+        found.append(Monitor(manifest["kind"], selector, relabelings))
+    return found
+
+
+def _snake_case(rule: dict[str, Any]) -> dict[str, Any]:
+    return {re.sub("[A-Z]", lambda c: f"_{c[0].lower()}", name): rule[name] for name in rule}
 
 
 class Prometheus:
@@ -45,33 +76,47 @@ class Prometheus:
         return [(series["metric"], float(series["value"][1])) for series in result]
 
 
-def targets(list_pods: Callable[[str], Any]) -> list[dict[str, Any]]:
-    """Running pods with their ports and labels; ``list_pods`` takes a label selector."""
+def targets(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A target for each port of each pod, labelled as Kubernetes discovery does."""
     return [
         {
-            "targets": [f"{pod['status']['podIP']}:{port}"],
+            "targets": [f"{pod['status']['podIP']}:{port['containerPort']}"],
             "labels": {
+                # The Prometheus Operator adds these two to every target.
                 "namespace": pod["metadata"]["namespace"],
                 "pod": pod["metadata"]["name"],
-                "finetunejob": pod["metadata"]["labels"].get("finetune.dev/job", ""),
+                PORT_NAME: port["name"],
+                **{
+                    "__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", name): value
+                    for name, value in pod["metadata"]["labels"].items()
+                },
             },
         }
-        for selector, port in MONITORED.items()
-        for pod in list_pods(selector)["items"]
+        for pod in pods
         if pod["status"].get("podIP")
+        for port in pod["spec"]["containers"][0]["ports"]
     ]
 
 
 @contextmanager
-def running_prometheus(list_pods: Callable[[str], Any], folder: Path) -> Iterator[Prometheus]:
-    """Prometheus with its data in ``folder``, until the end of the block."""
+def running_prometheus(
+    list_pods: Callable[[str], Any], asked_for: list[Monitor], folder: Path
+) -> Iterator[Prometheus]:
+    """Prometheus with its data in ``folder``, until the end of the block.
+
+    ``list_pods`` takes a label selector and returns the running pods.
+    """
     program = debian_binary("prometheus", "usr/bin/prometheus")
-    scrape = {
-        "job_name": "finetune",
-        "honor_labels": True,
-        "file_sd_configs": [{"files": [str(folder / "targets.json")]}],
-    }
-    config = {"global": {"scrape_interval": f"{SCRAPE_SECONDS}s"}, "scrape_configs": [scrape]}
+    scrapes = [
+        {
+            "job_name": monitor.name,
+            "honor_labels": True,
+            "file_sd_configs": [{"files": [str(folder / f"{monitor.name}.json")]}],
+            "relabel_configs": monitor.relabelings,
+        }
+        for monitor in asked_for
+    ]
+    config = {"global": {"scrape_interval": f"{SCRAPE_SECONDS}s"}, "scrape_configs": scrapes}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -80,9 +125,10 @@ def running_prometheus(list_pods: Callable[[str], Any], folder: Path) -> Iterato
 
     def follow() -> None:
         while not stop.wait(SCRAPE_SECONDS):
-            temporary = folder / "targets.tmp"
-            temporary.write_text(json.dumps(targets(list_pods)))
-            temporary.rename(folder / "targets.json")
+            for monitor in asked_for:
+                temporary = folder / "targets.tmp"
+                temporary.write_text(json.dumps(targets(list_pods(monitor.selector)["items"])))
+                temporary.rename(folder / f"{monitor.name}.json")
 
     follower = threading.Thread(target=follow, daemon=True)
     with (folder / "prometheus.log").open("w") as log:

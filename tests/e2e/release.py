@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import yaml
 from e2e.kubectl import Kubectl
+from e2e.prometheus import Monitor
+from e2e.prometheus import monitors as read_monitors
 
 from local_cluster import binaries as cluster_binaries
 
@@ -40,3 +43,15 @@ def helm_install(
         kubectl, namespace, "upgrade", "--install", release, str(CHART), "--create-namespace",
         "--set-string", strings, *typed, "--wait", "--timeout", f"{ROLLOUT_SECONDS}s",
     )  # fmt: skip
+
+
+def monitors() -> list[Monitor]:
+    """What the chart asks of Prometheus when its monitors are on."""
+    done = subprocess.run(
+        [
+            str(cluster_binaries.path("helm")), "template", "finetune-operator", str(CHART),
+            "--set", "metrics.podMonitor.enabled=true,metrics.serviceMonitor.enabled=true",
+        ],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return read_monitors([manifest for manifest in yaml.safe_load_all(done.stdout) if manifest])

@@ -51,7 +51,7 @@ def build_train_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
         ],
         mounts=[{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
         container={
-            "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+            "ports": _ports(workers.ranks_per_pod),
             "readinessProbe": {
                 "httpGet": {"path": "/healthz", "port": METRICS_PORT},
                 "periodSeconds": 2,
@@ -62,6 +62,12 @@ def build_train_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
         pod=pod,
     )
     return build_job(plan, StageName.TRAIN, attempt, template)
+
+
+def _ports(ranks: int) -> list[dict[str, Any]]:
+    """Where each local rank serves its metrics: ``metrics``, ``metrics-1``, …"""
+    names = ("metrics", *(f"metrics-{rank}" for rank in range(1, ranks)))
+    return [{"name": name, "containerPort": METRICS_PORT + rank} for rank, name in enumerate(names)]
 
 
 def _environment(plan: TrainingPlan, attempt: int) -> list[dict[str, Any]]:
