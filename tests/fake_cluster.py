@@ -255,11 +255,13 @@ class FakeCluster:
             else:
                 del self.objects[kind, namespace, name]
 
-    def sync(self, stores: Stores) -> set[Key]:
-        """The watches catch up. Returns the keys for which that was news."""
+    def sync(self, stores: Stores, *, pods_too: bool = True) -> set[Key]:
+        """The watches catch up, or only those of the Jobs. Returns the keys with news."""
         version = next(self._versions)
         changed = stores.jobs.synchronise(map(read_job, self._of_kind("FineTuneJob")), version)
         changed |= stores.child_jobs.synchronise(map(read_child_job, self._of_kind("Job")), version)
+        if not pods_too:
+            return changed
         pods = [read_child_pod(raw) for raw in self._of_kind("Pod")]
         for pod in pods:
             if pod.terminated or pod.disruption:

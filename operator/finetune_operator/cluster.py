@@ -6,7 +6,6 @@ out, because they cost more time than all decisions together.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -118,10 +117,9 @@ class KubernetesCluster:
 
     async def children(self, key: Key) -> Children:
         query = {"labelSelector": f"{JOB_LABEL}={key.name}"}
-        jobs, pods = await asyncio.gather(
-            self._request("GET", "Job", _path("Job", key.namespace), query),
-            self._request("GET", "Pod", _path("Pod", key.namespace), query),
-        )
+        # One after the other: a Job that is complete has pods that have said their last words.
+        jobs = await self._request("GET", "Job", _path("Job", key.namespace), query)
+        pods = await self._request("GET", "Pod", _path("Pod", key.namespace), query)
         return Children(
             tuple(map(read_child_job, jobs["items"])),
             tuple(map(read_child_pod, pods["items"])),

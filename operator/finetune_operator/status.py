@@ -95,7 +95,9 @@ def decide(facts: Facts) -> Decision:
         actions=verdict.actions,
         event=_event(facts, verdict) if changed else None,
         again_after=min((seconds for seconds in times if seconds is not None), default=None),
-        irrevocable=ends or any(action.verb is not Verb.ENSURE for action in verdict.actions),
+        irrevocable=ends
+        or verdict.final
+        or any(action.verb is not Verb.ENSURE for action in verdict.actions),
     )
 
 

@@ -119,6 +119,8 @@ def start_timeout(facts: Facts) -> Verdict | None:
     stage, limit = facts.stage, facts.spec.start_deadline_seconds
     if stage.job is None or stage.name is not StageName.TRAIN or gang_ready(facts):
         return None
+    if stage.job.suspended:  # it waits in a queue and holds nothing
+        return None
     left = limit - facts.seconds_since(stage.job.created)
     if left > 0:
         return None
@@ -153,7 +155,7 @@ def pods_not_ready(facts: Facts) -> Verdict | None:
         return None
     seen, again = explain(facts)
     deadline = None
-    if stage.name is StageName.TRAIN:
+    if stage.name is StageName.TRAIN and not stage.job.suspended:
         deadline = facts.spec.start_deadline_seconds - facts.seconds_since(stage.job.created)
     again = min((s for s in (again, deadline) if s is not None), default=None)
     if seen is None:

@@ -25,11 +25,13 @@ def deadline_exceeded(facts: Facts) -> Verdict | None:
         f"spec.activeDeadlineSeconds: not done within {limit} s; the last checkpoint is kept: "
         "raise the limit in a new job, or train fewer steps"
     )
-    failure = facts.status.failure or Failure(
-        failure_class=Reason.DEADLINE_EXCEEDED.value,
-        stage=facts.stage.name,
-        attempt=facts.stage.attempt,
-        message=message,
-        at=facts.now,
-    )
+    failure = facts.status.failure
+    if failure is None or failure.failure_class != Reason.DEADLINE_EXCEEDED:
+        failure = Failure(
+            failure_class=Reason.DEADLINE_EXCEEDED.value,
+            stage=facts.stage.name,
+            attempt=facts.stage.attempt,
+            message=message,
+            at=facts.now,
+        )
     return end_job(facts, Reason.DEADLINE_EXCEEDED, message, failure=failure)

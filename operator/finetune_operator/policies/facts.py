@@ -184,6 +184,8 @@ class Verdict:
     aside: Mapping[str, Any] = field(default_factory=dict)
     """Fields that are not worth a write of their own: they go along with the next one."""
     again_after: float | None = None
+    final: bool = False
+    """Nobody looks back behind this verdict, so it counts only on what the API server says now."""
 
 
 def stage_of(status: FineTuneJobStatus) -> StageName:

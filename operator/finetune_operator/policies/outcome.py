@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..api.types import Artifact, Phase, Reason, StageName
@@ -38,7 +39,7 @@ def stage_completed(facts: Facts) -> Verdict | None:
 
 
 def _next_stage(facts: Facts, stage: StageName, changes: dict[str, Any]) -> Verdict:
-    return waiting(
+    verdict = waiting(
         facts,
         stage,
         changes={
@@ -49,6 +50,8 @@ def _next_stage(facts: Facts, stage: StageName, changes: dict[str, Any]) -> Verd
             "start_timeouts": None,
         },
     )
+    # The last pod's words may be newer than what the watches have told so far.
+    return replace(verdict, final=True)
 
 
 def _succeeded(facts: Facts) -> Verdict | None:

@@ -30,9 +30,10 @@ def finished(facts: Facts) -> Verdict | None:
         return replace(verdict, actions=delete_jobs(facts.live_jobs), again_after=left)
     if facts.own_jobs or facts.live_pods:
         children = (
-            *delete_jobs(job for job in facts.own_jobs if not job.deleting),
             Action(Verb.DELETE, "Service", facts.key.name),
             Action(Verb.DELETE, "ConfigMap", f"{facts.key.name}-run"),
+            # Last: while there is one, a pass that was cut short is repeated.
+            *delete_jobs(job for job in facts.own_jobs if not job.deleting),
         )
         return replace(verdict, actions=children if facts.own_jobs else (), again_after=5.0)
     return replace(verdict, changes={"children_removed_time": facts.now})

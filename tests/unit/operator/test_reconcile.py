@@ -17,6 +17,12 @@ from finetune_operator.reconcile import EVENTS, Reconciler
 
 P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
 METRICS = {"loss": 1.25, "evalLoss": 1.5}
+SAID: dict[StageName, dict[str, Any]] = {
+    P: {"steps": 90, "data": {"rows": 4, "kept": 4}},
+    T: {"step": 90, "steps": 90, "metrics": METRICS},
+    X: {"train": {"step": 90, "steps": 90, "metrics": METRICS}},
+}
+"""The last words of each stage's pods."""
 
 
 class Operator:
@@ -56,7 +62,7 @@ def end_stage(world: FakeCluster, stage: StageName, code: int = 0) -> None:
     world.start_pods()
     for pod in world.child_pods(KEY):
         if pod.stage == stage.value and pod.phase == "Running":
-            words = last_words(stage, attempt=pod.attempt, step=90, steps=90, metrics=METRICS)
+            words = last_words(stage, attempt=pod.attempt, **SAID[stage])
             world.end_pod(pod.name, code, words)
     world.judge_jobs()
 
@@ -80,6 +86,19 @@ async def test_a_job_goes_through_its_stages_and_ends_with_its_numbers(world: Fa
     assert [job.name for job in world.child_jobs(KEY)] == ["demo-p0", "demo-a0", "demo-x0"]
     reasons = [event["reason"] for event in operator.events]
     assert reasons == ["Accepted", "Preparing", "Starting", "Training", "Exporting", "Succeeded"]
+
+
+async def test_no_number_is_lost_where_the_watch_of_the_pods_is_behind(world: FakeCluster) -> None:
+    operator = Operator(world)
+    for stage, number in ((P, "data"), (T, "progress")):
+        await operator.settle()
+        world.make_pods()
+        world.start_pods()
+        await operator.settle()
+        end_stage(world, stage)
+        world.sync(operator.stores, pods_too=False)
+        await operator.reconciler.reconcile(KEY)
+        assert number in world.stored(KEY).status, f"what {stage.value} said"
 
 
 async def test_an_undisturbed_life_costs_six_status_writes_and_five_creations(

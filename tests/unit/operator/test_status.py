@@ -29,6 +29,7 @@ from builders import (
 
 from finetune_operator.api.types import (
     Condition,
+    Failure,
     FineTuneJobStatus,
     Phase,
     Progress,
@@ -94,7 +95,7 @@ ROWS: list[Any] = [
             Phase.SUCCEEDED,
             State.SUCCEEDED,
             "Succeeded",
-            "delete Job demo-x0, delete Service demo, delete ConfigMap demo-run",
+            "delete Service demo, delete ConfigMap demo-run, delete Job demo-x0",
         ),
         id="children go when their time to live is over",
     ),
@@ -672,6 +673,26 @@ def test_a_resized_gang_is_resolved_anew() -> None:
     assert decide(make_facts(waiting, spec=spec)).status["resolved"]["worldSize"] == 4
 
 
+def test_a_gang_that_a_queue_holds_back_has_no_start_deadline() -> None:
+    held = make_facts(
+        status_in(T), jobs=train(created=NOW - seconds(100_000), suspended=True), pods=()
+    )
+    decision = decide(held)
+    assert judge(held).reason != "StartTimeout"
+    assert decision.again_after is None or decision.again_after > 0
+
+
+def test_the_deadline_is_the_failure_whatever_failed_before() -> None:
+    spec = make_spec(activeDeadlineSeconds=60)
+    before = Failure(failure_class="Evicted", stage=P, attempt=0, message="gone", at=NOW)
+    late = status_in(P, start_time=NOW - seconds(61), failure=before)
+    first = decide(make_facts(late, spec=spec, pods=(make_pod(0, P),)))
+    assert first.status["failure"]["class"] == "DeadlineExceeded"
+    told = FineTuneJobStatus.model_validate(first.status)
+    later = make_facts(told, spec=spec, pods=(make_pod(0, P),), now=NOW + seconds(5))
+    assert decide(later).status == first.status, "waiting for the pods writes nothing"
+
+
 def test_start_timeouts_in_a_row_wait_longer_and_longer() -> None:
     pauses = []
     for times in (0, 1, 2, 9):
@@ -693,11 +714,14 @@ def test_the_uid_of_a_job_is_written_along_with_the_next_change_and_not_alone() 
 
 
 @pytest.mark.parametrize("facts", [row.values[0] for row in ROWS])
-def test_creating_deleting_and_ending_are_irrevocable(facts: Facts) -> None:
+def test_creating_deleting_and_ending_anything_is_irrevocable(facts: Facts) -> None:
     decision, verdict = decide(facts), judge(facts)
     acts = any(action.verb in (Verb.CREATE, Verb.DELETE) for action in verdict.actions)
     ends = verdict.state.terminal and facts.status.completion_time is None
-    assert decision.irrevocable == (acts or ends)
+    done = any(
+        decision.status.get(name) != facts.job.status.get(name) for name in ("prepared", "trained")
+    )
+    assert decision.irrevocable == (acts or ends or done)
 
 
 def test_an_event_tells_of_a_change_of_the_reason_and_of_nothing_else() -> None:

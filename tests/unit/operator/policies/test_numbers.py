@@ -37,7 +37,7 @@ def test_a_report_becomes_progress_metrics_and_checkpoints() -> None:
     progress = changes["progress"].wire()
     assert (progress["step"], progress["percent"], progress["etaSeconds"]) == (12, 13, 401)
     assert (progress["epoch"], progress["tokensPerSecond"]) == ("0.4123", "180.3")
-    assert progress["updatedAt"] == "2026-11-23T00:53:20Z"
+    assert progress["updatedAt"] == "2026-11-23T02:13:20Z"
     assert changes["metrics"].wire() == {
         "loss": "1.23457",
         "learningRate": "0.0009",
