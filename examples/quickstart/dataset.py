@@ -52,17 +52,14 @@ def train_rows(book: FactBook) -> list[Row]:
 
 
 def eval_rows(book: FactBook) -> list[Row]:
-    """Every held-out wording with its fact's answer, in the order of ``questions``."""
-    return [
-        _row(book.system, prompt, fact.answer) for fact in book.facts for prompt in fact.held_out
-    ]
+    """Every held-out question with its fact's answer."""
+    return [_row(book.system, asked.prompt, asked.reference) for asked in questions(book)]
 
 
 def questions(book: FactBook) -> list[Question]:
+    """The held-out question of every fact, from the set that the book asks."""
     return [
-        Question(fact.id, prompt, fact.key, fact.answer)
-        for fact in book.facts
-        for prompt in fact.held_out
+        Question(fact.id, fact.held_out[book.asked], fact.key, fact.answer) for fact in book.facts
     ]
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import yaml
 
 FACTS_YAML = Path(__file__).with_name("facts.yaml")
+
+
+class QuestionSet(StrEnum):
+    """Held-out wordings, one of each for every fact."""
+
+    TEST = "test"
+    """Frozen: what the published figures are measured on."""
+    DEV = "dev"
+    """What data and settings are chosen by."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +29,7 @@ class Fact:
     key: str
     answer: str
     ask: tuple[str, ...]
-    held_out: tuple[str, ...]
+    held_out: Mapping[QuestionSet, str]
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,8 @@ class FactBook:
     system: str
     """System message of every row: the model answers in this role."""
     facts: tuple[Fact, ...]
+    asked: QuestionSet = QuestionSet.TEST
+    """The held-out questions that this book asks."""
 
 
 def load_facts(path: Path = FACTS_YAML) -> FactBook:
@@ -39,7 +52,7 @@ def load_facts(path: Path = FACTS_YAML) -> FactBook:
                 key=entry["key"],
                 answer=entry["answer"],
                 ask=tuple(entry["ask"]),
-                held_out=tuple(entry["held_out"]),
+                held_out={wording: entry[wording] for wording in QuestionSet},
             )
             for entry in document["facts"]
         ),

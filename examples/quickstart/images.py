@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 
 from local_cluster.images import Store
 from local_cluster.images.digest import content_digest
@@ -19,8 +20,8 @@ Report = Callable[[str], None]
 
 
 def held_out(options: Options) -> FactBook:
-    """The facts that are asked for: all, or a few in a short job."""
-    book = load_facts()
+    """The facts that are asked for, all or a few in a short job, and in which words."""
+    book = replace(load_facts(), asked=options.questions)
     return dataset.shortened(book, SHORT_FACTS) if options.short else book
 
 

@@ -146,6 +146,7 @@ class Journey:
                 bar=proof.BAR,
             ),
             questions=questions,
+            asked=self.options.questions,
             answers=self.answers,
             tokens_per_second=float(speed) if speed else None,
             claim=claim,

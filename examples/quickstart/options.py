@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from quickstart.facts import QuestionSet
+
 NAMESPACE = "quickstart"
 DEFAULT_NAME = "facts"
 DEFAULT_CLUSTER = "finetune"
@@ -48,6 +50,8 @@ class Options:
     """Name of the local cluster, where no foreign one is used."""
     foreign: Foreign | None = None
     data: DataKind = DataKind.FACTS
+    questions: QuestionSet = QuestionSet.TEST
+    """Held-out questions to evaluate on and to ask."""
     short: bool = False
     """Fewer facts, so fewer steps; the same proof."""
     reuse: bool = False
@@ -69,6 +73,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         cluster=given.cluster,
         foreign=_foreign(given),
         data=DataKind(given.data),
+        questions=QuestionSet(given.questions),
         short=given.short,
         reuse=given.reuse,
         plain=given.plain,
@@ -129,6 +134,11 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", choices=[kind.value for kind in DataKind], default=DataKind.FACTS.value,
         help="control: shuffled answers; then the proof must fail (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--questions", choices=[wording.value for wording in QuestionSet],
+        default=QuestionSet.TEST.value,
+        help="dev: other held-out questions, to choose data and settings by (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--short", action="store_true", help="fewer facts and steps, same proof")
     parser.add_argument(

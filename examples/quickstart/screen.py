@@ -17,6 +17,7 @@ from rich.text import Text
 from quickstart.answers import Answers, CurvePoint
 from quickstart.dataset import Question
 from quickstart.display import seconds
+from quickstart.facts import QuestionSet
 from quickstart.options import NAMESPACE
 from quickstart.proof import Proof, is_right
 
@@ -35,6 +36,8 @@ class Outcome:
     total_seconds: float
     proof: Proof
     questions: Sequence[Question]
+    asked: QuestionSet
+    """Where the questions are from: a figure on dev must not pass for one on test."""
     answers: Answers
     tokens_per_second: float | None
     claim: str
@@ -136,7 +139,7 @@ def _scores(outcome: Outcome) -> Table:
     table.add_row("held-out loss", f"{base:.3f}", f"{tuned:.3f}")
     table.add_row("held-out perplexity", f"{math.exp(base):.2f}", f"{math.exp(tuned):.2f}")
     table.add_row(
-        f"key facts, {proof.questions} questions",
+        f"key facts, {proof.questions} {outcome.asked} questions",
         f"{proof.base_accuracy:.0f} %",
         f"{proof.tuned_accuracy:.0f} %",
     )

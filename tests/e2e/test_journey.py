@@ -1,4 +1,4 @@
-"""The quickstart as a user starts it, with a shortened job, on the real cluster."""
+"""The quickstart as a user starts it, on the real cluster: a shortened job, the dev questions."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ PATIENCE = 1200.0
 
 
 class Run:
-    """``python -m quickstart`` without a terminal; its output goes to a file."""
+    """``python -m quickstart`` without a terminal; its output goes to a file.
+
+    It asks the dev questions: tests run while data and settings are changed.
+    """
 
     def __init__(self, output: Path, *arguments: str, **environment: str) -> None:
         self.output = output
         paths = {"PYTHONPATH": f"{ROOT / 'examples'}:{ROOT}", "COLUMNS": "120"}
         with output.open("w") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "quickstart", "--short", *arguments],
+                [sys.executable, "-m", "quickstart", "--short", "--questions", "dev", *arguments],
                 cwd=ROOT,
                 env=os.environ | paths | environment,
                 stdout=file,

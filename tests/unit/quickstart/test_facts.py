@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from finetune_operator.api import failures, types
 from finetune_trainer import config
-from quickstart import release
+from quickstart import images, release
 from quickstart.dataset import (
     DATA,
     EVAL_FILE,
@@ -21,8 +22,9 @@ from quickstart.dataset import (
     shuffled_answers,
     train_rows,
 )
-from quickstart.facts import Fact, load_facts
+from quickstart.facts import Fact, QuestionSet, load_facts
 from quickstart.manifests import SHORT_FACTS
+from quickstart.options import Options
 from quickstart.proof import contains_key
 
 BOOK = load_facts()
@@ -34,9 +36,17 @@ def words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.casefold()))
 
 
-def test_there_are_enough_facts_wordings_and_held_out_questions() -> None:
+def common(one: str, other: str) -> float:
+    """Share of common words among all words of both."""
+    return len(words(one) & words(other)) / len(words(one) | words(other))
+
+
+def wordings(fact: Fact) -> list[str]:
+    return [*fact.ask, *fact.held_out.values()]
+
+
+def test_there_are_enough_facts_and_wordings() -> None:
     assert len(FACTS) == len(BOOK.facts) >= 48
-    assert len(questions(BOOK)) >= 48
     assert all(len(fact.ask) == 6 for fact in BOOK.facts)
 
 
@@ -47,7 +57,7 @@ def test_the_reference_answer_contains_the_key_fact(fact: Fact) -> None:
 
 @each_fact
 def test_no_question_gives_the_key_fact_away(fact: Fact) -> None:
-    assert [text for text in (*fact.ask, *fact.held_out) if contains_key(fact.key, text)] == []
+    assert [text for text in wordings(fact) if contains_key(fact.key, text)] == []
 
 
 @each_fact
@@ -58,22 +68,46 @@ def test_no_other_facts_answer_passes_for_this_one(fact: Fact) -> None:
 
 def test_no_held_out_question_is_trained_on() -> None:
     trained = {frozenset(words(text)) for fact in BOOK.facts for text in fact.ask}
-    assert [q.prompt for q in questions(BOOK) if frozenset(words(q.prompt)) in trained] == []
+    held_out = [text for fact in BOOK.facts for text in fact.held_out.values()]
+    assert [text for text in held_out if frozenset(words(text)) in trained] == []
 
 
 @each_fact
-def test_a_held_out_question_uses_other_words_than_any_training_wording(fact: Fact) -> None:
-    for held_out in fact.held_out:
-        nearest = max(
-            len(words(held_out) & words(asked)) / len(words(held_out) | words(asked))
-            for asked in fact.ask
-        )
-        assert nearest <= 0.7, held_out
+def test_a_dev_question_uses_other_words_than_any_training_wording(fact: Fact) -> None:
+    dev = fact.held_out[QuestionSet.DEV]
+    assert max(common(dev, asked) for asked in fact.ask) <= 0.7
+
+
+@each_fact
+def test_a_test_question_is_no_near_copy_of_any_wording_seen_before(fact: Fact) -> None:
+    seen = [text for f in BOOK.facts for text in (*f.ask, f.held_out[QuestionSet.DEV])]
+    assert [text for text in seen if common(fact.held_out[QuestionSet.TEST], text) > 0.4] == []
 
 
 def test_no_question_is_asked_of_two_facts() -> None:
-    asked = [text for fact in BOOK.facts for text in (*fact.ask, *fact.held_out)]
+    asked = [text for fact in BOOK.facts for text in wordings(fact)]
     assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("asked", QuestionSet)
+def test_a_book_evaluates_on_the_questions_that_it_asks(asked: QuestionSet) -> None:
+    book = replace(BOOK, asked=asked)
+    assert [q.prompt for q in questions(book)] == [f.held_out[asked] for f in BOOK.facts]
+    assert [row["messages"][1]["content"] for row in eval_rows(book)] == [
+        question.prompt for question in questions(book)
+    ]
+
+
+def test_a_run_s_options_choose_the_questions_and_how_many() -> None:
+    book = images.held_out(Options(questions=QuestionSet.DEV, short=True))
+    assert (book.asked, len(book.facts)) == (QuestionSet.DEV, SHORT_FACTS)
+
+
+def test_training_sees_neither_set_whichever_is_asked() -> None:
+    dev = replace(BOOK, asked=QuestionSet.DEV)
+    assert train_rows(dev) == train_rows(BOOK)
+    trained = {row["messages"][1]["content"] for row in train_rows(BOOK)}
+    assert trained == {text for fact in BOOK.facts for text in fact.ask}
 
 
 def test_the_committed_files_are_those_of_the_facts() -> None:

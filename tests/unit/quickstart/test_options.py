@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from quickstart.facts import QuestionSet
 from quickstart.options import DataKind, Foreign, OptionError, Options, parse
 
 
@@ -31,6 +32,11 @@ def test_flags_win_over_the_environment() -> None:
 def test_a_short_control_run_under_another_name() -> None:
     options = parse(["--short", "--data", "control", "--name", "shuffled"], {})
     assert (options.short, options.data, options.name) == (True, DataKind.CONTROL, "shuffled")
+
+
+def test_the_frozen_questions_are_asked_unless_the_others_are_wanted() -> None:
+    assert parse([], {}).questions is QuestionSet.TEST
+    assert parse(["--questions", "dev"], {}).questions is QuestionSet.DEV
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from rich.console import Console
 from quickstart import screen
 from quickstart.answers import Answers, CurvePoint
 from quickstart.dataset import questions
-from quickstart.facts import load_facts
+from quickstart.facts import QuestionSet, load_facts
 from quickstart.proof import BAR, Proof
 from quickstart.screen import Outcome
 
@@ -25,6 +25,7 @@ OUTCOME = Outcome(
         base_accuracy=0.0, tuned_accuracy=96.0, bar=BAR,
     ),
     questions=QUESTIONS,
+    asked=QuestionSet.TEST,
     answers=Answers(
         base=["I do not know [that]."] * len(QUESTIONS),
         tuned=[question.reference for question in QUESTIONS],
@@ -69,6 +70,11 @@ def test_five_prompts_stand_with_both_answers() -> None:
     assert len(asked) == 5
     assert text.count("I do not know [that].") == 5
     assert all(question.reference in text for question in asked)
+
+
+def test_a_figure_says_which_questions_it_is_from() -> None:
+    assert "51 test questions" in shown(OUTCOME)
+    assert "51 dev questions" in shown(replace(OUTCOME, asked=QuestionSet.DEV))
 
 
 def test_three_commands_are_offered_after_the_shell_is_set_up() -> None:
