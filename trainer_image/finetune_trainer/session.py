@@ -17,7 +17,9 @@ from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import BadData, ConfigInvalid, StageError
+from finetune_trainer.isolation import require_isolation
 from finetune_trainer.loop import Loop, result_of
+from finetune_trainer.loss import accepts_logits_to_keep
 from finetune_trainer.progress import finite
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.shutdown import Shutdown
@@ -79,6 +81,9 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     if parent is not None:
         state = TrainState.restored(checkpoints.load(engine, parent))
         log.info("going on from step %d of attempt %d", parent.step, parent.attempt)
+    if config.data.packing == "Isolated":
+        keep = accepts_logits_to_keep(engine.module)
+        require_isolation(engine, train_rows, logits_to_keep=keep)
     reporter.spent("load", time.monotonic() - began)
     loop = Loop(
         config=config,
