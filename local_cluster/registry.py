@@ -147,7 +147,9 @@ def temporary_registry(cache: Cache, port: int = 0) -> Iterator[str]:
         work = Path(folder)
         config = write_config(work / "config.json", cache.registry, address)
         processes = ProcessTable(work, work)
-        processes.start("registry", [program, "serve", config])
+        # Nobody looks for it after a kill of this process, so it goes along.
+        mortal = ["setpriv", "--pdeathsig", "KILL"]
+        processes.start("registry", [*mortal, program, "serve", config])
         try:
             wait_for(
                 "A registry on loopback does not answer",

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from e2e.kubectl import wait_for
 
 from local_cluster.binaries import Binaries
 from local_cluster.debian import debian_binary
 from local_cluster.layout import Cache
 from local_cluster.oci import BUSYBOX, PAUSE_IMAGE, upload_image
-from local_cluster.registry import DOCKER_REGISTRY, digest_of, prune, tags, temporary_registry
+from local_cluster.registry import (
+    DOCKER_REGISTRY,
+    answers,
+    digest_of,
+    prune,
+    tags,
+    temporary_registry,
+)
 from local_cluster.seed import clone_seed, refresh_seed, seeded_images
 
 pytestmark = [
@@ -31,6 +41,29 @@ def cache(tmp_path: Path) -> Cache:
     (tmp_path / "debian").symlink_to(shared.debian)
     (tmp_path / "bin").symlink_to(shared.binaries)
     return Cache(tmp_path)
+
+
+def test_a_temporary_registry_does_not_outlive_a_kill_of_its_process(cache: Cache) -> None:
+    serve = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from local_cluster.layout import Cache\n"
+        "from local_cluster.registry import temporary_registry\n"
+        "with temporary_registry(Cache(Path(sys.argv[1]))) as address:\n"
+        "    print(address, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", serve, str(cache.registry.parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert answers(address)
+        process.kill()
+    wait_for("it is gone", lambda: not answers(address), 10)
 
 
 def upload(cache: Cache, tag: str, content: bytes) -> str:

@@ -22,7 +22,10 @@ class Unsharded:
 
     model: Any
     precision: str = "FP32"
-    device: torch.device = torch.device("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     def eval(self) -> None:
         self.model.eval()
