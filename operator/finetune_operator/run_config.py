@@ -48,6 +48,7 @@ def run_config(
             "checkpoint": {
                 "everySteps": spec.checkpoint.every_steps,
                 "keep": spec.checkpoint.keep,
+                "afterSuccess": spec.checkpoint.after_success.value,
             },
             "output": {
                 "formats": [form.value for form in spec.output.formats],

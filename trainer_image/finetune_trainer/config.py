@@ -149,6 +149,7 @@ class Checkpoint(_Section):
     every_steps: int | None = None
     """None: only on SIGTERM."""
     keep: int = 2
+    after_success: Literal["Keep", "Delete"] = "Keep"
 
 
 class Output(_Section):

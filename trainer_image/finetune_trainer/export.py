@@ -81,6 +81,8 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
         published["merged"] = _publish(
             folder, output / "merged", {**facts, "maxLogitDifference": difference}
         )
+    if config.checkpoint.after_success == "Delete":
+        _delete_checkpoints(workspace)
     files = [entry for manifest in published.values() for entry in manifest["files"].values()]
     return {
         "artifact": {
@@ -91,6 +93,15 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
         },
         "train": {key: result[key] for key in ("metrics", "step", "steps") if key in result},
     }
+
+
+def _delete_checkpoints(workspace: Path) -> None:
+    """The result is published, so nobody goes on from them; what cannot be removed harms nobody."""
+    for folder in workspace.glob("attempts/*/checkpoints"):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            log.warning("cannot remove %s: %s", folder, error)
 
 
 def newest_attempt(config: RunConfig, workspace: Path) -> int:

@@ -169,6 +169,13 @@ class Evaluation(SpecModel):
     """Measure scores the untouched model before the first step; Skip does not."""
 
 
+class AfterSuccess(StrEnum):
+    """What becomes of files that only an unfinished job needs."""
+
+    KEEP = "Keep"
+    DELETE = "Delete"
+
+
 class Checkpoint(SpecModel):
     """Saved training state, from which an interrupted job goes on."""
 
@@ -176,3 +183,6 @@ class Checkpoint(SpecModel):
     """Optimizer steps between checkpoints. Absent: only when the pods are asked to stop."""
     keep: Annotated[int, Field(ge=1, le=100)] = 2
     """Checkpoints that are kept, newest first; the best one is kept besides."""
+    after_success: AfterSuccess = AfterSuccess.KEEP
+    """Delete removes the checkpoints of all attempts once the result is published. The trained
+    weights, logs and metrics stay."""

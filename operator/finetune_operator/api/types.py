@@ -42,6 +42,7 @@ from .status import (
 )
 from .storage import ClaimRef, Output, OutputFormat, Storage
 from .training import (
+    AfterSuccess,
     Baseline,
     Checkpoint,
     DeepSpeed,
@@ -128,6 +129,7 @@ __all__ = [
     "SINGULAR",
     "VERSION",
     "Affinity",
+    "AfterSuccess",
     "Artifact",
     "Baseline",
     "BestCheckpoint",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..api.types import Artifact, Phase, Reason, StageName
+from ..api.types import AfterSuccess, Artifact, Phase, Reason, StageName
 from .attempts import NOT_READY, gone_soon, overdue, waiting, write_ahead
 from .ending import POLL_SECONDS, end_job, name_pods
 from .facts import (
@@ -72,6 +72,8 @@ def _succeeded(facts: Facts) -> Verdict | None:
     }
     if words and words.train:
         changes |= final_numbers(facts, words.train)
+    if plan.spec.checkpoint.after_success is AfterSuccess.DELETE:
+        changes["checkpoints"] = None
     return Verdict(
         phase=Phase.SUCCEEDED,
         state=State.SUCCEEDED,

@@ -28,9 +28,11 @@ from builders import (
 )
 
 from finetune_operator.api.types import (
+    Checkpoints,
     Condition,
     Failure,
     FineTuneJobStatus,
+    LatestCheckpoint,
     Phase,
     Progress,
     Reason,
@@ -767,3 +769,13 @@ def test_all_reasons_are_in_the_vocabulary() -> None:
     used = {str(judge(row.values[0]).reason) for row in ROWS}
     assert used - {"Failed"} <= REASONS
     assert Reason.STARTING in used
+
+
+@pytest.mark.parametrize(("wish", "told"), [("Keep", True), ("Delete", False)])
+def test_checkpoints_that_went_with_success_are_not_told_any_more(wish: str, told: bool) -> None:
+    saved = Checkpoints(latest=LatestCheckpoint(step=5, bytes=1, verified=True))
+    through = status_in(X, phase=Phase.EXPORTING, checkpoints=saved)
+    spec = make_spec(checkpoint={"afterSuccess": wish})
+    ended = decide(make_facts(through, jobs=(make_child_job(X, **COMPLETE),), spec=spec))
+    assert ended.status["phase"] == "Succeeded"
+    assert ("checkpoints" in ended.status) == told

@@ -173,6 +173,19 @@ def test_repeating_an_export_changes_nothing(folder: Path) -> None:
     assert sorted(p.name for p in (folder / "ws/output").iterdir()) == ["adapter", "merged"]
 
 
+@pytest.mark.parametrize(("wish", "left"), [("Keep", True), ("Delete", False)])
+def test_checkpoints_stay_or_go_once_the_result_is_published(
+    folder: Path, wish: str, left: bool
+) -> None:
+    checkpoint = folder / "ws/attempts/1/checkpoints/step-5"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "rank-0.safetensors").write_bytes(b"state")
+    run(folder, checkpoint={"afterSuccess": wish})
+    assert checkpoint.exists() == left
+    assert (folder / "ws/attempts/0/adapter/adapter_model.safetensors").exists()
+    assert (folder / "ws/output/merged/model.safetensors").exists()
+
+
 def test_another_jobs_output_is_moved_aside_not_deleted(folder: Path) -> None:
     run(folder)
     run(folder, job={"namespace": "team", "name": "bot", "uid": "uid-two"})
