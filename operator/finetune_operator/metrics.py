@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -54,6 +54,8 @@ JOB_METRICS = (
         ("metrics", "baseline", "evalLoss"),
     ),
 )
+
+RESTART_CAUSES = ("program", "infrastructure")
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,16 @@ class JobCollector(Collector):
             "1 for the phase that a FineTuneJob is in.",
             labels=(*LABELS, "phase"),
         )
+        restarts = CounterMetricFamily(
+            "finetune_job_restarts",
+            "Restarts of a FineTuneJob after failures, by the budget that paid.",
+            labels=(*LABELS, "cause"),
+        )
+        redone = CounterMetricFamily(
+            "finetune_job_steps_redone",
+            "Optimizer steps that restarts lost, and that were trained again.",
+            labels=LABELS,
+        )
         families = [GaugeMetricFamily(m.name, m.help, labels=LABELS) for m in JOB_METRICS]
         for job in shown:
             now, status = job.phase or Phase.PENDING.value, job.status
@@ -148,12 +160,18 @@ class JobCollector(Collector):
             model = str(_section(job.spec, "model").get("uri", ""))[:200]
             info.add_metric((*job.key, now, str(method), model), 1)
             phase.add_metric((*job.key, now), 1)
+            for cause in RESTART_CAUSES:
+                count = _number(status, ("restarts", cause)) or 0
+                restarts.add_metric((*job.key, cause), count)
+            redone.add_metric(job.key, _number(status, ("restarts", "stepsRedone")) or 0)
             for family, metric in zip(families, JOB_METRICS, strict=True):
                 value = _number(status, metric.path)
                 if value is not None:
                     family.add_metric(job.key, value * metric.scale)
         yield info
         yield phase
+        yield restarts
+        yield redone
         yield from families
 
     def _by_phase(self, jobs: list[StoredJob]) -> Metric:

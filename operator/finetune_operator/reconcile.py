@@ -38,7 +38,8 @@ class Reconciler:
         self._gatherer = gatherer
         self._announce = announce
         self._refusals: dict[Key, Obstacle] = {}
-        self._events: dict[Key, tuple[str, int]] = {}
+        self._events: dict[Key, tuple[str, frozenset[str]]] = {}
+        """Names of the Events that were told of a job, by its UID."""
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Returns the seconds after which to look again. Raises ``ClusterError``."""
@@ -82,10 +83,11 @@ class Reconciler:
 
     def _tell(self, facts: Facts, event: Mapping[str, Any], *, last: bool) -> None:
         """Announce an Event after the write that it tells of; losing one is no harm."""
-        uid, told = self._events.get(facts.key, ("", 0))
-        told = told if uid == facts.job.uid else 0
-        if told < (EVENTS if last else EVENTS - 1):
-            self._events[facts.key] = facts.job.uid, told + 1
+        uid, told = self._events.get(facts.key, ("", frozenset()))
+        told = told if uid == facts.job.uid else frozenset()
+        name = event["metadata"]["name"]
+        if name not in told and len(told) < (EVENTS if last else EVENTS - 1):
+            self._events[facts.key] = facts.job.uid, told | {name}
             self._announce(event)
 
     async def _carry_out(self, facts: Facts, action: Action) -> None:

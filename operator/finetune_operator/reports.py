@@ -55,6 +55,13 @@ class BestReport(_Report):
     eval_loss: Number = None
 
 
+class ResumedReport(_Report):
+    """Where an attempt began: the checkpoint that it loaded, or step 0 without one."""
+
+    attempt: Count | None = None
+    step: Count
+
+
 class _Training(_Report):
     """Numbers that /progress and the last words of train share."""
 
@@ -64,6 +71,7 @@ class _Training(_Report):
     metrics: MetricsReport = MetricsReport()
     checkpoints: Annotated[tuple[CheckpointReport, ...], Field(max_length=1000)] = ()
     best: BestReport | None = None
+    resumed_from: ResumedReport | None = None
 
 
 class ProgressReport(_Training):

@@ -38,8 +38,6 @@ class Settings:
     """Progress questions in flight."""
     resync_seconds: float = 300.0
     """Pause between two complete readings of the cluster, ± a fifth."""
-    stage_restarts: int = 5
-    """Restarts of prepare or export after disruptions, before the job fails."""
     job_metrics_limit: int = 1000
     """Jobs with series of their own on /metrics; the active ones come first."""
     metrics_port: int = 9402

@@ -70,7 +70,7 @@ class Decision:
     """To be posted after that status was written."""
     again_after: float | None = None
     irrevocable: bool = False
-    """Creates, deletes or ends: must be decided on what the API server says now."""
+    """Creates, deletes, restarts or ends: must be decided on what the API server says now."""
 
 
 def judge(facts: Facts) -> Verdict:
@@ -191,7 +191,7 @@ def _transition(
 
 def _event(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
     """An Event for each change of the reason: transitions, never progress."""
-    if facts.condition(ConditionType.RECONCILING)[1] == verdict.reason:
+    if verdict.quiet or facts.condition(ConditionType.RECONCILING)[1] == verdict.reason:
         return None
     bad = verdict.state in (State.STUCK, State.FAILED) or verdict.pending_reason is not None
     return build_event(

@@ -175,6 +175,8 @@ def test_an_optional_part_cannot_be_removed_whole(
         pytest.param({"activeDeadlineSeconds": None}, id="no deadline"),
         pytest.param({"ttlSecondsAfterFinished": 0}, id="another time to live"),
         pytest.param({"startDeadlineSeconds": 60}, id="another start deadline"),
+        pytest.param({"recovery": {"maxRestarts": 9}}, id="another budget"),
+        pytest.param({"recovery": None}, id="the default budgets again"),
         pytest.param({"workers": {"count": 2}}, id="fewer workers while suspended"),
     ],
 )
@@ -207,6 +209,7 @@ def test_defaults_are_written_into_the_spec(jobs: FineTuneJobs) -> None:
     assert spec["method"]["lora"] == {"rank": 16, "alpha": 32, "dropout": "0.0"}
     assert spec["training"]["optimizer"]["epsilon"] == "1e-8"
     assert spec["startDeadlineSeconds"] == 1800
+    assert spec["recovery"]["backoffSeconds"] == {"initial": 5, "max": 300}
 
 
 def test_a_status_is_stored_as_it_was_written(jobs: FineTuneJobs, stored: str) -> None:
@@ -237,7 +240,7 @@ def test_kubectl_get_answers_where_how_far_and_how_good(jobs: FineTuneJobs, stor
     assert (cells["ETA"], cells["Attempt"], cells["Reason"]) == ("13m32s", 1, "Training")
     assert cells["Pending"] == "1 of 2 pods waits for a node with 8 GPUs"
     wide = [column["name"] for column in table["columnDefinitions"] if column["priority"]]
-    assert wide == ["Model", "Workers", "Attempt", "Tokens/s", "Reason", "Pending"]
+    assert wide == ["Model", "Workers", "Attempt", "Restarts", "Tokens/s", "Reason", "Pending"]
 
 
 @pytest.mark.parametrize("name", SAMPLES)

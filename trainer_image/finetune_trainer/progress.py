@@ -38,6 +38,12 @@ class Progress:
             known: dict[str, Any] = finite(self._content["metrics"])
             return known
 
+    @property
+    def resumed_from(self) -> dict[str, Any] | None:
+        """Where this attempt began, once it is known."""
+        with self._lock:
+            return self._content.get("resumedFrom")
+
     def render(self) -> bytes:
         """The object with the heartbeats of all ranks; the oldest beats first if not all fit."""
         with self._lock:

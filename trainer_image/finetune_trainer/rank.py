@@ -103,6 +103,8 @@ class Rank:
             "localRank": self.place.local_rank,
             "step": self.heartbeat.step,
         }
+        if (start := self.progress.resumed_from) is not None:
+            result["resumedFrom"] = start
         return result
 
     def _write(self, result: dict[str, Any]) -> None:

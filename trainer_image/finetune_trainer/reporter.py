@@ -72,6 +72,11 @@ class Reporter:
     def spent(self, kind: str, seconds: float) -> None:
         self.seconds[kind] += seconds
 
+    def resumed(self, attempt: int | None, step: int) -> None:
+        """This attempt goes on from that checkpoint; without one, from step 0."""
+        start = {"step": step} if attempt is None else {"attempt": attempt, "step": step}
+        self._progress.update(resumedFrom=start, step=step)
+
     def planned(self, steps: int, state: Any, per_epoch: int, published: list[Any]) -> None:
         """``published``: the checkpoint that this attempt goes on from, if there is one."""
         self._per_epoch = per_epoch

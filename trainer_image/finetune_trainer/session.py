@@ -75,6 +75,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         identity=identity(config, rank.workspace),
     )
     parent = checkpoints.choose_parent()
+    reporter.resumed(parent and parent.attempt, parent.step if parent else 0)
     precision = resolve_precision(config.training.precision, device)
     engine = build_engine(config, rank.workspace / "model", precision)
     state = TrainState()
@@ -108,7 +109,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     if not gang.is_first:
         return {}
     numbers: dict[str, Any] = finite(result_of(loop, reporter.seconds))
-    return numbers
+    return {**numbers, "resumedFrom": rank.progress.resumed_from}
 
 
 def pick_device(wanted: str, local_rank: int) -> torch.device:

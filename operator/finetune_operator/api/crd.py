@@ -69,6 +69,7 @@ COLUMNS = (
     ("Model", "string", ".spec.model.uri", 1),
     ("Workers", "integer", ".spec.workers.count", 1),
     ("Attempt", "integer", ".status.attempt", 1),
+    ("Restarts", "integer", ".status.restarts.total", 1),
     ("Tokens/s", "string", ".status.progress.tokensPerSecond", 1),
     ("Reason", "string", '.status.conditions[?(@.type=="Succeeded")].reason', 1),
     ("Pending", "string", ".status.pendingReason", 1),

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.alias_generators import to_camel
 
+from .recovery import Recovery
 from .schema import Rule, SpecModel
 from .sources import Data, Model
 from .storage import Output, OutputFormat, Storage
@@ -16,7 +17,13 @@ from .workers import Stage, Workers
 SECONDS_PER_YEAR = 365 * 86_400
 
 MUTABLE = frozenset(
-    {"suspend", "active_deadline_seconds", "ttl_seconds_after_finished", "start_deadline_seconds"}
+    {
+        "recovery",
+        "suspend",
+        "active_deadline_seconds",
+        "ttl_seconds_after_finished",
+        "start_deadline_seconds",
+    }
 )
 """Fields that may change after creation. ``workers.count`` also may, while suspended."""
 
@@ -45,6 +52,8 @@ class FineTuneJobSpec(SpecModel):
     """Scores on the held-out rows."""
     checkpoint: Checkpoint = Checkpoint()
     """Saved training state."""
+    recovery: Recovery = Recovery()
+    """What happens after a failure."""
     storage: Storage
     """The volume for the job's files."""
     output: Output = Output()

@@ -7,7 +7,7 @@ created, and a Job is created only by a pass that has read n back.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, computed_field
 
@@ -244,6 +244,53 @@ class Failure(StatusModel):
     """When."""
 
 
+class PastFailure(StatusModel):
+    """A failure after which the job was started again."""
+
+    failure_class: Annotated[str | None, Field(alias="class")] = None
+    """Class, as in `failure`."""
+    stage: StageName | None = None
+    """Stage that failed."""
+    attempt: Counter | None = None
+    """Number of the attempt that ended."""
+    step: Counter | None = None
+    """Last optimizer step known of it."""
+    node: str | None = None
+    """Node of the pod that failed first."""
+    at: Timestamp | None = None
+    """When."""
+    budget: Literal["Program", "Infrastructure"] | None = None
+    """Which budget paid for the restart."""
+    steps_redone: Counter | None = None
+    """Steps that were lost with the attempt: those after the checkpoint from which a later one
+    went on. Absent until it did."""
+
+
+class Restarts(StatusModel):
+    """Restarts after failures, all stages together. Suspending costs none."""
+
+    program: Counter | None = None
+    """Paid by `spec.recovery.maxRestarts`."""
+    infrastructure: Counter | None = None
+    """Paid by `spec.recovery.maxInfrastructureRestarts`."""
+    steps_redone: Counter | None = None
+    """Optimizer steps that were lost and trained again."""
+
+    @computed_field
+    def total(self) -> Counter:
+        """program and infrastructure together."""
+        return (self.program or 0) + (self.infrastructure or 0)
+
+
+class ResumedFrom(StatusModel):
+    """Where the present attempt of the training began."""
+
+    attempt: Counter | None = None
+    """Attempt that saved the checkpoint. Absent: there was none, so it began anew."""
+    step: Counter | None = None
+    """Optimizer step of that checkpoint; 0 without one."""
+
+
 class Artifact(StatusModel):
     """The result."""
 
@@ -309,6 +356,12 @@ class FineTuneJobStatus(StatusModel):
     """Gangs in a row that were given back because they were not ready in time."""
     next_attempt_time: Timestamp | None = None
     """Not before this time is the next attempt created."""
+    restarts: Restarts | None = None
+    """Restarts after failures. Absent: none."""
+    past_failures: Annotated[tuple[PastFailure, ...], Field(max_length=10)] | None = None
+    """Failures after which the job was started again: the newest ten, the newest last."""
+    resumed_from: ResumedFrom | None = None
+    """Where the present attempt of the training began, once it said so. Absent for attempt 0."""
     resolved: Resolved | None = None
     """What absent fields became, and why."""
     model: ModelStatus | None = None
@@ -324,7 +377,8 @@ class FineTuneJobStatus(StatusModel):
     pending_reason: Message | None = None
     """One sentence: what the job waits for and what to do. Absent while nothing is waited for."""
     failure: Failure | None = None
-    """The failure that counts."""
+    """The failure that counts; after a restart it goes when pods run again, and is found in
+    pastFailures."""
     artifact: Artifact | None = None
     """The result."""
     logs: Logs | None = None

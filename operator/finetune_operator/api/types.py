@@ -8,6 +8,7 @@ from pydantic import Field
 
 from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .recovery import Backoff, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .sources import (
     ChatTemplate,
@@ -34,9 +35,12 @@ from .status import (
     Logs,
     Metrics,
     ModelStatus,
+    PastFailure,
     Phase,
     Progress,
     Resolved,
+    Restarts,
+    ResumedFrom,
     Scores,
     StageName,
 )
@@ -108,7 +112,8 @@ class FineTuneJob(ApiModel):
     kind: Literal["FineTuneJob"] = "FineTuneJob"
     metadata: ObjectMeta
     spec: FineTuneJobSpec
-    """The wish. Immutable but for suspend, the deadlines, and workers.count while suspended."""
+    """The wish. Immutable but for suspend, recovery, the deadlines, and workers.count while
+    suspended."""
     status: FineTuneJobStatus = FineTuneJobStatus()
     """What is known. Written by the operator alone."""
 
@@ -131,6 +136,7 @@ __all__ = [
     "Affinity",
     "AfterSuccess",
     "Artifact",
+    "Backoff",
     "Baseline",
     "BestCheckpoint",
     "ChatTemplate",
@@ -171,14 +177,18 @@ __all__ = [
     "OutputFormat",
     "Overlong",
     "Packing",
+    "PastFailure",
     "Phase",
     "PodAffinity",
     "PodAffinityTerm",
     "Precision",
     "Progress",
     "Reason",
+    "Recovery",
     "Resolved",
     "Resources",
+    "Restarts",
+    "ResumedFrom",
     "Schedule",
     "ScheduleType",
     "Scores",

@@ -25,6 +25,7 @@ from .facts import (
     new_attempt,
     record_job,
 )
+from .history import tell_start
 from .numbers import progress_changes
 from .pending import explain
 
@@ -185,15 +186,17 @@ def running(facts: Facts) -> Verdict:
         StageName.EXPORT: (Reason.EXPORTING, EXPORTING, State.RUNNING),
     }[stage.name]
     training = stage.name is StageName.TRAIN
+    changes: dict[str, Any] = {"failure": None}
+    if training:
+        changes |= {"start_timeouts": None, **progress_changes(facts)}
+        message += tell_start(facts.status.model_copy(update=changes))
     ready = {ConditionType.GANG_READY.value: ("True", reason.value, "all training pods are ready")}
     return Verdict(
         phase=RUNNING_PHASES[stage.name],
         state=state,
         reason=reason,
         message=message,
-        changes={"start_timeouts": None, "failure": None, **progress_changes(facts)}
-        if training
-        else {},
+        changes=changes,
         conditions=ready if training else {},
         aside=record_job(facts),
     )
@@ -247,6 +250,7 @@ def write_ahead(facts: Facts, stage: StageName, number: int) -> dict[str, Any]:
     fields = {**new_attempt(stage, number), "resolved": plan.resolved}
     if stage is StageName.TRAIN:
         folder = f"{plan.workspace}/attempts/{number}"
+        fields["resumed_from"] = None
         fields["logs"] = Logs(
             claim=plan.claim_name, path=f"{folder}/logs", metrics_path=f"{folder}/metrics.jsonl"
         )
@@ -315,5 +319,4 @@ def _as_stored(facts: Facts) -> Verdict:
 
 
 def _again(verdict: Verdict, seconds: float | None, actions: tuple[Action, ...]) -> Verdict:
-
     return replace(verdict, again_after=seconds, actions=actions)

@@ -15,16 +15,25 @@ def seconds_left(facts: Facts) -> float | None:
     return limit - (facts.seconds_since(start) - (facts.status.suspended_seconds or 0))
 
 
+def is_over(facts: Facts) -> bool:
+    """The time is up."""
+    left = seconds_left(facts)
+    return left is not None and left <= 0
+
+
+def sentence(facts: Facts) -> str:
+    """What the end of the time means, and what to do."""
+    return (
+        f"spec.activeDeadlineSeconds: not done within {facts.job.spec['activeDeadlineSeconds']} s; "
+        "the last checkpoint is kept: raise the limit in a new job, or train fewer steps"
+    )
+
+
 def deadline_exceeded(facts: Facts) -> Verdict | None:
     """The time is up: pods save a checkpoint on SIGTERM, then the job has failed."""
-    left = seconds_left(facts)
-    if left is None or left > 0:
+    if not is_over(facts):
         return None
-    limit = facts.job.spec["activeDeadlineSeconds"]
-    message = (
-        f"spec.activeDeadlineSeconds: not done within {limit} s; the last checkpoint is kept: "
-        "raise the limit in a new job, or train fewer steps"
-    )
+    message = sentence(facts)
     failure = facts.status.failure
     if failure is None or failure.failure_class != Reason.DEADLINE_EXCEEDED:
         failure = Failure(

@@ -183,6 +183,8 @@ class Verdict:
     """Carried out only if the stored status already says what this verdict says."""
     aside: Mapping[str, Any] = field(default_factory=dict)
     """Fields that are not worth a write of their own: they go along with the next one."""
+    quiet: bool = False
+    """No Event: another one follows soon and says more."""
     again_after: float | None = None
     final: bool = False
     """Nobody looks back behind this verdict, so it counts only on what the API server says now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from ..api.failures import BY_EXIT_CODE, BY_NAME, Budget
+from ..api.failures import BY_EXIT_CODE, BY_NAME
 from ..api.types import Failure, Reason, StageName
 from ..observed import ChildPod
 from ..reports import FailureReport, read_last_words
@@ -21,6 +21,7 @@ MAX_LINE = 1024
 SENTENCES = {
     Reason.HOST_OOM.value: "the container went over its memory limit",
     Reason.EVICTED.value: "the pod was evicted, preempted or lost its node",
+    Reason.POD_LOST.value: "a pod is gone and left no word",
     Reason.JOB_VANISHED.value: "its Kubernetes Job was deleted by someone else",
     Reason.UNKNOWN_FAILURE.value: "the container died without a word",
 }
@@ -70,7 +71,7 @@ def digest(facts: Facts) -> Failure:
         pod=culprit.name,
         node=culprit.node or None,
         exit_code=_exit_code(culprit, report),
-        step=report.step if report else None,
+        step=_step(report, facts),
         message=(message or BY_NAME[name].meaning)[:1024],
         hint=((report and report.hint) or HINTS.get((name, stage.name)) or "")[:1024] or None,
         lines=lines or None,
@@ -97,14 +98,6 @@ def tell(failure: Failure) -> str:
     place = f" ({', '.join(where)})" if where else ""
     stage = failure.stage.value if failure.stage else "job"
     return f"{stage} failed with {failure.failure_class}{place}: {failure.message}"[:2000]
-
-
-def may_help_to_repeat(failure: Failure) -> bool:
-    """The failure came from around the program, so another try can succeed."""
-    name = failure.failure_class or ""
-    if name in (Reason.EVICTED, Reason.JOB_VANISHED, Reason.NODE_LOST):
-        return True
-    return name in BY_NAME and BY_NAME[name].budget is Budget.INFRASTRUCTURE
 
 
 def find_culprit(pods: Iterable[ChildPod]) -> ChildPod | None:
@@ -147,6 +140,25 @@ def _rank(pod: ChildPod, report: FailureReport | None, facts: Facts) -> int | No
     return pod.index if facts.spec.workers.ranks_per_pod == 1 else None
 
 
+def _step(report: FailureReport | None, facts: Facts) -> int | None:
+    """The rank's own word, or the last step that rank 0 of this attempt was asked for."""
+    if report is not None and report.step is not None:
+        return report.step
+    stage, told = facts.stage, facts.progress
+    if stage.name is not StageName.TRAIN:
+        return None
+    if told is not None and told.attempt == stage.attempt and told.step is not None:
+        return told.step
+    known = facts.status.progress
+    fresh = (
+        known is not None
+        and stage.job is not None
+        and known.updated_at is not None
+        and known.updated_at >= stage.job.created
+    )
+    return known.step if known is not None and fresh else None
+
+
 def _exit_code(pod: ChildPod, report: FailureReport | None) -> int | None:
     if pod.terminated:
         return pod.terminated.exit_code
@@ -161,12 +173,17 @@ def _without_pod(facts: Facts) -> Failure:
     else:
         reason, message = job.failure or job.failing or ("", "")
         disrupted = reason == "PodFailurePolicy" and "DisruptionTarget" in message
-        name = (Reason.EVICTED if disrupted else Reason.UNKNOWN_FAILURE).value
-        message = message or SENTENCES[name]
-    return Failure(
+        # A pod that failed by itself stays with its Job; one that is missing was taken away.
+        name = (Reason.EVICTED if disrupted else Reason.POD_LOST).value
+        message = f"{SENTENCES[name]}: {message}" if message else SENTENCES[name]
+    failure = Failure(
         failure_class=name,
         stage=facts.stage.name,
         attempt=facts.stage.attempt,
+        step=_step(None, facts),
         message=message[:1024],
-        at=facts.now,
     )
+    # Told before, with the time of then: else every pass would find it a little later.
+    known = facts.status.failure
+    told = known is not None and known.model_copy(update={"at": None}) == failure
+    return failure.model_copy(update={"at": known.at if known and told else facts.now})

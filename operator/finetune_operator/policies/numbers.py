@@ -26,10 +26,12 @@ from ..reports import (
     LastWords,
     MetricsReport,
     ProgressReport,
+    ResumedReport,
     ScoresReport,
     read_last_words,
 )
 from .facts import Facts
+from .history import resumption_changes
 
 
 def last_words(facts: Facts) -> LastWords | None:
@@ -42,6 +44,13 @@ def last_words(facts: Facts) -> LastWords | None:
     return None
 
 
+def reported_start(facts: Facts) -> ResumedReport | None:
+    """Where the present attempt of the training began, as it said itself."""
+    told = [facts.progress, last_words(facts)]
+    starts = (r.resumed_from for r in told if r and r.attempt == facts.stage.attempt)
+    return next((start for start in starts if start is not None), None)
+
+
 def progress_changes(facts: Facts) -> dict[str, Any]:
     """Status fields from rank 0's newest answer; empty where it says nothing new."""
     report = facts.progress
@@ -51,6 +60,7 @@ def progress_changes(facts: Facts) -> dict[str, Any]:
     changes: dict[str, Any] = {
         "metrics": read_metrics(report.metrics, facts.status.metrics),
         "checkpoints": read_checkpoints(report.checkpoints, report.best, facts.status.checkpoints),
+        **resumption_changes(facts, reported_start(facts)),
     }
     known = facts.status.progress
     if known is None or _essence(known) != _essence(fresh):
@@ -62,7 +72,7 @@ def trained_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
     """Final numbers of the training, from the words of train."""
     if words is None:
         return {}
-    changes = final_numbers(facts, words)
+    changes = {**final_numbers(facts, words), **resumption_changes(facts, reported_start(facts))}
     if words.step is not None:
         changes["progress"] = _finished(words.step, words.steps, words, facts.now)
     return changes

@@ -7,18 +7,11 @@ from typing import Any
 
 from ..api.types import AfterSuccess, Artifact, Phase, Reason, StageName
 from .attempts import NOT_READY, gone_soon, overdue, waiting, write_ahead
-from .ending import POLL_SECONDS, end_job, name_pods
-from .facts import (
-    RUNNING_PHASES,
-    WAITING_PHASES,
-    Facts,
-    State,
-    Verdict,
-    backoff,
-    record_job,
-)
-from .failure import digest, digest_of_vanished, may_help_to_repeat, tell
+from .ending import POLL_SECONDS, name_pods
+from .facts import RUNNING_PHASES, Facts, State, Verdict, record_job
+from .failure import digest, digest_of_vanished, tell
 from .numbers import final_numbers, last_words, prepared_changes, trained_changes
+from .restart import reason_to_stop, restart_or_end
 
 
 def stage_completed(facts: Facts) -> Verdict | None:
@@ -62,6 +55,7 @@ def _succeeded(facts: Facts) -> Verdict | None:
         **record_job(facts),
         "exported": facts.now,
         "completion_time": facts.now,
+        "failure": None,
         "artifact": Artifact(
             uri=plan.spec.output.uri or f"pvc://{plan.claim_name}/{plan.output_path}",
             path=plan.output_path,
@@ -88,23 +82,7 @@ def job_failed(facts: Facts) -> Verdict | None:
     job = facts.stage.job
     if job is None or job.failure is None or facts.status.next_attempt_time is not None:
         return None
-    failure = digest(facts)
-    if facts.stage.name is StageName.TRAIN or not may_help_to_repeat(failure):
-        return end_job(facts, failure.failure_class or "", tell(failure), failure=failure)
-    failed = sum(j.failure is not None and j.stage == job.stage for j in facts.own_jobs)
-    allowed = facts.known_plan.platform.settings.stage_restarts
-    if failed > allowed:
-        message = f"{tell(failure)}; {allowed} restarts did not help"
-        return end_job(facts, failure.failure_class or "", message, failure=failure)
-    pause = backoff(5, failed - 1, 300)
-    return Verdict(
-        phase=WAITING_PHASES[facts.stage.name],
-        state=State.MOVING,
-        reason=Reason.RESTARTING,
-        message=f"{tell(failure)}; trying again",
-        changes={**record_job(facts), "failure": failure, "next_attempt_time": facts.now + pause},
-        conditions=NOT_READY,
-    )
+    return restart_or_end(facts, digest(facts))
 
 
 def job_failing(facts: Facts) -> Verdict | None:
@@ -114,8 +92,9 @@ def job_failing(facts: Facts) -> Verdict | None:
         return None
     failure = digest(facts)
     others = name_pods(facts.live_pods)
+    kept = facts.status.phase or RUNNING_PHASES[facts.stage.name]
     return Verdict(
-        phase=facts.status.phase or RUNNING_PHASES[facts.stage.name],
+        phase=kept if reason_to_stop(facts, failure) else Phase.RESTARTING,
         state=State.MOVING,
         reason=Reason.DRAINING,
         message=f"{tell(failure)}; waiting for the other pods to go",
@@ -123,23 +102,15 @@ def job_failing(facts: Facts) -> Verdict | None:
         conditions=NOT_READY,
         pending_reason=f"waiting for {others} to end" if overdue(facts) and others else None,
         again_after=POLL_SECONDS,
+        quiet=True,
     )
 
 
 def job_vanished(facts: Facts) -> Verdict | None:
     """The attempt's Job was there and is gone, and it was not us."""
     stage = facts.stage
-    if stage.job is not None or stage.job_uid is None or stage.attempt is None:
+    if stage.job is not None or stage.job_uid is None:
         return None
     if facts.live_pods:
         return gone_soon(facts, Reason.JOB_VANISHED, "its Job was deleted; waiting for its pods")
-    failure = digest_of_vanished(facts)
-    if stage.name is StageName.TRAIN:
-        return end_job(facts, failure.failure_class or "", tell(failure), failure=failure)
-    return Verdict(
-        phase=WAITING_PHASES[stage.name],
-        state=State.MOVING,
-        reason=Reason.RESTARTING,
-        message=f"{tell(failure)}; trying again",
-        changes=write_ahead(facts, stage.name, stage.attempt + 1),
-    )
+    return restart_or_end(facts, digest_of_vanished(facts))

@@ -17,6 +17,7 @@ STATUS: dict[str, Any] = {
     "phase": "Succeeded",
     "completionTime": "2026-11-23T12:00:00Z",
     "progress": {"percent": 44},
+    "restarts": {"program": 1, "infrastructure": 2, "stepsRedone": 15, "total": 3},
     "metrics": {
         "loss": "1.25",
         "evalLoss": "1.5",
@@ -43,6 +44,10 @@ def text(*jobs: StoredJob, limit: int = 10) -> str:
         'finetune_job_info{finetunejob="demo",method="lora",model="pvc://models/small",'
         'namespace="team-a",phase="Succeeded"} 1.0',
         'finetune_operator_jobs{namespace="team-a",phase="Succeeded"} 1.0',
+        'finetune_job_restarts_total{cause="program",finetunejob="demo",namespace="team-a"} 1.0',
+        'finetune_job_restarts_total{cause="infrastructure",finetunejob="demo",'
+        'namespace="team-a"} 2.0',
+        'finetune_job_steps_redone_total{finetunejob="demo",namespace="team-a"} 15.0',
         "finetune_operator_x 3.0",
     ],
 )
@@ -62,6 +67,13 @@ def test_a_job_without_numbers_has_none() -> None:
     assert "finetune_job_loss{" not in text(make_job())
 
 
+def test_a_job_that_never_restarted_says_so() -> None:
+    """A counter that appears with its first event hides that event from ``increase``."""
+    told = text(make_job())
+    assert told.count("finetune_job_restarts_total{") == 2
+    assert 'finetune_job_steps_redone_total{finetunejob="demo",namespace="team-a"} 0.0' in told
+
+
 def test_beyond_the_limit_only_active_jobs_have_series_and_the_rest_is_counted() -> None:
     finished = make_job(status=STATUS)
     jobs = [replace(finished, key=Key("team-a", f"done-{n}"), version=100 + n) for n in range(5)]
@@ -77,7 +89,7 @@ def test_beyond_the_limit_only_active_jobs_have_series_and_the_rest_is_counted()
     "status",
     [
         {"phase": "Training", "metrics": {"loss": "not a number"}, "progress": 7},
-        {"metrics": {"baseline": "x"}, "phase": None},
+        {"metrics": {"baseline": "x"}, "phase": None, "restarts": "many"},
     ],
 )
 def test_a_spoilt_status_does_not_spoil_the_page(status: dict[str, Any]) -> None:

@@ -323,6 +323,7 @@ async def test_an_evicted_export_pod_is_replaced_and_the_job_succeeds(world: Fak
 
 
 async def test_a_failed_gang_is_terminal_only_when_its_last_pod_is_gone(world: FakeCluster) -> None:
+    world.edit_job(KEY, recovery={"maxRestarts": 0})
     operator = Operator(world)
     await operator.settle()
     end_stage(world, P)
@@ -342,6 +343,167 @@ async def test_a_failed_gang_is_terminal_only_when_its_last_pod_is_gone(world: F
     status = world.stored(KEY).status
     assert status["phase"] == "Failed"
     assert status["failure"]["pod"] == "demo-a0-1"
+
+
+async def reach_training(world: FakeCluster, operator: Operator) -> None:
+    await operator.settle()
+    end_stage(world, P)
+    await operator.settle()
+    await bring_gang_up(world, operator)
+
+
+async def bring_gang_up(world: FakeCluster, operator: Operator) -> None:
+    world.make_pods()
+    world.start_pods()
+    await operator.settle()
+
+
+async def lose_gang(world: FakeCluster, operator: Operator, attempt: int, step: int) -> None:
+    """Rank 1 runs out of memory; the survivors go; the Job is Failed."""
+    report = {"class": "CudaOom", "message": "out of memory", "step": step}
+    words = last_words(T, "failed", attempt, failure=report)
+    world.end_pod(f"demo-a{attempt}-1", 71, words)
+    world.judge_jobs()
+    await operator.settle()
+    world.finish_terminating()
+    world.judge_jobs()
+    await operator.settle()
+
+
+async def test_a_failed_gang_is_started_again_after_its_pods_are_gone_and_a_pause(
+    world: FakeCluster,
+) -> None:
+    operator = Operator(world)
+    await reach_training(world, operator)
+    world.end_pod("demo-a0-1", 71, last_words(T, "failed", failure={"step": 7}))
+    world.judge_jobs()
+    await operator.settle()
+    assert world.stored(KEY).status["phase"] == "Restarting"
+    world.pass_time(100)
+    await operator.settle()
+    assert "restarts" not in world.stored(KEY).status, "a survivor still holds its GPU"
+    world.finish_terminating()
+    world.judge_jobs()
+    again = await operator.settle()
+    status = world.stored(KEY).status
+    assert (again, status["attempt"]) == (5.0, 0)
+    assert status["restarts"] == {"program": 1, "infrastructure": 0, "total": 1}
+    world.pass_time(5)
+    await operator.settle()
+    await bring_gang_up(world, operator)
+    status = world.stored(KEY).status
+    assert (status["phase"], status["attempt"]) == ("Training", 1)
+    assert "failure" not in status and "pendingReason" not in status
+    (past,) = status["pastFailures"]
+    assert (past["class"], past["attempt"], past["step"]) == ("CudaOom", 0, 7)
+    end_stage(world, T)
+    await operator.settle()
+    end_stage(world, X)
+    await operator.settle()
+    status = world.stored(KEY).status
+    assert status["phase"] == "Succeeded"
+    assert status["restarts"] == {"program": 1, "infrastructure": 0, "total": 1}
+
+
+async def test_a_gang_that_fails_for_ever_spends_its_budget_and_ends(world: FakeCluster) -> None:
+    operator = Operator(world)
+    await reach_training(world, operator)
+    for attempt in range(3):
+        await lose_gang(world, operator, attempt, step=attempt)
+        assert world.stored(KEY).status["phase"] == "Restarting"
+        world.pass_time(300)
+        await operator.settle()
+        await bring_gang_up(world, operator)
+    await lose_gang(world, operator, 3, step=3)
+    status = world.stored(KEY).status
+    assert status["phase"] == "Failed"
+    assert main_condition(status, "Failed")["reason"] == "RestartsExhausted"
+    assert [past["attempt"] for past in status["pastFailures"]] == [0, 1, 2]
+    assert status["failure"]["attempt"] == status["attempt"] == 3
+    assert status["restarts"]["total"] == 3
+    reasons = [event["reason"] for event in operator.events]
+    assert reasons[-4:] == ["Restarting"] * 3 + ["RestartsExhausted"], "each is told"
+    assert len(reasons) <= EVENTS
+
+
+async def test_a_crash_after_any_write_of_a_restart_spends_no_budget_twice() -> None:
+    async def through_a_restart(crash_after: int | None) -> FakeCluster:
+        world = FakeCluster()
+        world.add_job(KEY, make_spec())
+        await reach_training(world, Operator(world))
+        world.crash_after = crash_after
+        operator = Operator(world)
+        for _ in range(12):
+            try:
+                await operator.settle()
+                running = {pod.name for pod in world.child_pods(KEY) if pod.phase == "Running"}
+                if "demo-a0-1" in running:
+                    world.end_pod("demo-a0-1", 71)
+                world.judge_jobs()
+                world.finish_terminating()
+                world.make_pods()
+                world.start_pods()
+                world.pass_time(5)
+            except Crash:
+                operator = Operator(world)
+        return world
+
+    undisturbed = await through_a_restart(None)
+    expected = undisturbed.stored(KEY).status
+    assert (expected["phase"], expected["attempt"]) == ("Training", 1)
+    for k in range(1, 8):
+        status = (await through_a_restart(k)).stored(KEY).status
+        assert (status["phase"], status["attempt"]) == ("Training", 1), f"crash after write {k}"
+        assert status["restarts"] == expected["restarts"], f"crash after write {k}"
+        assert len(status["pastFailures"]) == 1, f"crash after write {k}"
+
+
+async def test_a_store_that_lags_behind_spends_no_budget(world: FakeCluster) -> None:
+    """It knows that attempt 0 has a Job and does not see it: that is no vanished Job."""
+    operator = Operator(world)
+    await reach_training(world, operator)
+    assert "jobUID" in world.stored(KEY).status
+    late = Operator(world)
+    late.stores.jobs.put(world.stored(KEY))
+    await late.reconciler.reconcile(KEY)
+    status = world.stored(KEY).status
+    assert "restarts" not in status and status["phase"] == "Training"
+
+
+async def test_a_job_deleted_by_hand_is_paid_by_the_infrastructure(world: FakeCluster) -> None:
+    operator = Operator(world)
+    await reach_training(world, operator)
+    del world.objects["Job", KEY.namespace, "demo-a0"]
+    await operator.settle()
+    assert "restarts" not in world.stored(KEY).status, "its pods still run"
+    world.collect_garbage()
+    world.finish_terminating()
+    await operator.settle()
+    status = world.stored(KEY).status
+    assert status["restarts"] == {"program": 0, "infrastructure": 1, "total": 1}
+    assert status["pastFailures"][0]["class"] == "JobVanished"
+    world.pass_time(5)
+    await operator.settle()
+    await bring_gang_up(world, operator)
+    assert [job.name for job in world.child_jobs(KEY)] == ["demo-p0", "demo-a1"]
+    assert world.stored(KEY).status["phase"] == "Training"
+
+
+async def test_suspending_during_the_pause_wins_and_costs_nothing_more(world: FakeCluster) -> None:
+    operator = Operator(world)
+    await reach_training(world, operator)
+    await lose_gang(world, operator, 0, step=7)
+    world.edit_job(KEY, suspend=True)
+    await operator.settle()
+    world.pass_time(1000)
+    await operator.settle()
+    assert world.stored(KEY).status["phase"] == "Suspended"
+    world.edit_job(KEY, suspend=False)
+    await operator.settle()
+    await bring_gang_up(world, operator)
+    status = world.stored(KEY).status
+    assert (status["phase"], status["attempt"]) == ("Training", 1)
+    assert status["restarts"]["total"] == 1
 
 
 async def test_children_are_removed_when_their_time_is_over_and_the_job_stays() -> None:

@@ -36,6 +36,7 @@ from finetune_operator.api.types import (
     Phase,
     Progress,
     Reason,
+    Restarts,
     StageName,
 )
 from finetune_operator.policies.facts import Facts, Obstacle, State, Verb
@@ -45,6 +46,7 @@ from finetune_operator.status import RULES, Decision, decide, judge
 P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
 SUSPEND = make_spec(suspend=True)
 DEADLINE = make_spec(activeDeadlineSeconds=90)
+ONCE = make_spec(recovery={"maxRestarts": 0, "maxInfrastructureRestarts": 0})
 TTL = make_spec(ttlSecondsAfterFinished=60)
 COMPLETE = {"complete": True}
 FAILED = {"failure": ("BackoffLimitExceeded", "too many failures")}
@@ -66,6 +68,18 @@ def ready_gang(**fields: Any) -> FineTuneJobStatus:
     """A job whose gang was ready once."""
     gang = (condition("GangReady", "True", "Training"),)
     return status_in(T, phase=Phase.TRAINING, conditions=gang, **fields)
+
+
+def restarting(due: Any = NOW) -> FineTuneJobStatus:
+    """A gang failed, its restart is paid, and the next attempt is due."""
+    return status_in(
+        T,
+        phase=Phase.RESTARTING,
+        job_uid="uid-of-demo-a0",
+        next_attempt_time=due,
+        restarts=Restarts(program=1, infrastructure=0),
+        conditions=(condition("Reconciling", "True", "Restarting"),),
+    )
 
 
 def train(**fields: Any) -> tuple[Any, ...]:
@@ -147,14 +161,25 @@ ROWS: list[Any] = [
         make_facts(
             ready_gang(), jobs=train(**FAILED), pods=(ended_pod(1, code=71, words=CUDA_OOM),)
         ),
+        ("job_failed", Phase.RESTARTING, State.MOVING, "Restarting", ""),
+        id="a failed gang is started again",
+    ),
+    pytest.param(
+        make_facts(
+            ready_gang(),
+            jobs=train(**FAILED),
+            pods=(ended_pod(1, code=71, words=CUDA_OOM),),
+            spec=ONCE,
+        ),
         ("job_failed", Phase.FAILED, State.FAILED, "CudaOom", ""),
-        id="a failed gang ends the job with its class",
+        id="without a budget it ends the job with its class",
     ),
     pytest.param(
         make_facts(
             ready_gang(),
             jobs=train(**FAILED),
             pods=(ended_pod(1, code=71, words=CUDA_OOM), make_pod(0, deleting=True)),
+            spec=ONCE,
         ),
         ("job_failed", Phase.TRAINING, State.MOVING, "CudaOom", ""),
         id="but not while a survivor still holds its GPU",
@@ -165,17 +190,27 @@ ROWS: list[Any] = [
             jobs=(make_child_job(P, **FAILED),),
             pods=(ended_pod(0, P, code=143, disruption="EvictionByEvictionAPI"),),
         ),
-        ("job_failed", Phase.PENDING, State.MOVING, "Restarting", ""),
+        ("job_failed", Phase.RESTARTING, State.MOVING, "Restarting", ""),
         id="an evicted prepare pod is tried again",
     ),
     pytest.param(
         make_facts(
-            status_in(P, prepare_attempt=6),
-            jobs=tuple(make_child_job(P, n, **FAILED) for n in range(7)),
-            pods=(ended_pod(0, P, attempt=6, code=143, disruption="Evicted"),),
+            status_in(P, prepare_attempt=20, restarts=Restarts(infrastructure=20)),
+            jobs=(make_child_job(P, 20, **FAILED),),
+            pods=(ended_pod(0, P, attempt=20, code=143, disruption="Evicted"),),
         ),
-        ("job_failed", Phase.FAILED, State.FAILED, "Evicted", ""),
+        ("job_failed", Phase.FAILED, State.FAILED, "RestartsExhausted", ""),
         id="but not for ever",
+    ),
+    pytest.param(
+        make_facts(
+            ready_gang(),
+            jobs=train(**FAILED),
+            pods=(ended_pod(1, code=71, words=CUDA_OOM),),
+            spec=DEADLINE,
+        ),
+        ("job_failed", Phase.FAILED, State.FAILED, "DeadlineExceeded", ""),
+        id="nor when the time is up",
     ),
     pytest.param(
         make_facts(
@@ -191,6 +226,7 @@ ROWS: list[Any] = [
             ready_gang(progress=Progress(step=1, steps=9, eta_seconds=5)),
             jobs=train(**FAILED),
             pods=(ended_pod(1, code=1),),
+            spec=ONCE,
         ),
         ("job_failed", Phase.FAILED, State.FAILED, "UnknownFailure", ""),
         id="a gang that fails leaves its progress behind",
@@ -203,8 +239,13 @@ ROWS: list[Any] = [
             pods=(ended_pod(1, code=71), make_pod(0, deleting=True)),
             spec=SUSPEND,
         ),
-        ("job_failing", Phase.TRAINING, State.MOVING, "Draining", ""),
+        ("job_failing", Phase.RESTARTING, State.MOVING, "Draining", ""),
         id="a gang that goes down is left alone until its Job is Failed",
+    ),
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(**FAILING), pods=(ended_pod(1, code=71),), spec=ONCE),
+        ("job_failing", Phase.TRAINING, State.MOVING, "Draining", ""),
+        id="and promises no restart where none will follow",
     ),
     # deadline_exceeded
     pytest.param(
@@ -222,6 +263,11 @@ ROWS: list[Any] = [
         make_facts(ready_gang(job_uid="x"), spec=DEADLINE),
         ("deadline_exceeded", Phase.FAILED, State.FAILED, "DeadlineExceeded", ""),
         id="the time is up and no pod is left",
+    ),
+    pytest.param(
+        make_facts(restarting(), jobs=train(**FAILED), spec=DEADLINE),
+        ("deadline_exceeded", Phase.FAILED, State.FAILED, "DeadlineExceeded", ""),
+        id="the time is up before the next attempt",
     ),
     # suspended
     pytest.param(
@@ -245,6 +291,11 @@ ROWS: list[Any] = [
         make_facts(ready_gang(job_uid="x"), spec=SUSPEND),
         ("suspended", Phase.SUSPENDED, State.SUSPENDED, "Suspended", ""),
         id="then it is suspended",
+    ),
+    pytest.param(
+        make_facts(restarting(), jobs=train(**FAILED), spec=SUSPEND),
+        ("suspended", Phase.SUSPENDED, State.SUSPENDED, "Suspended", ""),
+        id="suspending wins over a restart that is due",
     ),
     # resumed
     pytest.param(
@@ -283,6 +334,11 @@ ROWS: list[Any] = [
         id="then time passes",
     ),
     pytest.param(
+        make_facts(restarting(NOW + seconds(5)), jobs=train(**FAILED)),
+        ("between_attempts", Phase.RESTARTING, State.MOVING, "Restarting", ""),
+        id="also where the failed Job is still there: its restart is paid once",
+    ),
+    pytest.param(
         make_facts(status_in(T, phase=Phase.PENDING, next_attempt_time=NOW, job_uid="x")),
         ("between_attempts", Phase.STARTING, State.MOVING, "Starting", ""),
         id="then the next attempt is written ahead",
@@ -290,20 +346,27 @@ ROWS: list[Any] = [
     # job_vanished
     pytest.param(
         make_facts(ready_gang(job_uid="x")),
+        ("job_vanished", Phase.RESTARTING, State.MOVING, "Restarting", ""),
+        id="somebody deleted the gang's Job: it is started again",
+    ),
+    pytest.param(
+        make_facts(ready_gang(job_uid="x"), spec=ONCE),
         ("job_vanished", Phase.FAILED, State.FAILED, "JobVanished", ""),
-        id="somebody deleted the gang's Job",
+        id="unless that is not wanted",
     ),
     pytest.param(
         make_facts(
-            ready_gang(job_uid="x"), evidence=(ended_pod(0, code=75), ended_pod(1, code=143))
+            ready_gang(job_uid="x"),
+            evidence=(ended_pod(0, code=75), ended_pod(1, code=143)),
+            spec=ONCE,
         ),
         ("job_vanished", Phase.FAILED, State.FAILED, "JobVanished", ""),
         id="whose pods only followed it",
     ),
     pytest.param(
-        make_facts(ready_gang(job_uid="x"), evidence=(ended_pod(0, code=71),)),
+        make_facts(ready_gang(job_uid="x"), evidence=(ended_pod(0, code=71),), spec=ONCE),
         ("job_vanished", Phase.FAILED, State.FAILED, "CudaOom", ""),
-        id="unless one of them had failed by itself",
+        id="unlike one that had failed by itself",
     ),
     pytest.param(
         make_facts(ready_gang(job_uid="x"), pods=(make_pod(),)),
@@ -312,8 +375,8 @@ ROWS: list[Any] = [
     ),
     pytest.param(
         make_facts(status_in(P, prepare_job_uid="x")),
-        ("job_vanished", Phase.PENDING, State.MOVING, "Restarting", ""),
-        id="a vanished prepare Job is made again under the next number",
+        ("job_vanished", Phase.RESTARTING, State.MOVING, "Restarting", ""),
+        id="a vanished prepare Job is made again too",
     ),
     # leftovers_alive
     pytest.param(
@@ -716,12 +779,13 @@ def test_the_uid_of_a_job_is_written_along_with_the_next_change_and_not_alone() 
 
 
 @pytest.mark.parametrize("facts", [row.values[0] for row in ROWS])
-def test_creating_deleting_and_ending_anything_is_irrevocable(facts: Facts) -> None:
+def test_creating_deleting_restarting_and_ending_anything_is_irrevocable(facts: Facts) -> None:
     decision, verdict = decide(facts), judge(facts)
     acts = any(action.verb in (Verb.CREATE, Verb.DELETE) for action in verdict.actions)
     ends = verdict.state.terminal and facts.status.completion_time is None
     done = any(
-        decision.status.get(name) != facts.job.status.get(name) for name in ("prepared", "trained")
+        decision.status.get(name) != facts.job.status.get(name)
+        for name in ("prepared", "trained", "restarts")
     )
     assert decision.irrevocable == (acts or ends or done)
 
@@ -733,6 +797,17 @@ def test_an_event_tells_of_a_change_of_the_reason_and_of_nothing_else() -> None:
     assert fresh.event["involvedObject"]["uid"] == UID
     stored = FineTuneJobStatus.model_validate(fresh.status)
     assert decide(make_facts(stored, generation=2)).event is None
+
+
+def test_a_restart_is_one_warning_event_and_its_draining_is_none() -> None:
+    pods = (ended_pod(1, code=71, words=CUDA_OOM),)
+    going = decide(make_facts(ready_gang(), jobs=train(**FAILING), pods=pods))
+    assert going.event is None
+    drained = FineTuneJobStatus.model_validate(going.status)
+    event = decide(make_facts(drained, jobs=train(**FAILED), pods=pods)).event
+    assert event is not None
+    assert (event["type"], event["reason"]) == ("Warning", "Restarting")
+    assert event["message"].startswith("trying again in 5 s (restart 1 of 3")
 
 
 def test_a_failure_is_a_warning_event() -> None:

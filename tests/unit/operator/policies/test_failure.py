@@ -14,13 +14,15 @@ from builders import (
     make_facts,
     make_pod,
     make_spec,
+    seconds,
     status_in,
 )
 
 from finetune_operator.api.failures import FAILURE_CLASSES
-from finetune_operator.api.types import StageName
+from finetune_operator.api.types import Progress, StageName
 from finetune_operator.observed import ChildPod
-from finetune_operator.policies.failure import digest, find_culprit, may_help_to_repeat, tell
+from finetune_operator.policies.failure import digest, find_culprit, tell
+from finetune_operator.reports import read_progress
 
 P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
 START = NOW.timestamp() - 10
@@ -181,18 +183,46 @@ def test_without_any_pod_the_kubernetes_job_is_asked() -> None:
     policy = ("PodFailurePolicy", "Pod team-a/x has condition DisruptionTarget matching FailJob")
     assert digest_of(failure=policy).failure_class == "Evicted"
     other = digest_of(failure=("BackoffLimitExceeded", "Job has reached the limit"))
-    assert (other.failure_class, other.message) == ("UnknownFailure", "Job has reached the limit")
+    assert other.failure_class == "PodLost", "a pod that failed by itself would still be there"
+    assert other.message == "a pod is gone and left no word: Job has reached the limit"
+
+
+def test_a_failure_without_a_pod_keeps_the_time_at_which_it_was_found() -> None:
+    job = make_child_job(T, failing=("BackoffLimitExceeded", "…"))
+    first = digest(make_facts(status_in(T), jobs=(job,)))
+    later = make_facts(status_in(T, failure=first), jobs=(job,), now=NOW + seconds(30))
+    assert first.at == NOW and digest(later) == first
+
+
+REPORTED = read_progress(b'{"attempt": 0, "step": 41, "steps": 90, "updatedAt": 1}')
+STORED = Progress(step=40, steps=90, updated_at=NOW - seconds(20))
+
+
+@pytest.mark.parametrize(
+    ("told", "stored", "words", "step"),
+    [
+        pytest.param(REPORTED, STORED, failure_words(step=42), 42, id="the rank's own word"),
+        pytest.param(REPORTED, STORED, None, 41, id="the last answer of rank 0"),
+        pytest.param(None, STORED, None, 40, id="as it stands in status after an operator restart"),
+        pytest.param(
+            read_progress(b'{"attempt": 7, "step": 1, "updatedAt": 1}'),
+            Progress(step=40, steps=90, updated_at=NOW - seconds(31)),
+            None,
+            None,
+            id="not what another attempt said",
+        ),
+        pytest.param(None, None, None, None, id="unknown"),
+    ],
+)
+def test_the_step_is_the_last_one_known_of_the_attempt(
+    told: Any, stored: Progress | None, words: Any, step: int | None
+) -> None:
+    job = make_child_job(T, failure=("BackoffLimitExceeded", "…"))
+    status = status_in(T, progress=stored)
+    pods = (ended_pod(1, code=137, words=words),)
+    assert digest(make_facts(status, jobs=(job,), pods=pods, progress=told)).step == step
 
 
 def test_words_of_another_kind_carry_no_failure() -> None:
     told = digest_of(ended_pod(code=1, words=last_words(T, "failed")))
     assert told.failure_class == "UnknownFailure"
-
-
-@pytest.mark.parametrize(
-    ("code", "disruption", "helps"),
-    [(75, "", True), (74, "", True), (65, "", False), (71, "", False), (1, "Evicted", True)],
-)
-def test_another_try_helps_against_disruption_only(code: int, disruption: str, helps: bool) -> None:
-    told = digest_of(ended_pod(0, P, code=code, disruption=disruption), stage=P)
-    assert may_help_to_repeat(told) is helps

@@ -1,0 +1,45 @@
+"""How often and how soon the job is tried again: ``spec.recovery``."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from .schema import Rule, SpecModel
+
+PauseSeconds = Annotated[int, Field(ge=1, le=86_400)]
+
+
+class Backoff(SpecModel):
+    """Pause before a restart. It doubles with every failure in a row and starts anew once
+    training got further than ever before."""
+
+    initial: PauseSeconds = 5
+    """Seconds before the first restart."""
+    max: PauseSeconds = 300
+    """Longest pause, in seconds."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.initial <= self.max",
+            message="initial must not be greater than max",
+            field_path=".initial",
+            check=lambda backoff: backoff.initial <= backoff.max,
+        ),
+    )
+
+
+class Recovery(SpecModel):
+    """What happens after a failure: all pods of the stage end, then it starts again; training goes
+    on from the newest verified checkpoint. A failure that would only repeat ends the job at
+    once."""
+
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Restarts after failures of the program, such as an exception, a crash or too little memory.
+    0: the first one ends the job."""
+    max_infrastructure_restarts: Annotated[int, Field(ge=0, le=1000)] = 20
+    """Restarts after failures around the program, such as an eviction, a preemption, a deleted
+    pod or a lost connection. 0: the first one ends the job."""
+    backoff_seconds: Backoff = Backoff()
+    """Pause before a restart."""

@@ -1,0 +1,91 @@
+"""What the job remembers of attempts that ended, and what their ends cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..api.failures import Budget
+from ..api.types import Failure, FineTuneJobStatus, PastFailure, Restarts, ResumedFrom, StageName
+from ..reports import ResumedReport
+from .facts import Facts
+
+MAX_PAST_FAILURES = 10
+
+
+def resumption_changes(facts: Facts, report: ResumedReport | None) -> dict[str, Any]:
+    """Where the present attempt began, and so what the attempts before it lost. Told once."""
+    status, attempt = facts.status, facts.stage.attempt
+    training = facts.stage.name is StageName.TRAIN
+    if not training or not attempt or report is None or status.resumed_from is not None:
+        return {}
+    began = ResumedFrom(attempt=report.attempt, step=report.step)
+    changes: dict[str, Any] = {"resumed_from": began}
+    known = status.past_failures or ()
+    priced = tuple(_priced(past, attempt, report.step) for past in known)
+    if priced != known:
+        lost = sum(past.steps_redone or 0 for past in priced)
+        before = sum(past.steps_redone or 0 for past in known)
+        restarts = status.restarts or Restarts()
+        redone = (restarts.steps_redone or 0) + lost - before
+        changes["restarts"] = restarts.model_copy(update={"steps_redone": redone})
+        changes["past_failures"] = priced
+    return changes
+
+
+def tell_start(status: FineTuneJobStatus) -> str:
+    """Where the present attempt went on, and what the restarts cost so far, for a sentence."""
+    began, restarts = status.resumed_from, status.restarts
+    if began is None:
+        return ""
+    where = f"; attempt {status.attempt} went on from step {began.step}"
+    if restarts is None:
+        return where
+    count = (restarts.program or 0) + (restarts.infrastructure or 0)
+    times = "1 restart" if count == 1 else f"{count} restarts"
+    steps = "1 step" if restarts.steps_redone == 1 else f"{restarts.steps_redone or 0} steps"
+    return f"{where}; {times} so far, {steps} trained again"
+
+
+def spend(status: FineTuneJobStatus, failure: Failure, budget: Budget) -> dict[str, Any]:
+    """The restart counted and its failure remembered: both stand in the status, or neither."""
+    restarts = status.restarts or Restarts()
+    program, infrastructure = restarts.program or 0, restarts.infrastructure or 0
+    counted = {
+        "program": program + (budget is Budget.PROGRAM),
+        "infrastructure": infrastructure + (budget is Budget.INFRASTRUCTURE),
+    }
+    past = PastFailure(
+        failure_class=failure.failure_class,
+        stage=failure.stage,
+        attempt=failure.attempt,
+        step=failure.step,
+        node=failure.node,
+        at=failure.at,
+        budget="Program" if budget is Budget.PROGRAM else "Infrastructure",
+    )
+    return {
+        "restarts": restarts.model_copy(update=counted),
+        "past_failures": (*(status.past_failures or ()), past)[-MAX_PAST_FAILURES:],
+    }
+
+
+def failures_in_a_row(status: FineTuneJobStatus, failure: Failure) -> int:
+    """How many failures came before this one since the stage last got further than ever."""
+    count, farthest = 0, (failure.stage, -2)
+    ends: tuple[Failure | PastFailure, ...] = (*(status.past_failures or ()), failure)
+    for each in ends:
+        # A failure before the first report is one before the first step.
+        stage, step = each.stage, -1 if each.step is None else each.step
+        if stage is not farthest[0] or step > farthest[1]:
+            count, farthest = 0, (stage, step)
+        else:
+            count += 1
+    return count
+
+
+def _priced(past: PastFailure, attempt: int, step: int) -> PastFailure:
+    ended = past.stage is StageName.TRAIN and past.attempt is not None and past.attempt < attempt
+    if not ended or past.steps_redone is not None:
+        return past
+    lost = 0 if past.step is None else max(0, past.step - step)
+    return past.model_copy(update={"steps_redone": lost})
