@@ -209,8 +209,18 @@ class FakeCluster:
             {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
         )
 
+    def lose_pod(self, name: str) -> None:
+        """A pod is deleted by force: its object goes at once and leaves no word."""
+        pod = self.objects.pop(("Pod", self._namespace("Pod", name), name))
+        for job in self._of_kind("Job"):
+            if _owned(pod, job["metadata"]["uid"]):
+                job["podsLost"] = True
+
     def judge_jobs(self) -> None:
-        """The Job controller: one failed pod ends the gang; Failed only when all are gone."""
+        """The Job controller: one failed pod ends the gang; Failed only when all are gone.
+
+        A pod that is missing has failed: the controller had marked it with its finalizer.
+        """
         for job in self._of_kind("Job"):
             pods = [p for p in self._of_kind("Pod") if _owned(p, job["metadata"]["uid"])]
             phases = [pod["status"]["phase"] for pod in pods]
@@ -220,7 +230,7 @@ class FakeCluster:
                 "Failed",
             ):
                 continue
-            if "Failed" in phases:
+            if "Failed" in phases or job.get("podsLost"):
                 for pod in pods:
                     if pod["status"]["phase"] in ("Pending", "Running"):
                         self._terminate(pod)

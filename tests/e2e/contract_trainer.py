@@ -5,7 +5,9 @@ export take ``training.seed`` seconds each. What a training pod does is told by 
 ``workers.env``:
 
 ``TORCH_TEST_FAIL=<pod index>:<step>:<exit code>``  that pod ends so, with a failure record
+``TORCH_TEST_FAIL_ATTEMPTS=<n>``                    only in the first n attempts
 ``TORCH_TEST_SAVE_SECONDS=<n>``                     how long a checkpoint takes on SIGTERM
+``TORCH_TEST_SAVE_STEPS=<n>``                       a checkpoint every n steps, none on SIGTERM
 """
 
 from __future__ import annotations
@@ -37,20 +39,27 @@ _TRAIN = r"""#!/bin/sh
 steps=$(value steps)
 folder=/workspace/attempts/$FINETUNE_ATTEMPT
 mkdir -p "$folder" /tmp/www
+checkpoint=/workspace/step-$JOB_COMPLETION_INDEX
+save() { echo "$FINETUNE_ATTEMPT $step" > "$checkpoint"; }
 stop() {
   sleep "${TORCH_TEST_SAVE_SECONDS:-0}"
-  echo "$step" > "/workspace/step-$JOB_COMPLETION_INDEX"
+  [ -n "$TORCH_TEST_SAVE_STEPS" ] || save
   last_words "{$(head_of train preempted), \"step\": $step}"
   exit 75
 }
 trap stop TERM
 echo ok > /tmp/www/healthz
 httpd -p 9400 -h /tmp/www
-step=$(cat "/workspace/step-$JOB_COMPLETION_INDEX" 2>/dev/null || echo 0)
-echo "$FINETUNE_ATTEMPT $JOB_COMPLETION_INDEX from $step" >> /workspace/starts
+step=0
+start='{"step": 0}'
+if [ -e "$checkpoint" ]; then
+  read -r attempt step < "$checkpoint"
+  start="{\"attempt\": $attempt, \"step\": $step}"
+fi
 while [ "$step" -lt "$steps" ]; do
   step=$((step + 1))
-  if [ -n "$TORCH_TEST_FAIL" ]; then
+  if [ -n "$TORCH_TEST_FAIL" ] && [ "$FINETUNE_ATTEMPT" -lt "${TORCH_TEST_FAIL_ATTEMPTS:-999}" ]
+  then
     code=${TORCH_TEST_FAIL##*:}
     if [ "$JOB_COMPLETION_INDEX:$step:$code" = "$TORCH_TEST_FAIL" ]; then
       last_words "{$(head_of train failed), \"failure\": {\"rank\": $JOB_COMPLETION_INDEX,
@@ -59,15 +68,17 @@ while [ "$step" -lt "$steps" ]; do
       exit "$code"
     fi
   fi
-  echo "{\"attempt\": $FINETUNE_ATTEMPT, \"phase\": \"train\", \"step\": $step,
-    \"steps\": $steps, \"epoch\": 0.5, \"tokensPerSecond\": 10.5,
-    \"etaSeconds\": $((steps - step)), \"updatedAt\": $(date +%s),
+  [ $((step % ${TORCH_TEST_SAVE_STEPS:-999999})) -ne 0 ] || save
+  echo "{\"attempt\": $FINETUNE_ATTEMPT, \"resumedFrom\": $start,
+    \"phase\": \"train\", \"step\": $step, \"steps\": $steps, \"epoch\": 0.5,
+    \"tokensPerSecond\": 10.5, \"etaSeconds\": $((steps - step)), \"updatedAt\": $(date +%s),
     \"metrics\": {\"loss\": 1.5, \"learningRate\": 0.0002}}" > /tmp/www/next
   cat /tmp/www/next > /tmp/www/progress
   sleep 1 &
   wait $!
 done
 last_words "{$(head_of train succeeded), \"step\": $step, \"steps\": $steps,
+  \"resumedFrom\": $start,
   \"metrics\": {\"loss\": 1.25, \"evalLoss\": 1.5, \"perplexity\": 4.48,
   \"baseline\": {\"evalLoss\": 2.5, \"perplexity\": 12.2}}}"
 """

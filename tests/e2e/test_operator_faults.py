@@ -6,6 +6,7 @@ trainer's contract. What must hold is read from the cluster, not from the operat
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -255,12 +256,12 @@ def test_suspending_gives_the_pods_back_and_resuming_takes_the_next_number(
     assert status["phase"] == "Succeeded"
     counter = {"Preparing": "prepareAttempt", "Training": "attempt", "Exporting": "exportAttempt"}
     assert status[counter[phase]] == 1
-    assert "failure" not in status
+    assert not {"failure", "restarts"} & status.keys(), "suspending costs no restart"
 
 
 def test_a_dead_rank_ends_the_gang_and_is_named(jobs: Jobs) -> None:
     fail = [{"name": "TORCH_TEST_FAIL", "value": "1:4:71"}]
-    jobs.apply("dead", steps=120, workers={"env": fail})
+    jobs.apply("dead", steps=120, workers={"env": fail}, recovery={"maxRestarts": 0})
     status = jobs.wait_phase("dead", "Failed")
     failure = status["failure"]
     assert (failure["class"], failure["rank"], failure["exitCode"]) == ("CudaOom", 1, 71)
@@ -268,6 +269,136 @@ def test_a_dead_rank_ends_the_gang_and_is_named(jobs: Jobs) -> None:
     assert failure["lines"] == ["one", "two"]
     pods = jobs.children("dead", "pods")
     assert not any(name.startswith("Pod/dead-a0-0") for name in pods), "the survivor is gone"
+    assert jobs.reason("dead") == "CudaOom" and "restarts" not in status
+
+
+def told_to_fail(code: int, *, attempts: int = 99) -> dict[str, Any]:
+    """Pod 1 fails at step 7; checkpoints are those of steps 5, 10, …"""
+    variables = {
+        "TORCH_TEST_FAIL": f"1:7:{code}",
+        "TORCH_TEST_FAIL_ATTEMPTS": str(attempts),
+        "TORCH_TEST_SAVE_STEPS": "5",
+    }
+    return {"env": [{"name": name, "value": value} for name, value in variables.items()]}
+
+
+def test_a_gang_that_fails_once_goes_on_from_its_checkpoint_and_says_what_it_cost(
+    jobs: Jobs, kubectl: Kubectl
+) -> None:
+    jobs.apply("once", steps=12, workers=told_to_fail(71, attempts=1))
+    status = jobs.wait_phase("once", "Succeeded", "Failed")
+    assert status["phase"] == "Succeeded"
+    assert status["restarts"] == {
+        "program": 1, "infrastructure": 0, "stepsRedone": 2, "total": 1,
+    }  # fmt: skip
+    (past,) = status["pastFailures"]
+    assert past.pop("at") and past.pop("node")
+    assert past == {
+        "class": "CudaOom", "stage": "train", "attempt": 0, "step": 7, "budget": "Program",
+        "stepsRedone": 2,
+    }  # fmt: skip
+    assert status["resumedFrom"] == {"attempt": 0, "step": 5}
+    assert "failure" not in status and status["attempt"] == 1
+    assert_gangs_follow_each_other(jobs, kubectl, "once", 2)
+    events = kubectl.json(
+        "get", "events", "--field-selector", "involvedObject.name=once", namespace=jobs.namespace
+    )["items"]  # fmt: skip
+    told = [event["message"] for event in events if event["reason"] == "Restarting"]
+    assert len(told) == 1 and len(events) <= 8
+    assert told[0].startswith("trying again in 5 s (restart 1 of 3 after failures of the program")
+
+
+def assert_gangs_follow_each_other(jobs: Jobs, kubectl: Kubectl, name: str, count: int) -> None:
+    """Each gang began after the one before it had no pod left, by Kubernetes' own clock."""
+    found = kubectl.json(
+        "get", "jobs", "-l", f"finetune.dev/job={name},finetune.dev/stage=train",
+        namespace=jobs.namespace,
+    )["items"]  # fmt: skip
+    gangs = sorted(found, key=lambda job: int(job["metadata"]["labels"]["finetune.dev/attempt"]))
+    assert [gang["metadata"]["name"] for gang in gangs] == [f"{name}-a{n}" for n in range(count)]
+    for before, after in itertools.pairwise(gangs):
+        failed = next(c for c in before["status"]["conditions"] if c["type"] == "Failed")
+        assert failed["lastTransitionTime"] <= after["metadata"]["creationTimestamp"]
+
+
+def test_a_gang_that_fails_for_ever_spends_its_budget_and_says_so_in_one_sentence(
+    jobs: Jobs, kubectl: Kubectl
+) -> None:
+    recovery = {"maxRestarts": 2, "backoffSeconds": {"initial": 1, "max": 2}}
+    jobs.apply("doomed", steps=12, workers=told_to_fail(1), recovery=recovery)
+    status = jobs.wait_phase("doomed", "Failed", "Succeeded")
+    conditions = {c["type"]: c for c in status["conditions"]}
+    assert (conditions["Failed"]["status"], conditions["Stalled"]["status"]) == ("True", "True")
+    assert conditions["Failed"]["reason"] == "RestartsExhausted"
+    assert conditions["Failed"]["message"].endswith(
+        "told to fail; 2 restarts after failures of the program did not help "
+        "(spec.recovery.maxRestarts: 2)"
+    )
+    assert status["restarts"] == {
+        "program": 2, "infrastructure": 0, "stepsRedone": 4, "total": 2,
+    }  # fmt: skip
+    assert (status["attempt"], status["failure"]["attempt"]) == (2, 2)
+    assert_gangs_follow_each_other(jobs, kubectl, "doomed", 3)
+    assert not any(kind.startswith("Pod/doomed-a2-0") for kind in jobs.children("doomed", "pods"))
+
+
+def test_a_failure_that_repeats_itself_ends_the_job_although_there_is_budget(jobs: Jobs) -> None:
+    recovery = {"maxRestarts": 9, "backoffSeconds": {"initial": 1}}
+    jobs.apply("stubborn", steps=12, workers=told_to_fail(71), recovery=recovery)
+    status = jobs.wait_phase("stubborn", "Failed", "Succeeded")
+    assert jobs.reason("stubborn") == "RepeatedFailure"
+    message = next(c["message"] for c in status["conditions"] if c["type"] == "Failed")
+    assert "attempt 0 failed in the same way at step 7" in message
+    assert (status["attempt"], status["restarts"]["program"]) == (1, 1)
+
+
+def test_deleted_and_evicted_pods_are_paid_by_the_other_budget(
+    jobs: Jobs, kubectl: Kubectl
+) -> None:
+    jobs.apply("moved", steps=25, recovery={"maxRestarts": 0, "backoffSeconds": {"initial": 1}})
+
+    def pod_of(attempt: int) -> str:
+        status = jobs.status("moved")
+        training = status.get("phase") == "Training" and status.get("attempt") == attempt
+        if not training or not (status.get("progress") or {}).get("step"):
+            return ""
+        pods = jobs.children("moved", "pods")
+        return next(n for n in pods if n.startswith(f"Pod/moved-a{attempt}-1")).partition("/")[2]
+
+    victim = wait_for("the first gang trains", lambda: pod_of(0))
+    kubectl("delete", "pod", victim, "--wait=false", namespace=jobs.namespace)
+    victim = wait_for("the second gang trains", lambda: pod_of(1))
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": victim, "namespace": jobs.namespace},
+    }
+    path = f"/api/v1/namespaces/{jobs.namespace}/pods/{victim}/eviction"
+    kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    status = jobs.wait_phase("moved", "Succeeded", "Failed")
+    assert status["phase"] == "Succeeded", status
+    assert (status["restarts"]["program"], status["restarts"]["infrastructure"]) == (0, 2)
+    first, second = status["pastFailures"]
+    assert first["class"] in ("Preempted", "Evicted") and second["class"] == "Evicted"
+    assert (first["budget"], second["budget"]) == ("Infrastructure", "Infrastructure")
+    assert_gangs_follow_each_other(jobs, kubectl, "moved", 3)
+
+
+def test_an_operator_killed_while_a_gang_restarts_pays_once(
+    jobs: Jobs, kubectl: Kubectl, place: str
+) -> None:
+    process = Process(kubectl, place)
+    recovery = {"backoffSeconds": {"initial": 8}}
+    jobs.apply("interrupted", steps=12, workers=told_to_fail(71, attempts=1), recovery=recovery)
+    wait_for("it goes down", lambda: jobs.status("interrupted").get("phase") == "Restarting")
+    for _ in range(3):
+        process.kill()
+        time.sleep(2)
+    status = jobs.wait_phase("interrupted", "Succeeded", "Failed")
+    assert status["phase"] == "Succeeded"
+    assert (status["attempt"], status["restarts"]["total"]) == (1, 1)
+    assert [past["attempt"] for past in status["pastFailures"]] == [0]
+    assert_gangs_follow_each_other(jobs, kubectl, "interrupted", 2)
 
 
 def test_a_recreated_job_never_adopts_what_its_predecessor_left(jobs: Jobs) -> None:
@@ -332,16 +463,19 @@ def test_a_quota_is_named_and_heals_when_it_goes(jobs: Jobs, kubectl: Kubectl) -
     assert status["phase"] == "Succeeded" and "pendingReason" not in status
 
 
-def test_a_job_whose_kubernetes_job_was_deleted_by_hand_says_so(
+def test_a_job_whose_kubernetes_job_was_deleted_by_hand_says_so_and_goes_on(
     jobs: Jobs, kubectl: Kubectl
 ) -> None:
-    jobs.apply("robbed", steps=120)
+    jobs.apply("robbed", steps=20)
     jobs.wait_phase("robbed", "Training")
     kubectl("delete", "job", "robbed-a0", namespace=jobs.namespace)
-    status = jobs.wait_phase("robbed", "Failed")
-    assert status["failure"]["class"] == "JobVanished"
-    assert "Job/robbed-a0" not in jobs.children("robbed", "jobs")
-    assert not any(pod.startswith("robbed-a") for pod in jobs.living_pods("robbed"))
+    status = jobs.wait_phase("robbed", "Succeeded", "Failed")
+    assert status["phase"] == "Succeeded"
+    (past,) = status["pastFailures"]
+    assert (past["class"], past["attempt"], past["budget"]) == ("JobVanished", 0, "Infrastructure")
+    assert not any(pod.startswith("robbed-a0") for pod in jobs.living_pods("robbed"))
+    gangs = jobs.children("robbed", "jobs")
+    assert "Job/robbed-a0" not in gangs and "Job/robbed-a1" in gangs
 
 
 def test_events_of_an_undisturbed_job_are_few(jobs: Jobs, kubectl: Kubectl) -> None:

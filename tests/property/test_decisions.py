@@ -16,9 +16,19 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api.types import Condition, FineTuneJobStatus, Phase, StageName
+from finetune_operator.api.types import (
+    Condition,
+    Failure,
+    FineTuneJobStatus,
+    PastFailure,
+    Phase,
+    Restarts,
+    ResumedFrom,
+    StageName,
+)
 from finetune_operator.observed import ChildJob, ChildPod, Termination
 from finetune_operator.policies.facts import Facts, Obstacle, Verb
+from finetune_operator.reports import read_progress
 from finetune_operator.status import decide, judge
 
 STAGES = st.sampled_from(list(StageName))
@@ -42,6 +52,22 @@ CONDITIONS = st.lists(
     max_size=3,
 ).map(tuple)
 
+CLASSES = st.sampled_from(["CudaOom", "BadData", "Evicted", "UnknownFailure", "JobVanished"])
+STEPS = st.none() | st.integers(0, 3)
+PAST_FAILURES = st.lists(
+    st.builds(
+        PastFailure,
+        failure_class=CLASSES,
+        stage=STAGES,
+        attempt=st.integers(0, 2),
+        step=STEPS,
+        budget=st.sampled_from(["Program", "Infrastructure"]),
+        steps_redone=STEPS,
+    ),
+    max_size=10,
+).map(tuple)
+RESTARTS = st.builds(Restarts, program=NUMBERS, infrastructure=NUMBERS, steps_redone=NUMBERS)
+
 STATUSES = st.builds(
     dict,
     observed_generation=st.integers(-1, 2),
@@ -57,6 +83,10 @@ STATUSES = st.builds(
     exported=MAYBE_MOMENT,
     start_timeouts=NUMBERS,
     next_attempt_time=MAYBE_MOMENT,
+    restarts=st.none() | RESTARTS,
+    past_failures=st.none() | PAST_FAILURES,
+    resumed_from=st.none() | st.builds(ResumedFrom, attempt=NUMBERS, step=st.integers(0, 3)),
+    failure=st.none() | st.builds(Failure, failure_class=CLASSES, stage=STAGES, step=STEPS),
     start_time=MAYBE_MOMENT,
     completion_time=st.none() | st.none() | MAYBE_MOMENT,
     suspend_time=MAYBE_MOMENT,
@@ -111,12 +141,21 @@ SPECS = st.sampled_from(
         make_spec(suspend=True),
         make_spec(activeDeadlineSeconds=100),
         make_spec(ttlSecondsAfterFinished=0),
+        make_spec(recovery={"maxRestarts": 0, "maxInfrastructureRestarts": 0}),
+        make_spec(recovery={"maxRestarts": 2, "maxInfrastructureRestarts": 2}),
         {},
         {"model": 7, "suspend": "yes", "activeDeadlineSeconds": "x"},
     ]
 )
 OBSTACLES = st.none() | st.builds(
     Obstacle, st.just("ClaimNotFound"), TEXTS, final=st.booleans(), stalled=st.booleans()
+)
+REPORTS = st.sampled_from(
+    [
+        None,
+        read_progress(b'{"attempt": 1, "step": 2, "updatedAt": 1, "resumedFrom": {"step": 0}}'),
+        read_progress(b'{"attempt": 2, "updatedAt": 1, "resumedFrom": {"attempt": 0, "step": 1}}'),
+    ]
 )
 FACTS = st.builds(
     make_facts,
@@ -128,6 +167,7 @@ FACTS = st.builds(
     spec=SPECS,
     obstacle=OBSTACLES,
     refusal=OBSTACLES,
+    progress=REPORTS,
 )
 
 
@@ -155,6 +195,32 @@ def test_the_end_is_absorbing(facts: Facts) -> None:
     assert decided.completion_time == facts.status.completion_time
     assert (decided.phase is Phase.SUCCEEDED) == (facts.status.phase is Phase.SUCCEEDED)
     assert all(action.verb is Verb.DELETE for action in decide(facts).actions)
+
+
+@given(FACTS)
+@settings(max_examples=300, deadline=None)
+def test_a_restart_spends_one_of_one_budget_once_and_within_its_bounds(facts: Facts) -> None:
+    decision = decide(facts)
+    before, after = facts.status, FineTuneJobStatus.model_validate(decision.status)
+    old, new = before.restarts or Restarts(), after.restarts or Restarts()
+    program = (new.program or 0) - (old.program or 0)
+    infrastructure = (new.infrastructure or 0) - (old.infrastructure or 0)
+    assert (program, infrastructure) in ((0, 0), (1, 0), (0, 1))
+    assert (new.steps_redone or 0) >= (old.steps_redone or 0)
+    if not program + infrastructure:
+        return
+    assert before.next_attempt_time is None, "it was paid already"
+    assert after.next_attempt_time is not None and after.phase is Phase.RESTARTING
+    recovery = facts.spec.recovery
+    assert not program or (new.program or 0) <= recovery.max_restarts
+    assert not infrastructure or (new.infrastructure or 0) <= recovery.max_infrastructure_restarts
+    assert after.past_failures
+    newest = after.past_failures[-1]
+    assert (newest.stage, newest.attempt) == (facts.stage.name, facts.stage.attempt)
+    assert newest.budget == ("Program" if program else "Infrastructure")
+    assert newest.failure_class == (after.failure and after.failure.failure_class) != "BadData"
+    assert decision.irrevocable and not decision.actions
+    assert facts.stage.job is None or facts.stage.job.failure is not None
 
 
 @given(FACTS)

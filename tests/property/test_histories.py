@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
-from builders import KEY, PLATFORM, last_words, make_spec
+from builders import KEY, PLATFORM, last_words, main_condition, make_spec
 from fake_cluster import Crash, FakeCluster
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -23,6 +24,79 @@ from finetune_operator.gather import Gatherer, Stores
 from finetune_operator.progress import ProgressBoard
 from finetune_operator.reconcile import Reconciler
 
+MAX_RESTARTS, MAX_INFRASTRUCTURE_RESTARTS = 2, 3
+SPEC = make_spec(
+    startDeadlineSeconds=60,
+    recovery={
+        "maxRestarts": MAX_RESTARTS,
+        "maxInfrastructureRestarts": MAX_INFRASTRUCTURE_RESTARTS,
+        "backoffSeconds": {"initial": 10, "max": 60},
+    },
+)
+COUNTERS = {"prepare": "prepareAttempt", "train": "attempt", "export": "exportAttempt"}
+LETTERS = {"prepare": "p", "train": "a", "export": "x"}
+
+
+class Ledger:
+    """A second account of every restart, kept from the statuses as they are written."""
+
+    def __init__(self, world: FakeCluster) -> None:
+        self.paid: list[tuple[str, int]] = []
+        """Stage and attempt of every restart that a budget paid for."""
+        self.free: set[tuple[str, int]] = set()
+        """Those that the user or a gang deadline ended: they cost nothing."""
+        self._world = world
+        self._last: Mapping[str, Any] = {}
+        self._write = world.write_status
+        world.write_status = self.write_status  # type: ignore[method-assign]
+
+    async def write_status(self, job: Any, status: Mapping[str, Any]) -> Any:
+        """The real write; what it says is entered although the operator may crash right then."""
+        before = len(self._world.writes)
+        try:
+            return await self._write(job, status)
+        finally:
+            if len(self._world.writes) > before:
+                self._enter(status)
+
+    def _enter(self, status: Mapping[str, Any]) -> None:
+        last, self._last = self._last, status
+        old, new = _restarts(last), _restarts(status)
+        grown = tuple(b - a for a, b in zip(old, new, strict=True))
+        assert grown in ((0, 0), (1, 0), (0, 1)), (old, new)
+        assert new[0] <= MAX_RESTARTS and new[1] <= MAX_INFRASTRUCTURE_RESTARTS
+        if any(grown):
+            newest = status["pastFailures"][-1]
+            stage, number = newest["stage"], newest["attempt"]
+            assert newest["budget"] == ("Program" if grown[0] else "Infrastructure")
+            assert (stage, number) not in self.paid, "the same end was paid for twice"
+            self.paid.append((stage, number))
+            self._ended(f"{KEY.name}-{LETTERS[stage]}{number}")
+        self._every_next_attempt_has_a_cause(last, status)
+
+    def _ended(self, name: str) -> None:
+        """A restart is paid only for a gang that really ended: no living one is given up."""
+        job = self._world.objects.get(("Job", KEY.namespace, name))
+        if job is not None:
+            conditions = job.get("status", {}).get("conditions", [])
+            assert any(condition["type"] == "Failed" for condition in conditions), name
+
+    def _every_next_attempt_has_a_cause(
+        self, last: Mapping[str, Any], status: Mapping[str, Any]
+    ) -> None:
+        reason = main_condition(status)["reason"]
+        for stage, counter in COUNTERS.items():
+            number = status.get(counter)
+            if number is not None and reason in ("Resumed", "StartTimeout"):
+                self.free.add((stage, number))
+            if number and number != last.get(counter):
+                assert {(stage, number - 1)} & {*self.paid, *self.free}, (stage, number)
+
+
+def _restarts(status: Mapping[str, Any]) -> tuple[int, int]:
+    counted = status.get("restarts", {})
+    return counted.get("program", 0), counted.get("infrastructure", 0)
+
 
 class JobLife(RuleBasedStateMachine):
     """What may happen to one FineTuneJob, and what must hold all the time."""
@@ -35,12 +109,47 @@ class JobLife(RuleBasedStateMachine):
         self.numbers: dict[str, int] = {}
 
     def teardown(self) -> None:
-        self.loop.close()
+        try:
+            self._comes_to_rest()
+        finally:
+            self.loop.close()
 
     @initialize()
     def create(self) -> None:
-        self.world.add_job(KEY, make_spec(startDeadlineSeconds=60, activeDeadlineSeconds=100_000))
+        self.world.add_job(KEY, {**SPEC, "activeDeadlineSeconds": 100_000})
+        self.ledger = Ledger(self.world)
         self._start_operator()
+
+    def _comes_to_rest(self) -> None:
+        """Nothing bad happens any more: the job ends, and then nothing is written."""
+        self.world.crash_after, self.world.stale_reads = None, 0
+        self.suspend_or_resume(False)
+        for _ in range(40):
+            for step in (self.watches_catch_up, self.pass_over, self.pods_are_made,
+                         self.pods_start, self.every_pod_succeeds, self.jobs_are_judged,
+                         self.terminating_pods_go):  # fmt: skip
+                step()
+                self._check()
+            self.time_passes(61)
+            if "completionTime" in self._status():
+                break
+        else:
+            raise AssertionError(f"no end: {self._status()}")
+        for _ in range(3):
+            self.watches_catch_up()
+            self.pass_over()
+            self.terminating_pods_go()
+        writes = len(self.world.writes)
+        self.time_passes(400)
+        self.watches_catch_up()
+        self.pass_over()
+        assert len(self.world.writes) == writes
+
+    def _check(self) -> None:
+        self.at_most_one_gang_lives()
+        self.numbers_only_grow_one_by_one()
+        self.the_end_is_absorbing_and_leaves_no_pod()
+        self.counters_are_exact()
 
     def _start_operator(self) -> None:
         self.stores = Stores()
@@ -99,11 +208,23 @@ class JobLife(RuleBasedStateMachine):
                 words = last_words(StageName(pod.stage), attempt=pod.attempt, step=1, steps=1)
                 self.world.end_pod(pod.name, 0, words)
 
-    @rule(code=st.sampled_from([1, 65, 71, 74, 75, 137]))
-    def a_pod_fails(self, code: int) -> None:
-        for pod in self.world.child_pods(KEY)[:1]:
-            if pod.phase == "Running":
-                self.world.end_pod(pod.name, code)
+    @rule(
+        code=st.sampled_from([1, 65, 70, 71, 74, 75, 137]),
+        step=st.none() | st.integers(0, 3),
+        which=st.integers(0, 2),
+    )
+    def a_pod_fails(self, code: int, step: int | None, which: int) -> None:
+        running = [pod for pod in self.world.child_pods(KEY) if pod.phase == "Running"]
+        for pod in running[which : which + 1]:
+            failure = {} if step is None else {"failure": {"step": step}}
+            words = last_words(StageName(pod.stage), "failed", pod.attempt, **failure)
+            self.world.end_pod(pod.name, code, words)
+
+    @rule()
+    def a_pod_is_deleted_by_force(self) -> None:
+        for pod in self.world.child_pods(KEY)[-1:]:
+            if pod.phase in ("Pending", "Running"):
+                self.world.lose_pod(pod.name)
 
     @rule()
     def a_pod_is_evicted(self) -> None:
@@ -131,7 +252,9 @@ class JobLife(RuleBasedStateMachine):
     @rule()
     def delete_and_create_again(self) -> None:
         self.world.delete_job(KEY)
-        self.world.add_job(KEY, make_spec(startDeadlineSeconds=60))
+        self.world.add_job(KEY, SPEC)
+        self.world.write_status = self.ledger._write  # type: ignore[method-assign]
+        self.ledger = Ledger(self.world)
         self.ended = None
         self.numbers = {}
 
@@ -170,6 +293,13 @@ class JobLife(RuleBasedStateMachine):
                      if p.owner_uid == uid and not p.finished]  # fmt: skip
             assert not alive
         self.ended = end
+
+    @invariant()
+    def counters_are_exact(self) -> None:
+        status = self._status()
+        assert sum(_restarts(status)) == len(self.ledger.paid)
+        past = [(f["stage"], f["attempt"]) for f in status.get("pastFailures", ())]
+        assert past == self.ledger.paid[-10:]
 
     @invariant()
     def no_job_exists_that_the_status_did_not_announce(self) -> None:

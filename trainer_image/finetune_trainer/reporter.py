@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune_trainer.heartbeat import Heartbeat, Phase
+from finetune_trainer.lineage import Parent
 from finetune_trainer.metrics import Metrics
 from finetune_trainer.progress import Progress, finite
 
@@ -72,10 +73,10 @@ class Reporter:
     def spent(self, kind: str, seconds: float) -> None:
         self.seconds[kind] += seconds
 
-    def resumed(self, attempt: int | None, step: int) -> None:
-        """This attempt goes on from that checkpoint; without one, from step 0."""
-        start = {"step": step} if attempt is None else {"attempt": attempt, "step": step}
-        self._progress.update(resumedFrom=start, step=step)
+    def resumed(self, parent: Parent | None) -> None:
+        """This attempt goes on from that checkpoint; None: there is none, so from step 0."""
+        start = {"attempt": parent.attempt, "step": parent.step} if parent else {"step": 0}
+        self._progress.update(resumedFrom=start, step=start["step"])
 
     def planned(self, steps: int, state: Any, per_epoch: int, published: list[Any]) -> None:
         """``published``: the checkpoint that this attempt goes on from, if there is one."""

@@ -75,7 +75,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         identity=identity(config, rank.workspace),
     )
     parent = checkpoints.choose_parent()
-    reporter.resumed(parent and parent.attempt, parent.step if parent else 0)
+    reporter.resumed(parent)
     precision = resolve_precision(config.training.precision, device)
     engine = build_engine(config, rank.workspace / "model", precision)
     state = TrainState()

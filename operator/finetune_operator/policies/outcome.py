@@ -109,7 +109,7 @@ def job_failing(facts: Facts) -> Verdict | None:
 def job_vanished(facts: Facts) -> Verdict | None:
     """The attempt's Job was there and is gone, and it was not us."""
     stage = facts.stage
-    if stage.job is not None or stage.job_uid is None:
+    if stage.job is not None or stage.job_uid is None or stage.attempt is None:
         return None
     if facts.live_pods:
         return gone_soon(facts, Reason.JOB_VANISHED, "its Job was deleted; waiting for its pods")
