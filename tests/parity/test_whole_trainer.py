@@ -154,6 +154,7 @@ def test_an_undisturbed_job_succeeds_and_leaves_everything_it_promised(undisturb
     message = undisturbed.message
     assert (message["outcome"], message["step"], message["steps"]) == ("succeeded", STEPS, STEPS)
     assert message["metrics"]["evalLoss"] < message["metrics"]["baseline"]["evalLoss"]
+    assert message["resumedFrom"] == {"step": 0}
     assert message["seconds"].keys() == {"load", "train", "evaluate", "checkpoint", "save"}
     assert [entry["step"] for entry in message["checkpoints"]] == [80, 120]
     folder = undisturbed.folder
@@ -173,6 +174,7 @@ def test_probes_progress_and_metrics_answer_while_it_runs(undisturbed: Any) -> N
     seen = undisturbed.seen
     assert seen["phase"] in ("train", "eval", "checkpoint")
     assert seen["steps"] == STEPS
+    assert seen["resumedFrom"] == {"step": 0}
     assert [entry["rank"] for entry in seen["ranks"]] == [0, 1]
     assert {"loss", "learningRate", "gradNorm", "evalLoss", "baseline"} <= seen["metrics"].keys()
     assert seen["tokensPerSecond"] > 0
@@ -213,6 +215,25 @@ def test_a_killed_rank_ends_the_pod_at_once_with_its_code_and_name(start: Start)
     assert (failure["rank"], failure["localRank"], failure["exitCode"]) == (1, 1, 137)
     assert failure["step"] > 0  # from its last heartbeat
     assert "SIGKILL" in failure["message"]
+
+
+def test_after_a_killed_rank_the_next_attempt_goes_on_from_the_checkpoint_bit_for_bit(
+    start: Start, undisturbed: Any
+) -> None:
+    first = start(0)
+    first.wait_for_step(60)
+    os.kill(first.rank_pid(1), signal.SIGKILL)
+    assert first.end() == 137, first.logs()
+    reached = len((first.folder / "metrics.jsonl").read_text().splitlines())
+
+    second = start(1)
+    assert second.end() == 0, second.logs()
+    began = second.message["resumedFrom"]
+    assert began["attempt"] == 0 and began["step"] % 40 == 0
+    assert 0 <= reached - began["step"] <= 40 + 4, "an interval, and the lines of evaluations"
+    adapter = "adapter/adapter_model.safetensors"
+    assert (second.folder / adapter).read_bytes() == (undisturbed.folder / adapter).read_bytes()
+    assert second.message["metrics"] == undisturbed.message["metrics"]
 
 
 def test_sigterm_to_survivors_of_a_silent_peer_means_74(start: Start) -> None:
