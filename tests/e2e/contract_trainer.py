@@ -44,27 +44,27 @@ save() { echo "$FINETUNE_ATTEMPT $step" > "$checkpoint"; }
 stop() {
   sleep "${TORCH_TEST_SAVE_SECONDS:-0}"
   [ -n "$TORCH_TEST_SAVE_STEPS" ] || save
-  last_words "{$(head_of train preempted), \"step\": $step}"
+  last_words "{$(head_of train preempted), \"step\": $step, \"resumedFrom\": $start}"
   exit 75
 }
-trap stop TERM
-echo ok > /tmp/www/healthz
-httpd -p 9400 -h /tmp/www
 step=0
 start='{"step": 0}'
 if [ -e "$checkpoint" ]; then
   read -r attempt step < "$checkpoint"
   start="{\"attempt\": $attempt, \"step\": $step}"
 fi
+trap stop TERM
+echo ok > /tmp/www/healthz
+httpd -p 9400 -h /tmp/www
 while [ "$step" -lt "$steps" ]; do
   step=$((step + 1))
   if [ -n "$TORCH_TEST_FAIL" ] && [ "$FINETUNE_ATTEMPT" -lt "${TORCH_TEST_FAIL_ATTEMPTS:-999}" ]
   then
     code=${TORCH_TEST_FAIL##*:}
     if [ "$JOB_COMPLETION_INDEX:$step:$code" = "$TORCH_TEST_FAIL" ]; then
-      last_words "{$(head_of train failed), \"failure\": {\"rank\": $JOB_COMPLETION_INDEX,
-        \"step\": $step, \"message\": \"told to fail\", \"lines\": [\"one\", \"two\"],
-        \"at\": $(date +%s)}}"
+      last_words "{$(head_of train failed), \"resumedFrom\": $start,
+        \"failure\": {\"rank\": $JOB_COMPLETION_INDEX, \"step\": $step,
+        \"message\": \"told to fail\", \"lines\": [\"one\", \"two\"], \"at\": $(date +%s)}}"
       exit "$code"
     fi
   fi

@@ -141,11 +141,16 @@ SPECS = st.sampled_from(
         make_spec(suspend=True),
         make_spec(activeDeadlineSeconds=100),
         make_spec(ttlSecondsAfterFinished=0),
-        make_spec(recovery={"maxRestarts": 0, "maxInfrastructureRestarts": 0}),
-        make_spec(recovery={"maxRestarts": 2, "maxInfrastructureRestarts": 2}),
         {},
         {"model": 7, "suspend": "yes", "activeDeadlineSeconds": "x"},
     ]
+)
+BUDGETS = st.builds(
+    lambda program, infrastructure: make_spec(
+        recovery={"maxRestarts": program, "maxInfrastructureRestarts": infrastructure}
+    ),
+    st.integers(0, 3),
+    st.integers(0, 3),
 )
 OBSTACLES = st.none() | st.builds(
     Obstacle, st.just("ClaimNotFound"), TEXTS, final=st.booleans(), stalled=st.booleans()
@@ -197,8 +202,27 @@ def test_the_end_is_absorbing(facts: Facts) -> None:
     assert all(action.verb is Verb.DELETE for action in decide(facts).actions)
 
 
-@given(FACTS)
-@settings(max_examples=300, deadline=None)
+def _with_a_gang_that_ended(status: FineTuneJobStatus) -> FineTuneJobStatus:
+    ended = {"prepared": NOW, "trained": None, "attempt": 1, "completion_time": None}
+    return status.model_copy(update=ended)
+
+
+ENDED = st.builds(
+    make_facts,
+    STATUSES.map(_with_a_gang_that_ended),
+    jobs=st.builds(make_child_job, st.just(StageName.TRAIN), st.just(1), failure=REASONS).map(
+        lambda job: (job,)
+    ),
+    pods=PODS,
+    evidence=PODS,
+    spec=BUDGETS,
+    progress=REPORTS,
+)
+"""Facts of which most ask for a verdict on a failure."""
+
+
+@given(FACTS | ENDED)
+@settings(max_examples=400, deadline=None)
 def test_a_restart_spends_one_of_one_budget_once_and_within_its_bounds(facts: Facts) -> None:
     decision = decide(facts)
     before, after = facts.status, FineTuneJobStatus.model_validate(decision.status)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,17 +36,20 @@ from .history import resumption_changes
 
 def last_words(facts: Facts) -> LastWords | None:
     """What the present attempt said at its end: rank 0's pod speaks for all."""
+    return next(_all_last_words(facts), None)
+
+
+def _all_last_words(facts: Facts) -> Iterator[LastWords]:
     pods: Iterable[ChildPod] = (*facts.observed.last_words, *facts.stage.pods)
     for pod in sorted(pods, key=lambda pod: pod.index):
         words = read_last_words(pod.terminated.message) if pod.terminated else None
         if words and words.stage == facts.stage.name.value:
-            return words
-    return None
+            yield words
 
 
 def reported_start(facts: Facts) -> ResumedReport | None:
     """Where the present attempt of the training began, as it said itself."""
-    told = [facts.progress, last_words(facts)]
+    told = (facts.progress, *_all_last_words(facts))
     starts = (r.resumed_from for r in told if r and r.attempt == facts.stage.attempt)
     return next((start for start in starts if start is not None), None)
 

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..api.failures import Budget
 from ..api.types import Failure, PastFailure, Phase, Reason, StageName
@@ -93,16 +94,17 @@ def reason_to_stop(facts: Facts, failure: Failure) -> Stop | None:
 
 def restart_or_end(facts: Facts, failure: Failure) -> Verdict:
     """What follows from a failure whose pods are gone."""
-    stop = reason_to_stop(facts, failure)
-    if stop is not None:
-        return end_job(facts, stop.reason, stop.message, failure=failure)
-    return _restart(facts, failure)
-
-
-def _restart(facts: Facts, failure: Failure) -> Verdict:
-    budget, pauses = payer(failure), facts.spec.recovery.backoff_seconds
     resumed = resumption_changes(facts, reported_start(facts))
-    status = facts.status.model_copy(update=resumed)
+    stop = reason_to_stop(facts, failure)
+    if stop is None:
+        return _restart(facts, failure, resumed)
+    end = end_job(facts, stop.reason, stop.message, failure=failure)
+    return replace(end, changes={**end.changes, **resumed})
+
+
+def _restart(facts: Facts, failure: Failure, resumed: Mapping[str, Any]) -> Verdict:
+    budget, pauses = payer(failure), facts.spec.recovery.backoff_seconds
+    status = facts.status.model_copy(update=dict(resumed))
     pause = backoff(pauses.initial, failures_in_a_row(status, failure), pauses.max)
     used, limit = spent(facts, budget) + 1, allowed(facts, budget)
     asleep = facts.spec.suspend

@@ -10,6 +10,7 @@ from builders import (
     NOW,
     ended_pod,
     failure_words,
+    last_words,
     make_child_job,
     make_facts,
     make_pod,
@@ -115,7 +116,7 @@ def test_the_job_ends_because(known: Facts, told: Failure, rule: str, reason: st
     assert (verdict.phase, verdict.state, verdict.reason) == (Phase.FAILED, State.FAILED, reason)
     assert verdict.changes["failure"] == told
     assert "so it is" in verdict.message
-    assert not {"restarts", "past_failures"} & verdict.changes.keys(), "nothing was spent"
+    assert "restarts" not in verdict.changes, "nothing was spent"
 
 
 def test_every_stop_has_a_row_and_the_rows_stand_in_the_order_of_the_stops() -> None:
@@ -211,7 +212,22 @@ def test_a_repetition_names_the_attempt_and_the_step_that_it_repeats() -> None:
     assert "attempt 0 failed in the same way at step 7, so no other one is made" in message
 
 
-def test_an_end_waits_for_the_last_pod_and_a_restart_does_not_begin_before_it_is_gone() -> None:
+def test_a_last_attempt_that_was_never_asked_still_tells_what_the_one_before_it_lost() -> None:
+    words = last_words(T, "failed", 1, resumedFrom={"attempt": 0, "step": 5})
+    known = make_facts(
+        status_in(
+            T, attempt=1, past_failures=(past("UnknownFailure"),), restarts=Restarts(program=3)
+        ),
+        jobs=(make_child_job(T, 1, failure=("BackoffLimitExceeded", "…")),),
+        evidence=(ended_pod(0, attempt=1, code=143), ended_pod(1, attempt=1, code=1, words=words)),
+    )
+    verdict = restart_or_end(known, failure())
+    assert verdict.phase is Phase.FAILED
+    assert verdict.changes["restarts"] == Restarts(program=3, steps_redone=2)
+    assert verdict.changes["past_failures"][0].steps_redone == 2
+
+
+def test_an_end_waits_for_the_last_pod() -> None:
     job = make_child_job(T, failure=("BackoffLimitExceeded", "…"))
     words = failure_words(message="m")
     pods = (ended_pod(1, code=71, words=words), make_pod(0, deleting=True))
