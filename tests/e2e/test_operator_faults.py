@@ -339,7 +339,7 @@ def test_a_gang_that_fails_for_ever_spends_its_budget_and_says_so_in_one_sentenc
     }  # fmt: skip
     assert (status["attempt"], status["failure"]["attempt"]) == (2, 2)
     assert_gangs_follow_each_other(jobs, kubectl, "doomed", 3)
-    assert not any(kind.startswith("Pod/doomed-a2-0") for kind in jobs.children("doomed", "pods"))
+    assert not jobs.living_pods("doomed")
 
 
 def test_a_failure_that_repeats_itself_ends_the_job_although_there_is_budget(jobs: Jobs) -> None:
