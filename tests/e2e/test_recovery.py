@@ -28,6 +28,7 @@ class Workspace:
     def __init__(self, kubectl: Kubectl, namespace: str, volumes: Path) -> None:
         self._kubectl = kubectl
         self.namespace = namespace
+        self._uids: dict[str, str] = {}
         claim = {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
@@ -95,7 +96,9 @@ class Workspace:
 
     def files(self, name: str) -> Path:
         """Where the job's files lie on this host."""
-        return self._folder / self.namespace / self.stored(name)["metadata"]["uid"]
+        if name not in self._uids:
+            self._uids[name] = self.stored(name)["metadata"]["uid"]
+        return self._folder / self.namespace / self._uids[name]
 
     def lines(self, name: str, attempt: int) -> dict[int, Any]:
         """Step → what rank 0 wrote down after it: loss, rate, gradient norm."""
