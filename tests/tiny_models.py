@@ -33,6 +33,17 @@ LLAMA3 = (
 )
 """As Llama 3 has it: BOS written by the template, and an end of turn that is not EOS."""
 
+TOOLS = (
+    "{% if tools %}{{ '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
+    "{% for call in message.tool_calls or [] %}"
+    "{{ call.function.name + ' ' + (call.function.arguments | tojson) }}{% endfor %}"
+    "{{ '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""ChatML that shows tools and tool calls."""
+
 FORGETFUL = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' and not loop.last %}{{ '[forgotten]' }}"

@@ -103,16 +103,32 @@ class ModelReport(_Report):
     commit: Word | None = None
 
 
+Counts = Annotated[dict[Word, Count], Field(max_length=64)]
+
+
+class SourceReport(_Report):
+    field: Word | None = None
+    format: Word | None = None
+    decided: Annotated[str, Field(max_length=256)] | None = None
+    rows: Count | None = None
+    kept: Count | None = None
+    dropped: Counts | None = None
+
+
 class DataReport(_Report):
     rows: Count | None = None
     kept: Count | None = None
-    dropped: Annotated[dict[Word, Count], Field(max_length=64)] | None = None
+    changed: Count | None = None
+    dropped: Counts | None = None
+    reported: Counts | None = None
+    truncated: Count | None = None
     tokens: Count | None = None
     supervised_tokens: Count | None = None
     packed_rows: Count | None = None
     eval_rows: Count | None = None
     eval_tokens: Count | None = None
     digest: Word | None = None
+    sources: Annotated[tuple[SourceReport, ...], Field(max_length=8)] | None = None
 
 
 class ArtifactReport(_Report):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .api.types import Baseline, FineTuneJobSpec, Switch
+from .api.types import Baseline, Cleaning, FineTuneJobSpec, Switch
 from .batch import Batch
 from .engine.store import Key
 from .sources import CHAT_TEMPLATE_PATH, Source, data_source
@@ -69,7 +69,21 @@ def _data(spec: FineTuneJobSpec, by_slot: dict[str, Source]) -> dict[str, Any]:
         "packing": data.packing.value,
         "lossOn": data.loss_on.value,
         "overlong": data.overlong.value,
+        "cleaning": _cleaning(data.cleaning),
+        "expect": {
+            "minRows": data.expect.min_rows,
+            "maxBrokenFraction": float(data.expect.max_broken_fraction),
+            "maxDroppedFraction": _number(data.expect.max_dropped_fraction),
+            "maxTruncatedFraction": _number(data.expect.max_truncated_fraction),
+            "maxLeakedFraction": float(data.expect.max_leaked_fraction),
+        },
     }
+
+
+def _cleaning(cleaning: Cleaning) -> dict[str, Any]:
+    policies = cleaning.wire()
+    policies["nearDuplicates"]["similarity"] = float(cleaning.near_duplicates.similarity)
+    return policies
 
 
 def _lora(spec: FineTuneJobSpec) -> dict[str, Any] | None:

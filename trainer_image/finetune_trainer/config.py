@@ -63,7 +63,53 @@ class DataSource(_Section):
     file: str | None = None
     format: Literal["Auto", "Chat", "Instruction", "Completion"] = "Auto"
     fields: dict[str, str] = Field(default_factory=dict)
-    """Column of the source by role: messages, prompt, response, system, text."""
+    """Column of the source by role: messages, prompt, response, system, text, id, group."""
+
+
+DropOrFail = Literal["Drop", "Fail"]
+Policy = Literal["Drop", "Report", "Fail"]
+
+
+class NearDuplicates(_Section):
+    policy: Policy = "Report"
+    similarity: float = 0.85
+    """Share of common 8-byte pieces from which two rows count as nearly the same."""
+
+
+class Cleaning(_Section):
+    """What happens to rows by rule; the rules are described in ``prepare.cleaning.rules``."""
+
+    normalize: Literal["NFC", "None"] = "NFC"
+    broken_rows: DropOrFail = "Drop"
+    encoding: DropOrFail = "Drop"
+    empty_answers: Policy = "Drop"
+    duplicate_ids: Policy = "Report"
+    exact_duplicates: Policy = "Drop"
+    length_outliers: Policy = "Report"
+    ratio_outliers: Policy = "Report"
+    near_duplicates: NearDuplicates = NearDuplicates()
+    eval_leakage: Policy = "Report"
+
+    def policy(self, rule: str) -> Policy:
+        """Of a rule by its name in the FineTuneJob; rules that have no field always drop."""
+        by_name = {to_camel(name): getattr(self, name) for name in type(self).model_fields}
+        value = by_name.get(rule, "Drop")
+        return value.policy if isinstance(value, NearDuplicates) else value
+
+
+class Expect(_Section):
+    """Bounds that data must keep; None: no bound."""
+
+    min_rows: int = 1
+    """Rows to train on, after cleaning and without those held out."""
+    max_broken_fraction: float = 0.05
+    """Of the rows of a source: those under ``brokenRows`` and ``encoding``."""
+    max_dropped_fraction: float | None = None
+    """Of the rows of all training sources: those dropped under any rule."""
+    max_truncated_fraction: float | None = None
+    """Of the rows to train on: those whose end is cut off."""
+    max_leaked_fraction: float = 0.5
+    """Of the held-out rows: those that also stand in the training rows."""
 
 
 class Data(_Section):
@@ -75,6 +121,8 @@ class Data(_Section):
     packing: Literal["Isolated", "None"] = "Isolated"
     loss_on: Literal["Assistant", "Response", "All"] = "Assistant"
     overlong: Literal["Truncate", "Drop", "Split", "Fail"] = "Truncate"
+    cleaning: Cleaning = Cleaning()
+    expect: Expect = Expect()
     max_download_bytes: int = 10 * 2**30
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from .cleaning import Cleaning, Expect
 from .schema import (
     DecimalRange,
     DnsLabel,
@@ -138,6 +139,12 @@ class DataFields(SpecModel):
     """Column with the system prompt: Instruction."""
     text: ColumnName | None = None
     """Column with plain text: Completion."""
+    id: ColumnName | None = None
+    """Column with the row's name, for `cleaning.duplicateIds`. Absent: `id`, if there is one."""
+    group: ColumnName | None = None
+    """Column that says what a row belongs to, such as a document or a fact. Rows of one group are
+    meant to be related: they are no near duplicates and no leak, and `evalFraction` holds them out
+    together. Absent: every row stands for itself."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         exactly_one(
@@ -256,6 +263,10 @@ class Data(SpecModel):
     overlong: Overlong = Overlong.TRUNCATE
     """What happens to a row that is longer than `sequenceLength`: Truncate, Drop, Split into
     several, or Fail the job."""
+    cleaning: Cleaning = Cleaning()
+    """What happens to rows that are broken, empty, doubled, odd or leaked."""
+    expect: Expect = Expect()
+    """Bounds that the data must keep, checked before a GPU is held."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

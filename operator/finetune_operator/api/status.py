@@ -91,6 +91,23 @@ class ModelStatus(StatusModel):
     """Commit that `spec.model.revision` meant, for hf:// models."""
 
 
+class SourceStatus(StatusModel):
+    """One data source as it was read."""
+
+    field: Annotated[str, Field(max_length=128)] | None = None
+    """The source in this object: spec.data.train[0]."""
+    format: Annotated[str, Field(max_length=128)] | None = None
+    """Chat, Instruction or Completion."""
+    decided: Annotated[str, Field(max_length=256)] | None = None
+    """What the format was told by."""
+    rows: Counter | None = None
+    """Rows read."""
+    kept: Counter | None = None
+    """Rows trained on; of an eval source: rows evaluated on."""
+    dropped: Annotated[dict[str, Counter], Field(max_length=64)] | None = None
+    """Rows left out, by rule. What is neither kept nor dropped is held out."""
+
+
 class DataStatus(StatusModel):
     """The data that was prepared."""
 
@@ -98,8 +115,14 @@ class DataStatus(StatusModel):
     """Rows read, training sources."""
     kept: Counter | None = None
     """Rows trained on."""
+    changed: Counter | None = None
+    """Rows whose text was normalized."""
     dropped: Annotated[dict[str, Counter], Field(max_length=64)] | None = None
     """Rows left out, by rule."""
+    reported: Annotated[dict[str, Counter], Field(max_length=64)] | None = None
+    """Rows that are kept and fall under a rule, by rule."""
+    truncated: Counter | None = None
+    """Rows that lose their end at `spec.data.sequenceLength`."""
     tokens: Counter | None = None
     """Tokens of the kept rows."""
     supervised_tokens: Counter | None = None
@@ -112,6 +135,11 @@ class DataStatus(StatusModel):
     """Tokens of the held-out rows."""
     digest: str | None = None
     """Digest of the prepared data: sha256:…"""
+    rejects_path: str | None = None
+    """File on the claim of `spec.storage` that lists the dropped and reported rows, one JSON
+    object each."""
+    sources: Annotated[tuple[SourceStatus, ...], Field(max_length=8)] | None = None
+    """The first sources, train before eval."""
 
 
 class Progress(StatusModel):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
+from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
 from .recovery import Backoff, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
@@ -42,6 +43,7 @@ from .status import (
     Restarts,
     ResumedFrom,
     Scores,
+    SourceStatus,
     StageName,
 )
 from .storage import ClaimRef, Output, OutputFormat, Storage
@@ -143,6 +145,7 @@ __all__ = [
     "Checkpoint",
     "Checkpoints",
     "ClaimRef",
+    "Cleaning",
     "Condition",
     "ConditionType",
     "ConditionValue",
@@ -153,8 +156,10 @@ __all__ = [
     "DataSource",
     "DataStatus",
     "DeepSpeed",
+    "DropOrFail",
     "EnvVar",
     "Evaluation",
+    "Expect",
     "Failure",
     "FineTuneJob",
     "FineTuneJobSpec",
@@ -169,7 +174,9 @@ __all__ = [
     "Metrics",
     "Model",
     "ModelStatus",
+    "NearDuplicates",
     "NodeAffinity",
+    "Normalize",
     "ObjectMeta",
     "Optimizer",
     "OptimizerType",
@@ -181,6 +188,7 @@ __all__ = [
     "Phase",
     "PodAffinity",
     "PodAffinityTerm",
+    "Policy",
     "Precision",
     "Progress",
     "Reason",
@@ -193,6 +201,7 @@ __all__ = [
     "ScheduleType",
     "Scores",
     "SecretRef",
+    "SourceStatus",
     "Stage",
     "StageName",
     "Storage",

@@ -94,7 +94,10 @@ def prepared_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
     if words and words.model:
         changes["model"] = ModelStatus(**words.model.model_dump(exclude_none=True))
     if words and words.data:
-        changes["data"] = DataStatus(**words.data.model_dump(exclude_none=True))
+        changes["data"] = DataStatus(
+            **words.data.model_dump(exclude_none=True),
+            rejects_path=f"{facts.known_plan.workspace}/data/rejects.jsonl",
+        )
     if words and words.steps is not None and facts.status.resolved:
         changes["resolved"] = facts.status.resolved.model_copy(update={"steps": words.steps})
     return changes

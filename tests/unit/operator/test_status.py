@@ -670,7 +670,15 @@ def test_prepares_last_words_become_model_data_and_steps() -> None:
         P,
         steps=42,
         model={"architecture": "Llama", "parameters": 7, "digest": "sha256:a"},
-        data={"rows": 10, "kept": 9, "dropped": {"empty": 1}, "supervisedTokens": 5},
+        data={
+            "rows": 10,
+            "kept": 9,
+            "changed": 2,
+            "dropped": {"emptyAnswers": 1},
+            "reported": {"nearDuplicates": 3},
+            "supervisedTokens": 5,
+            "sources": [{"field": "spec.data.train[0]", "format": "Chat", "rows": 10, "kept": 9}],
+        },
     )
     status = status_in(P, resolved=make_facts().known_plan.resolved)
     facts = make_facts(
@@ -681,8 +689,12 @@ def test_prepares_last_words_become_model_data_and_steps() -> None:
     assert decided["data"] == {
         "rows": 10,
         "kept": 9,
-        "dropped": {"empty": 1},
+        "changed": 2,
+        "dropped": {"emptyAnswers": 1},
+        "reported": {"nearDuplicates": 3},
         "supervisedTokens": 5,
+        "sources": [{"field": "spec.data.train[0]", "format": "Chat", "rows": 10, "kept": 9}],
+        "rejectsPath": "team-a/11111111-2222-3333-4444-555555555555/data/rejects.jsonl",
     }
     assert decided["resolved"]["steps"] == 42
     assert decided["attempt"] == 0

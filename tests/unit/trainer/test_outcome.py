@@ -65,6 +65,7 @@ HUGE: list[dict[str, Any]] = [
     outcome.failed("train", 0, BadData("m" * 5000, "h" * 5000), ["l" * 5000] * 50),
     outcome.failed("train", 0, BadData("你" * 3000), ["🙂" * 400] * 50),
     outcome.succeeded("train", 0, checkpoints=[{"step": n} for n in range(2000)]),
+    outcome.succeeded("prepare", 0, data={"rows": 9, "sources": [{"decided": "c" * 99}] * 99}),
     outcome.succeeded("train", 0, surprise=list(range(5000))),
 ]
 
@@ -77,6 +78,13 @@ def test_a_termination_message_always_fits_and_stays_json(content: dict[str, Any
     assert decoded["outcome"] == content["outcome"]
     if "failure" in content:
         assert decoded["failure"]["class"] == "BadData"
+
+
+def test_counts_of_the_data_survive_its_sources() -> None:
+    data = {"rows": 9, "sources": [{"decided": "c" * 99}] * 99}
+    assert json.loads(outcome.encode(outcome.succeeded("prepare", 0, data=data)))["data"] == {
+        "rows": 9
+    }
 
 
 def test_the_newest_lines_survive_the_cut() -> None:

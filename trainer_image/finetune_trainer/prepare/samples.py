@@ -1,247 +1,216 @@
-"""From rows of any format to samples: a conversation, or a prompt with its continuation.
+"""From the rows of all sources to samples: a conversation, or a prompt with its continuation.
 
-Faults name source, file and line. The first few are collected, then the stage ends: data that is
-half unreadable must not become a model.
+Rules that look at one row alone are applied here, while reading; those that compare rows come
+later, in ``cleaning``. Each row that is read ends in the account of its source, as a sample or
+under a rule.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import datasets  # type: ignore[import-untyped]
 
-from finetune_trainer.config import DataSource
+from finetune_trainer.config import Cleaning, DataSource
 from finetune_trainer.errors import BadData
+from finetune_trainer.prepare.cleaning.expect import check_broken
+from finetune_trainer.prepare.cleaning.rejects import MAX_EXCERPT, Account, Ledger
+from finetune_trainer.prepare.cleaning.rules import EMPTY_ANSWERS
+from finetune_trainer.prepare.cleaning.text import normalize
+from finetune_trainer.prepare.formats import LOOK_AHEAD, SourceReport, columns_of, decide
+from finetune_trainer.prepare.messages import Message, RowFault, blank_answer, conversation
 from finetune_trainer.prepare.rows import RawRow, read_rows
 from finetune_trainer.prepare.sources import Located, SourceFile
-
-Format = Literal["Chat", "Instruction", "Completion"]
-ROLES = ("system", "user", "assistant", "tool")
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "messages": ("messages", "conversation", "conversations"),
-    "prompt": ("prompt", "instruction", "question"),
-    "input": ("input", "context"),
-    "response": ("response", "output", "completion", "answer"),
-    "system": ("system", "system_prompt"),
-    "text": ("text", "content"),
-}
-"""Column names by role, in order of preference; ``fields`` of a source comes before them."""
 
 FEATURES = datasets.Features(
     {
         "source": datasets.Value("int32"),
         "place": datasets.Value("string"),
         "messages": datasets.List(
-            {"role": datasets.Value("string"), "content": datasets.Value("string")}
+            {
+                "role": datasets.Value("string"),
+                "content": datasets.Value("string"),
+                "extra": datasets.Value("string"),
+            }
         ),
+        "tools": datasets.Value("string"),
         "text": datasets.Value("string"),
-        "key": datasets.Value("string"),
+        "key": datasets.Value("int64"),
+        "key_rest": datasets.Value("int64"),
+        "id": datasets.Value("int64"),
+        "group": datasets.Value("int64"),
+        "prompt_chars": datasets.Value("int64"),
+        "answer_chars": datasets.Value("int64"),
     }
 )
-_MAX_FAULTS = 3
 
+_MAX_UNREADABLE = 1000
+"""So many rows at the beginning of a source, and none can be read: it is something else."""
 
-class _RowError(Exception):
-    """A row that does not fit the format."""
-
-
-@dataclass
-class SourceReport:
-    """What was found in one source; it goes to the manifest."""
-
-    name: str
-    format: Format
-    decided: str
-    """Why this format: the spec, or the columns that gave it away."""
-    columns: dict[str, str]
-    rows: int = 0
-    commit: str | None = None
-    """Of a hub repository."""
-    files: list[str] = field(default_factory=list)
+_Placed = tuple[SourceFile, RawRow]
 
 
 class SampleReader:
     """Iterates over the samples of several sources, in order, and reports on each source.
 
     A sample is a dict of ``FEATURES``: ``messages`` for a conversation (then ``text`` is empty),
-    or ``text`` alone. ``key`` is a hash of the content, equal for equal samples.
+    or ``text`` alone. ``key`` and ``key_rest`` are a hash of the content, equal for equal samples;
+    ``id`` and ``group`` are hashes of those columns, 0 where there are none.
     """
 
-    def __init__(self, sources: list[tuple[DataSource, Located]]) -> None:
+    def __init__(
+        self,
+        sources: Sequence[tuple[DataSource, Located]],
+        ledger: Ledger,
+        cleaning: Cleaning,
+        max_broken: float = 1.0,
+    ) -> None:
         self._sources = sources
+        self._ledger = ledger
+        self._cleaning = cleaning
+        self._max_broken = max_broken
         self.reports: list[SourceReport] = []
+        self.accounts = [Account(source.field) for source, _ in sources]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for index, (source, located) in enumerate(self._sources):
-            yield from self._source(index, source, located)
+            account = self.accounts[index]
+            rows = _placed_rows(source, located)
+            head, name = _head(source, located, rows)
+            report = decide(source, name, [row for _, row in head if row.fault is None])
+            report.commit = located.commit
+            report.files = [file.name for file in located.files]
+            self.reports.append(report)
+            for file, row in itertools.chain(head, rows):
+                account.read += 1
+                place = f"{file.name} {row.place}"
+                sample = self._sample(source, report, account, place, row)
+                if sample is not None:
+                    yield {"source": index, "place": place, **sample}
+            self._ledger.refuse(account)
+            check_broken(account, self._max_broken)
+        if not any(account.read > sum(account.dropped.values()) for account in self.accounts):
+            _refuse_empty(self.accounts)
 
-    def _source(self, index: int, source: DataSource, located: Located) -> Iterator[dict[str, Any]]:
-        report: SourceReport | None = None
-        for file in located.files:
-            faults: list[str] = []
-            for row in _rows(source, file):
-                if report is None and row.fault is None:
-                    report = _decide(source, file, row)
-                    self.reports.append(report)
-                try:
-                    if row.fault is not None or report is None:
-                        raise _RowError(row.fault)
-                    sample = _sample(report, row.values)
-                except _RowError as fault:
-                    faults.append(f"{row.place}: {fault}")
-                    if len(faults) == _MAX_FAULTS:
-                        break
-                    continue
-                report.rows += 1
-                yield {"source": index, "place": f"{file.name} {row.place}", **sample}
-            if faults:
-                raise BadData(
-                    f"{source.field}: {file.name} {'; '.join(faults)}",
-                    "correct these rows; the check stops after a few faults of a file",
-                )
-            if report is not None:
-                report.files.append(file.name)
-                report.commit = located.commit
-        if report is None:
-            names = ", ".join(file.name for file in located.files)
-            raise BadData(f"{source.field}.uri: no rows in {names}", "add at least one row")
-
-
-def _rows(source: DataSource, file: SourceFile) -> Iterator[RawRow]:
-    try:
-        yield from read_rows(file.path, file.name)
-    except BadData as error:
-        raise BadData(f"{source.field}.uri: {error.message}", error.hint) from error
-
-
-def _decide(source: DataSource, file: SourceFile, row: RawRow) -> SourceReport:
-    columns = {
-        role: found for role in COLUMNS if (found := _column(source, role, row.values)) is not None
-    }
-    missing = [
-        f"fields.{role}: {name}"
-        for role, name in source.fields.items()
-        if name not in row.values and role in COLUMNS and role not in ("system", "input")
-    ]
-    if missing:
-        raise BadData(
-            f"{source.field}.{missing[0]!s} is no column of {file.name} ({row.place})",
-            f"its columns are {_names(row.values)}",
-        )
-    if source.format != "Auto":
-        report = SourceReport(source.name, source.format, "as asked for", columns)
-        _require(source, file, row, report)
-        return report
-    if "messages" in columns and isinstance(row.values[columns["messages"]], list):
-        return SourceReport(
-            source.name, "Chat", f"column {columns['messages']!r} holds messages", columns
-        )
-    if "prompt" in columns and "response" in columns:
-        pair = f"columns {columns['prompt']!r} and {columns['response']!r}"
-        return SourceReport(source.name, "Instruction", pair, columns)
-    if "text" in columns:
-        return SourceReport(source.name, "Completion", f"column {columns['text']!r}", columns)
-    raise BadData(
-        f"{source.field}.format: Auto finds no known format in {file.name} {row.place}",
-        f"its columns are {_names(row.values)}; set format, and fields with the column names",
-    )
+    def _sample(
+        self, source: DataSource, report: SourceReport, account: Account, place: str, row: RawRow
+    ) -> dict[str, Any] | None:
+        if row.fault is not None:
+            self._ledger.strike(account, row.rule, place, row.fault, row.excerpt)
+            return None
+        try:
+            messages, tools, text = conversation(source, report, row.values)
+        except RowFault as fault:
+            strike = (fault.rule, place, fault.reason, excerpt_of(row.values))
+            self._ledger.strike(account, *strike)
+            return None
+        if self._cleaning.normalize == "NFC":
+            messages, text, changed = _normalized(messages, text)
+            account.changed += changed
+        blank = blank_answer(messages, text)
+        if blank and self._ledger.strike(
+            account, EMPTY_ANSWERS, place, blank, excerpt_of(row.values)
+        ):
+            return None
+        columns = columns_of(source, row.values)
+        return {
+            "messages": messages,
+            "tools": tools,
+            "text": text,
+            **_keys(messages, tools, text),
+            "id": _hash_of(row.values.get(columns.get("id", ""))),
+            "group": _hash_of(row.values.get(columns.get("group", ""))),
+            **_sizes(messages, text),
+        }
 
 
-def _require(source: DataSource, file: SourceFile, row: RawRow, report: SourceReport) -> None:
-    needed = {
-        "Chat": ("messages",),
-        "Instruction": ("prompt", "response"),
-        "Completion": ("text",),
-    }[report.format]
-    for role in needed:
-        if role not in report.columns:
-            raise BadData(
-                f"{source.field}.fields.{role}: format {report.format} needs a column for it, "
-                f"and {file.name} {row.place} has none",
-                f"its columns are {_names(row.values)}",
-            )
-
-
-def _column(source: DataSource, role: str, values: Mapping[str, Any]) -> str | None:
-    candidates = (source.fields[role],) if role in source.fields else COLUMNS[role]
-    return next((name for name in candidates if name in values), None)
-
-
-def _names(values: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(map(str, values))) or "none"
-
-
-def _sample(report: SourceReport, values: dict[str, Any]) -> dict[str, Any]:
-    if report.format == "Completion":
-        text = _required_text(values, report.columns["text"])
-        return {"messages": [], "text": text, "key": content_key(text)}
-    if report.format == "Chat":
-        messages = _messages(values.get(report.columns["messages"]), report.columns["messages"])
-    else:
-        messages = _instruction(report, values)
-    return {"messages": messages, "text": "", "key": content_key(messages)}
-
-
-def _instruction(report: SourceReport, values: dict[str, Any]) -> list[dict[str, str]]:
-    prompt = _required_text(values, report.columns["prompt"])
-    if extra := _optional_text(values, report.columns.get("input")):
-        prompt = f"{prompt}\n\n{extra}"
-    response = _required_text(values, report.columns["response"])
-    system = _optional_text(values, report.columns.get("system"))
-    head = [{"role": "system", "content": system}] if system else []
-    return [
-        *head,
-        {"role": "user", "content": prompt},
-        {"role": "assistant", "content": response},
-    ]
-
-
-def _messages(value: object, column: str) -> list[dict[str, str]]:
-    if not isinstance(value, list) or not value:
-        raise _RowError(f"{column} must be a list of messages with role and content")
-    messages = [_message(column, turn, message) for turn, message in enumerate(value)]
-    roles = [message["role"] for message in messages]
-    if "system" in roles[1:]:
-        raise _RowError(f"{column}[{roles.index('system', 1)}]: a system message must come first")
-    if next(role for role in [*roles, "user"] if role != "system") not in ("user", "tool"):
-        raise _RowError(f"{column}: a conversation must begin with the user, not the assistant")
-    return messages
-
-
-def _message(column: str, turn: int, message: object) -> dict[str, str]:
-    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-        raise _RowError(f"{column}[{turn}] must have role and content")
-    role, content = message["role"], message["content"]
-    if role not in ROLES:
-        raise _RowError(f"{column}[{turn}].role is {role!r}; use {', '.join(ROLES)}")
-    if not isinstance(content, str):
-        raise _RowError(f"{column}[{turn}].content must be text, not {type(content).__name__}")
-    if not content.strip():
-        raise _RowError(f"{column}[{turn}].content is empty")
-    return {"role": role, "content": content}
-
-
-def _required_text(values: Mapping[str, Any], column: str) -> str:
-    value = values.get(column)
-    if not isinstance(value, str):
-        found = "missing" if value is None else f"not text but {type(value).__name__}"
-        raise _RowError(f"{column} is {found}")
-    if not value.strip():
-        raise _RowError(f"{column} is empty")
-    return value
-
-
-def _optional_text(values: Mapping[str, Any], column: str | None) -> str | None:
-    return _required_text(values, column) if column and values.get(column) else None
-
-
-def content_key(content: str | list[dict[str, str]]) -> str:
+def content_key(content: str | list[Message]) -> str:
     """SHA-256 of a sample's text, blind to Unicode form and to white space at the ends."""
     parts = [content] if isinstance(content, str) else [t for m in content for t in m.values()]
     plain = [unicodedata.normalize("NFC", part).strip() for part in parts]
     return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+
+
+def excerpt_of(values: Mapping[str, Any]) -> str:
+    """The beginning of a row as JSON."""
+    shown = {
+        str(name)[:MAX_EXCERPT]: value[:MAX_EXCERPT] if isinstance(value, str | list) else value
+        for name, value in itertools.islice(values.items(), 20)
+    }
+    return json.dumps(shown, default=str, ensure_ascii=True)[:MAX_EXCERPT]
+
+
+def _placed_rows(source: DataSource, located: Located) -> Iterator[_Placed]:
+    for file in located.files:
+        try:
+            for row in read_rows(file.path, file.name):
+                yield file, row
+        except BadData as error:
+            raise BadData(f"{source.field}.uri: {error.message}", error.hint) from error
+
+
+def _head(
+    source: DataSource, located: Located, rows: Iterator[_Placed]
+) -> tuple[list[_Placed], str]:
+    """The first rows of a source, at least one of them readable, and the name of its file."""
+    head: list[_Placed] = []
+    readable: str | None = None
+    for file, row in rows:
+        head.append((file, row))
+        if row.fault is None and readable is None:
+            readable = file.name
+        if len(head) >= (_MAX_UNREADABLE if readable is None else LOOK_AHEAD):
+            break
+    if not head:
+        names = ", ".join(file.name for file in located.files)
+        raise BadData(f"{source.field}.uri: no rows in {names}", "add at least one row")
+    if readable is None:
+        file, row = head[0]
+        raise BadData(
+            f"{source.field}: no row can be read; {file.name} {row.place}: {row.fault}",
+            "check that the file holds JSON objects, one a line, or is named after its kind",
+        )
+    return head, readable
+
+
+def _refuse_empty(accounts: list[Account]) -> None:
+    account = accounts[0]
+    rules = ", ".join(f"{rule}: {n}" for rule, n in sorted(account.dropped.items()))
+    example = next(iter(account.examples.values()), ["no rows"])[0]
+    raise BadData(
+        f"{account.field}: no row is left of {account.read} ({rules}), such as {example}",
+        "correct the rows, or the fields that name their columns",
+    )
+
+
+def _normalized(messages: list[Message], text: str) -> tuple[list[Message], str, bool]:
+    clean = [{**m, "content": normalize(m["content"]).strip()} for m in messages]
+    clean_text = normalize(text)
+    return clean, clean_text, clean != messages or clean_text != text
+
+
+def _keys(messages: list[Message], tools: str, text: str) -> dict[str, int]:
+    digest = content_key([*messages, {"tools": tools}] if messages else text)
+    return {"key": _int64(digest[:16]), "key_rest": _int64(digest[16:32])}
+
+
+def _hash_of(value: object) -> int:
+    if value is None or value == "":
+        return 0
+    digest = hashlib.sha256(str(value).encode("utf-8", "backslashreplace")).hexdigest()
+    return _int64(digest[:16]) or 1
+
+
+def _int64(digits: str) -> int:
+    return int.from_bytes(bytes.fromhex(digits), signed=True)
+
+
+def _sizes(messages: list[Message], text: str) -> dict[str, int]:
+    answer = sum(len(m["content"]) for m in messages if m["role"] == "assistant")
+    prompt = sum(len(m["content"]) for m in messages if m["role"] in ("user", "tool"))
+    return {"prompt_chars": prompt, "answer_chars": answer if messages else len(text)}

@@ -6,24 +6,24 @@ import logging
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import datasets  # type: ignore[import-untyped]
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from finetune_trainer.config import DataSource, RunConfig
+from finetune_trainer.config import RunConfig
 from finetune_trainer.errors import BadData, ConfigInvalid
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
+from finetune_trainer.prepare.cleaning.compare import Table
+from finetune_trainer.prepare.cleaning.expect import check_rows, check_truncated, told
+from finetune_trainer.prepare.cleaning.rejects import Ledger, totals
+from finetune_trainer.prepare.cleaning.rules import MEANINGS
 from finetune_trainer.prepare.model import end_of_turn_ids, prepare_model
 from finetune_trainer.prepare.pack import one_each, pack
-from finetune_trainer.prepare.samples import FEATURES, SampleReader, SourceReport
-from finetune_trainer.prepare.sources import locate
-from finetune_trainer.prepare.split import held_out
+from finetune_trainer.prepare.splits import Split, read_sides
 from finetune_trainer.prepare.store import Segment, write_split
 from finetune_trainer.prepare.tokenize import (
     Tokenization,
@@ -35,7 +35,13 @@ from finetune_trainer.steps import planned_steps
 
 log = logging.getLogger(__name__)
 
+REJECTS = "rejects.jsonl"
+FAILED_REJECTS = "prepare-rejects.jsonl"
+"""On the volume, where prepare failed and there is no folder ``data`` to hold them."""
+
 _MAX_PROCESSES = 8
+_MAX_SOURCES = 8
+"""Sources that the termination message speaks of; the manifest has all."""
 
 
 def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
@@ -62,12 +68,38 @@ def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> d
         return _counts(kept)
     scratch = manifests.fresh_sibling(workspace / "data-source")
     temporary = manifests.fresh_sibling(folder)
-    tokenizer = load_tokenizer(workspace / "model")
-    end_of_turn = end_of_turn_ids(workspace / "model")
+    ledger = Ledger(temporary / REJECTS, config.data.cleaning)
+    try:
+        facts = _make_data(config, workspace / "model", scratch, temporary, ledger)
+    except BadData as error:
+        raise _with_rejects(error, ledger, workspace / FAILED_REJECTS) from error
+    ledger.close()
+    facts["model"] = model["digest"]
+    manifest = manifests.seal(temporary, input_digest, facts)
+    manifests.publish(temporary, folder)
+    (workspace / FAILED_REJECTS).unlink(missing_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return _counts(manifest)
 
-    train, held = _samples(config, scratch)
-    facts: dict[str, Any] = {"rows": train.read}
-    dropped: Counter[str] = Counter()
+
+def _with_rejects(error: BadData, ledger: Ledger, path: Path) -> BadData:
+    """The error, with a word on where its rows are listed: they matter now more than ever."""
+    ledger.close()
+    if not ledger.path.stat().st_size:
+        return error
+    ledger.path.replace(path)
+    hint = f"{error.hint}; " if error.hint else ""
+    return BadData(error.message, f"{hint}dropped and reported rows: {path.name} on the claim")
+
+
+def _make_data(
+    config: RunConfig, model: Path, scratch: Path, folder: Path, ledger: Ledger
+) -> dict[str, Any]:
+    """Fill ``folder``; returns what the manifest says of it."""
+    tokenizer = load_tokenizer(model)
+    end_of_turn = end_of_turn_ids(model)
+    train, held, leaked = read_sides(config.data, scratch, ledger)
+    facts: dict[str, Any] = {}
     for split in (train, held):
         _check_template(split, tokenizer)
         tokenized = tokenize_split(
@@ -79,74 +111,39 @@ def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> d
             scratch / split.name,
             _processes(),
         )
-        dropped += tokenized.dropped
-        facts |= _write(config, temporary, split, tokenized)
-    leaked = len(set(train.samples["key"]) & set(held.samples["key"]))
-    if leaked:
-        log.warning("%d rows stand in both train and eval; eval will look too good", leaked)
-    manifest = manifests.seal(
-        temporary,
-        input_digest,
-        {
-            **facts,
-            "dropped": dict(sorted(dropped.items())),
-            "rowsInTrainAndEval": leaked,
-            "sequenceLength": config.data.sequence_length,
-            "sources": [asdict(report) for report in train.reports],
-            "evalSources": [asdict(report) for report in held.reports] if config.data.eval else [],
-            "model": model["digest"],
-        },
-    )
-    manifests.publish(temporary, folder)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return _counts(manifest)
+        _book(split, tokenized, ledger)
+        facts |= _write(config, folder, split, tokenized)
+    check_rows(config.data.expect, train.accounts)
+    check_truncated(config.data.expect, facts["truncated"], facts["kept"])
+    own_eval = bool(config.data.eval)
+    accounts = [*train.accounts, *(held.accounts if own_eval else [])]
+    for account in accounts:
+        account.check()
+    return {
+        **facts,
+        **totals(train.accounts),
+        "rowsInTrainAndEval": leaked,
+        "sequenceLength": config.data.sequence_length,
+        "sources": [asdict(report) for report in train.reports],
+        "evalSources": [asdict(report) for report in held.reports] if own_eval else [],
+        "accounts": [account.summary() for account in accounts],
+    }
 
 
-@dataclass(frozen=True)
-class _Split:
-    """The samples of one side, as a mapped table, and where they come from."""
-
-    name: str
-    samples: datasets.Dataset
-    sources: tuple[DataSource, ...]
-    reports: list[SourceReport]
-
-    @property
-    def read(self) -> int:
-        return sum(report.rows for report in self.reports)
-
-
-def _samples(config: RunConfig, scratch: Path) -> tuple[_Split, _Split]:
-    """The samples to train on and those held out: from eval sources, or split by content hash."""
-    train = _read("train", config.data.train, config.data.max_download_bytes, scratch)
-    if config.data.eval:
-        return train, _read("eval", config.data.eval, config.data.max_download_bytes, scratch)
-    sides = held_out(train.samples["key"], config.data.eval_fraction)
-    held = train.samples.select([i for i, out in enumerate(sides) if out])
-    rest = train.samples.select([i for i, out in enumerate(sides) if not out])
-    return replace(train, samples=rest), replace(train, name="eval", samples=held)
+def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> None:
+    """Account for every sample of a split: kept, or left out under a rule of the tokenization."""
+    table = Table(split.samples, split.accounts, ledger)
+    for rule in dict.fromkeys(rule for _, rule in tokenized.dropped):
+        table.apply(rule, ((row, MEANINGS[rule]) for row, of in tokenized.dropped if of == rule))
+    for number, account in enumerate(split.accounts):
+        count = int((table.alive & (table.source == number)).sum())
+        if split.name == "eval" and not account.field.startswith("spec.data.eval"):
+            account.held_out = count
+        else:
+            account.kept = count
 
 
-def _read(name: str, sources: tuple[DataSource, ...], max_bytes: int, scratch: Path) -> _Split:
-    located = [
-        (source, locate(source, scratch / f"{name}-{index}", max_bytes))
-        for index, source in enumerate(sources)
-    ]
-    reader = SampleReader(located)
-    try:
-        samples = datasets.Dataset.from_generator(
-            reader.__iter__,
-            features=FEATURES,
-            cache_dir=str(scratch / f"{name}-samples"),
-            fingerprint=name,
-        )
-    except datasets.exceptions.DatasetGenerationError as error:
-        # The library wraps what our reader raises.
-        raise (error.__cause__ or error) from None
-    return _Split(name, samples, sources, reader.reports)
-
-
-def _check_template(split: _Split, tokenizer: Tokenizer) -> None:
+def _check_template(split: Split, tokenizer: Tokenizer) -> None:
     for source, report in zip(split.sources, split.reports, strict=True):
         if report.format == "Chat" and not tokenizer.chat_template:
             raise BadData(
@@ -156,7 +153,7 @@ def _check_template(split: _Split, tokenizer: Tokenizer) -> None:
             )
 
 
-def _write(config: RunConfig, folder: Path, split: _Split, tokenized: Tokenized) -> dict[str, Any]:
+def _write(config: RunConfig, folder: Path, split: Split, tokenized: Tokenized) -> dict[str, Any]:
     """Pack and write one split; returns its counts under the names of the result."""
     isolated = config.data.packing == "Isolated"
     lengths = tokenized.lengths
@@ -171,9 +168,9 @@ def _write(config: RunConfig, folder: Path, split: _Split, tokenized: Tokenized)
             "evalPackedRows": len(rows),
         }
     if not rows:
-        dropped = ", ".join(f"{rule}: {n}" for rule, n in tokenized.dropped.items())
         raise BadData(
-            f"{split.sources[0].field}: no row is left to train on ({dropped or 'no rows'})",
+            f"{split.sources[0].field}: no row is left to train on "
+            f"({told(split.accounts) or 'no rows'})",
             "every row needs an answer that begins within spec.data.sequenceLength",
         )
     return {
@@ -220,10 +217,16 @@ def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
 
 def _counts(manifest: dict[str, Any]) -> dict[str, Any]:
     keys = (
-        "rows kept dropped truncated tokens supervisedTokens packedRows evalRows evalTokens "
-        "evalPackedRows digest"
+        "rows kept changed dropped reported truncated tokens supervisedTokens packedRows evalRows "
+        "evalTokens evalPackedRows digest"
     )
-    return {key: manifest[key] for key in keys.split()}
+    reports = [*manifest["sources"], *manifest["evalSources"]]
+    sources = [
+        {"field": account["field"], "format": report["format"], "decided": report["decided"][:200]}
+        | {key: account[key] for key in ("rows", "kept", "dropped")}
+        for report, account in zip(reports, manifest["accounts"], strict=True)
+    ]
+    return {key: manifest[key] for key in keys.split()} | {"sources": sources[:_MAX_SOURCES]}
 
 
 def _summary(model: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ import jinja2
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils.chat_template_utils import mark_control_tokens, render_jinja_template
 
-Message = dict[str, str]
+Message = dict[str, Any]
+"""Role and content, and what a template may know besides: tool_calls, tool_call_id, name."""
 Span = tuple[int, int]
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -56,36 +57,36 @@ class ChatRenderer:
         self._typed = _alternatives([*special, *_tokens_in_template(tokenizer, template)])
         self._typed_by_assistant = _alternatives(special)
 
-    def render(self, messages: list[Message]) -> Rendered:
+    def render(self, messages: list[Message], tools: Any = None) -> Rendered:
         """The whole conversation with the character spans of all assistant turns."""
         messages = [self._mark(message) for message in messages]
+        options = {"tools": _marked(tools, self._typed)} if tools else {}
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if self.has_generation_block:
-            rendered = self._by_generation_block(messages)
+            rendered = self._by_generation_block(messages, options)
         else:
-            rendered = self._by_prefix(messages, turns)
+            rendered = self._by_prefix(messages, turns, options)
         if len(rendered.spans) == len(turns):
             for turn, (start, end) in zip(turns, rendered.spans, strict=True):
-                if messages[turn]["content"].strip() not in rendered.text[start:end]:
-                    raise TemplateError(
-                        f"messages[{turn}]: the chat template changes or moves the answer"
-                    )
+                _check_answer(turn, messages[turn], rendered.text[start:end])
         return rendered
 
     def prompt(self, messages: list[Message]) -> str:
         """The text that asks the model for the next assistant turn."""
         return self._text([self._mark(message) for message in messages], prompt=True)
 
-    def _by_generation_block(self, messages: list[Message]) -> Rendered:
-        texts, spans = self._render(messages, return_assistant_tokens_mask=True)
+    def _by_generation_block(self, messages: list[Message], options: dict[str, Any]) -> Rendered:
+        texts, spans = self._render(messages, return_assistant_tokens_mask=True, **options)
         return Rendered(texts[0], tuple((start, end) for start, end in spans[0] if start < end))
 
-    def _by_prefix(self, messages: list[Message], turns: list[int]) -> Rendered:
-        whole = Rendered(self._text(messages), ())
+    def _by_prefix(
+        self, messages: list[Message], turns: list[int], options: dict[str, Any]
+    ) -> Rendered:
+        whole = Rendered(self._text(messages, **options), ())
         for turn in turns:
-            before = self._text(messages[:turn], prompt=True)
-            bare = self._text(messages[:turn])
-            upto = self._text(messages[: turn + 1])
+            before = self._text(messages[:turn], prompt=True, **options)
+            bare = self._text(messages[:turn], **options)
+            upto = self._text(messages[: turn + 1], **options)
             start = len(before)
             if not upto.startswith(before) or not whole.text.startswith(upto):
                 raise TemplateError(
@@ -99,8 +100,8 @@ class ChatRenderer:
             whole = replace(whole, spans=(*whole.spans, (start, len(upto))))
         return whole
 
-    def _text(self, messages: list[Message], prompt: bool = False) -> str:
-        return str(self._render(messages, add_generation_prompt=prompt)[0][0])
+    def _text(self, messages: list[Message], prompt: bool = False, **options: Any) -> str:
+        return str(self._render(messages, add_generation_prompt=prompt, **options)[0][0])
 
     def _render(self, messages: list[Message], **options: Any) -> Any:
         try:
@@ -115,7 +116,25 @@ class ChatRenderer:
 
     def _mark(self, message: Message) -> Message:
         typed = self._typed_by_assistant if message["role"] == "assistant" else self._typed
-        return {"role": message["role"], "content": mark_control_tokens(message["content"], typed)}
+        marked = {name: _marked(value, typed) for name, value in message.items() if name != "role"}
+        return {"role": message["role"], **marked}
+
+
+def _marked(value: Any, typed: re.Pattern[str]) -> Any:
+    """With every control token marked, also in the keys of tool calls: people type those, too."""
+    if isinstance(value, dict):
+        return {mark_control_tokens(k, typed): _marked(v, typed) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_marked(part, typed) for part in value]
+    return mark_control_tokens(value, typed)
+
+
+def _check_answer(turn: int, message: Message, answer: str) -> None:
+    if message["content"].strip() not in answer:
+        raise TemplateError(f"messages[{turn}]: the chat template changes or moves the answer")
+    for call in message.get("tool_calls", ()):
+        if call.get("function", call).get("name", "") not in answer:
+            raise TemplateError(f"messages[{turn}]: the chat template leaves out the tool call")
 
 
 def _tokens_in_template(tokenizer: Tokenizer, template: str) -> list[str]:

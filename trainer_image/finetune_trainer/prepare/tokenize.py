@@ -6,6 +6,8 @@ is lost in silence: each sample ends as kept, cut, split or dropped under a name
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,14 +20,12 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import Data
 from finetune_trainer.errors import BadData
+from finetune_trainer.prepare.cleaning.rules import NO_TARGETS, NO_TARGETS_IN_LENGTH, TOO_LONG
 from finetune_trainer.prepare.encode import Encoded, Encoder
-from finetune_trainer.prepare.samples import SourceReport
+from finetune_trainer.prepare.formats import SourceReport
 from finetune_trainer.prepare.store import Segment
 from finetune_trainer.prepare.template import ChatRenderer, Message, TemplateError
 
-NO_TARGETS = "noTargets"
-NO_TARGETS_IN_LENGTH = "noTargetsWithinSequenceLength"
-TOO_LONG = "tooLong"
 _PARALLEL_FROM = 20_000
 
 _FEATURES = datasets.Features(
@@ -54,7 +54,8 @@ class Tokenized:
     samples: list[int]
     """Number of the sample behind each kept segment."""
     supervised: int
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: list[tuple[int, str]] = field(default_factory=list)
+    """(sample, rule) of each sample that is left out."""
     truncated: int = 0
     """Samples whose end was cut off."""
     end_of_turn: int | None = None
@@ -78,7 +79,7 @@ class Tokenization:
         self._encoder = Encoder(tokenizer, end_of_turn)
         self._renderer = ChatRenderer(tokenizer) if tokenizer.chat_template else None
 
-    def encode(self, source: int, messages: list[Message], text: str) -> Encoded:
+    def encode(self, source: int, messages: list[Message], text: str, tools: Any = None) -> Encoded:
         """One sample. Raises ``TemplateError``."""
         if not messages:
             return self._encoder.plain("", text)
@@ -87,7 +88,7 @@ class Tokenization:
             return self._encoder.plain("\n\n".join(prompt) + "\n\n", answer)
         if self._renderer is None:
             raise TemplateError("the model has no chat template")
-        rendered = self._renderer.render(messages)
+        rendered = self._renderer.render(messages, tools)
         if self._data.loss_on == "All":
             return self._encoder.everything(rendered.text)
         spans = rendered.spans[-1:] if self._data.loss_on == "Response" else rendered.spans
@@ -104,11 +105,13 @@ class Tokenization:
             columns["place"],
             columns["messages"],
             columns["text"],
+            columns["tools"],
             strict=True,
         )
-        for index, source, place, messages, text in rows:
+        for index, source, place, messages, text, tools in rows:
             try:
-                encoded = self.encode(source, messages, text)
+                turns = [_with_extra(message) for message in messages]
+                encoded = self.encode(source, turns, text, json.loads(tools) if tools else None)
             except TemplateError as error:
                 raise BadData(
                     f"{fields[source]}: {place}: {error}",
@@ -173,15 +176,16 @@ def tokenize_split(
     )
     rules = table.data.column("rule").to_pylist()
     kept = [index for index, rule in enumerate(rules) if rule is None]
+    numbers = table.data.column("sample").to_pylist()
     lengths = table.data.column("length").to_numpy()[kept]
     ends = Counter(table.data.column("last_target").to_numpy()[kept].tolist())
     return Tokenized(
         table=table.with_format("numpy"),
         kept=kept,
         lengths=lengths.tolist(),
-        samples=table.data.column("sample").to_numpy()[kept].tolist(),
+        samples=[numbers[index] for index in kept],
         supervised=int(table.data.column("targets").to_numpy()[kept].sum()),
-        dropped=Counter(rule for rule in rules if rule is not None),
+        dropped=[(numbers[i], rule) for i, rule in enumerate(rules) if rule is not None],
         truncated=sum(table.data.column("cut").to_pylist()),
         end_of_turn=ends.most_common(1)[0][0] if ends else None,
     )
@@ -192,6 +196,23 @@ def plain_sources(tokenizer: Tokenizer, reports: list[SourceReport]) -> set[int]
     if tokenizer.chat_template:
         return set()
     return {i for i, report in enumerate(reports) if report.format == "Instruction"}
+
+
+def _with_extra(message: dict[str, str]) -> Message:
+    """A message as templates know it; what it holds besides role and content is JSON in samples."""
+    turn: Message = {"role": message["role"], "content": message["content"]}
+    if message["extra"]:
+        turn |= json.loads(message["extra"])
+        for call in turn.get("tool_calls", ()):
+            _parse_arguments(call.get("function", call))
+    return turn
+
+
+def _parse_arguments(function: dict[str, Any]) -> None:
+    # Hosted chats have the arguments as text; templates would write that text as a string.
+    if isinstance(arguments := function.get("arguments"), str):
+        with contextlib.suppress(ValueError):
+            function["arguments"] = json.loads(arguments)
 
 
 def _slice(encoded: Encoded, start: int, end: int) -> Encoded:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import CHATML, FORGETFUL, save_tiny_model
+from tiny_models import CHATML, FORGETFUL, TOOLS, save_tiny_model
 from transformers import AutoTokenizer
 
 from finetune_trainer.config import RunConfig
@@ -142,6 +142,136 @@ def test_eval_sources_replace_the_split(tmp_path: Path, model: Path) -> None:
     manifest = json.loads((tmp_path / "ws/data/manifest.json").read_text())
     assert manifest["rowsInTrainAndEval"] == 1
     assert manifest["evalSources"][0]["name"] == "held"
+
+
+def test_every_row_is_accounted_for_by_source_and_rule(tmp_path: Path, model: Path) -> None:
+    silent = {"messages": [{"role": "user", "content": "Hello?"}]}
+    one = write(tmp_path / "one.jsonl", [*(chat(n) for n in range(30)), chat(3), chat(4, " ")])
+    two = write(tmp_path / "two.jsonl", [*(chat(n) for n in range(25, 50)), silent, "{"])
+    wanted = config(model, one, evalFraction=0.2, expect={"maxBrokenFraction": 0.1})
+    second = {"name": "two", "field": "spec.data.train[1]", "path": str(two)}
+    both = wanted.model_dump(by_alias=True)
+    both["data"]["train"] = [*both["data"]["train"], second]
+    data = stage.run(RunConfig.model_validate(both), tmp_path / "ws")["data"]
+
+    assert data["dropped"] == {
+        "brokenRows": 1,
+        "emptyAnswers": 1,
+        "exactDuplicates": 6,
+        "noTargets": 1,
+    }
+    assert data["rows"] == 59 == data["kept"] + data["evalRows"] + sum(data["dropped"].values())
+    assert [(s["format"], s["rows"], s["dropped"]) for s in data["sources"]] == [
+        ("Chat", 32, {"emptyAnswers": 1, "exactDuplicates": 1}),
+        ("Chat", 27, {"brokenRows": 1, "exactDuplicates": 5, "noTargets": 1}),
+    ]
+    listed = [json.loads(r) for r in (tmp_path / "ws/data/rejects.jsonl").read_text().splitlines()]
+    assert sum(reject["action"] == "dropped" for reject in listed) == 9
+    manifest = json.loads((tmp_path / "ws/data/manifest.json").read_text())
+    assert manifest["sources"][0]["decided"] == "column 'messages' holds messages"
+    for account in manifest["accounts"]:
+        ended = account["kept"] + account["heldOut"] + sum(account["dropped"].values())
+        assert account["rows"] == ended
+
+
+@pytest.mark.parametrize(
+    ("expect", "settings", "says"),
+    [
+        ({"minRows": 4}, {}, "spec.data.expect.minRows: 3 rows are left to train on (exactDupl"),
+        (
+            {"maxDroppedFraction": 0.2},
+            {},
+            "spec.data.expect.maxDroppedFraction: 1 of 4 training rows were dropped (exactDuplic",
+        ),
+        (
+            {"maxTruncatedFraction": 0.3},
+            {},
+            "spec.data.expect.maxTruncatedFraction: 1 of 3 rows are cut at spec.data.sequenceLeng",
+        ),
+        ({"minRows": 3, "maxDroppedFraction": 0.25, "maxTruncatedFraction": 0.34}, {}, None),
+    ],
+)
+def test_data_that_does_not_keep_its_bounds_ends_the_stage(
+    tmp_path: Path, model: Path, expect: dict[str, Any], settings: dict[str, Any], says: str | None
+) -> None:
+    train = write(tmp_path / "train.jsonl", [*LONG, chat(0)])
+    wanted = config(model, train, evalFraction=0, expect=expect, **settings)
+    if says is None:
+        assert stage.run(wanted, tmp_path / "ws")["data"]["kept"] == 3
+        assert not (tmp_path / "ws/prepare-rejects.jsonl").exists()
+        return
+    with pytest.raises(BadData) as caught:
+        stage.run(wanted, tmp_path / "ws")
+    assert caught.value.message.startswith(says)
+    assert "prepare-rejects.jsonl on the claim" in str(caught.value.hint)
+    (reject,) = (tmp_path / "ws/prepare-rejects.jsonl").read_text().splitlines()
+    assert json.loads(reject)["line"] == 4
+    assert not (tmp_path / "ws/data").exists()
+
+
+@pytest.mark.parametrize("kind", ["Chat", "Instruction", "Completion"])
+def test_trap_s17_control_tokens_in_the_data_stay_text_in_every_format(
+    tmp_path: Path, model: Path, kind: str
+) -> None:
+    typed = "a <|im_end|> b <|im_start|>system\nc </s>"
+    row: dict[str, Any] = {
+        "Chat": {
+            "messages": [
+                {"role": "user", "content": typed},
+                {"role": "assistant", "content": typed},
+            ]
+        },
+        "Instruction": {"prompt": typed, "response": typed},
+        "Completion": {"text": typed},
+    }[kind]
+    train = write(tmp_path / "train.jsonl", [row])
+    stage.run(config(model, train, evalFraction=0, sequenceLength=256), tmp_path / "ws")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ws/model")
+    ids = PackedDataset(tmp_path / "ws/data/train").row(0).input_ids.tolist()
+    of_template = {"<|im_start|>": 0, "<|im_end|>": 1, "</s>": 0}
+    if kind != "Completion":
+        of_template = {"<|im_start|>": 2, "<|im_end|>": 2, "</s>": 0}
+    assert {t: ids.count(tokenizer.convert_tokens_to_ids(t)) for t in of_template} == of_template
+    assert tokenizer.decode(ids).count(typed) == (1 if kind == "Completion" else 2)
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": '{"<|im_end|>": 7}'}}
+WITH_TOOLS = {
+    "tools": [{"type": "function", "function": {"name": "add", "description": "</s>"}}],
+    "messages": [
+        {"role": "user", "content": "Add."},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "7"},
+        {"role": "assistant", "content": "Seven."},
+    ],
+}
+
+
+def with_template(config: RunConfig, path: Path, template: str) -> RunConfig:
+    path.write_text(template)
+    wanted = config.model_dump(by_alias=True)
+    wanted["model"]["chatTemplatePath"] = str(path)
+    return RunConfig.model_validate(wanted)
+
+
+def test_tool_calls_are_learnt_where_the_template_shows_them(tmp_path: Path, model: Path) -> None:
+    train = write(tmp_path / "train.jsonl", [WITH_TOOLS])
+    wanted = config(model, train, evalFraction=0, sequenceLength=256)
+    stage.run(with_template(wanted, tmp_path / "template", TOOLS), tmp_path / "ws")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ws/model")
+    row = PackedDataset(tmp_path / "ws/data/train").row(0)
+    learnt = tokenizer.decode(row.labels[row.labels != IGNORE])
+    assert learnt == 'add {"<|im_end|>": 7}<|im_end|>Seven.<|im_end|>'
+    ids = row.input_ids.tolist()
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 5
+    assert ids.count(tokenizer.convert_tokens_to_ids("</s>")) == 0
+    assert '"description": "</s>"' in tokenizer.decode(ids)
+
+
+def test_a_template_that_leaves_out_tool_calls_is_refused(tmp_path: Path, model: Path) -> None:
+    train = write(tmp_path / "train.jsonl", [WITH_TOOLS])
+    with pytest.raises(BadData, match=r"messages\[1\]: the chat template leaves out the tool call"):
+        stage.run(config(model, train, evalFraction=0, sequenceLength=256), tmp_path / "ws")
 
 
 LONG = [chat(0), chat(1, "A gang of pods. " * 40), chat(2)]

@@ -1,0 +1,71 @@
+"""The cleaning of both sides, told in the order it happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets  # type: ignore[import-untyped]
+import numpy as np
+
+from finetune_trainer.config import Data
+from finetune_trainer.prepare.cleaning import rules
+from finetune_trainer.prepare.cleaning.compare import (
+    Corpus,
+    Table,
+    duplicate_ids,
+    exact_duplicates,
+    length_outliers,
+    ratio_outliers,
+)
+from finetune_trainer.prepare.cleaning.expect import check_leaked
+from finetune_trainer.prepare.split import held_out
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is left of the samples: to train on, and held out."""
+
+    train: datasets.Dataset
+    held: datasets.Dataset
+    leaked: int
+    """Held-out rows that (almost) stand in the training rows."""
+
+
+def clean(train: Table, held: Table | None, data: Data, scratch: Path) -> Sides:
+    """Apply all rules that compare rows; where there is no ``held``, hold out a share of train.
+
+    Held-out rows may be as odd as they like; only repeats among them are a fault. Raises
+    ``BadData`` where a rule's policy is Fail, or too many held-out rows are trained on.
+    """
+    for table in (train, held):
+        if table is not None:
+            table.apply(rules.EXACT_DUPLICATES, exact_duplicates(table))
+    train.apply(rules.DUPLICATE_IDS, duplicate_ids(train))
+    train.apply(rules.LENGTH_OUTLIERS, length_outliers(train))
+    train.apply(rules.RATIO_OUTLIERS, ratio_outliers(train))
+    similarity = data.cleaning.near_duplicates.similarity
+    corpus = Corpus([train] if held is None else [train, held], similarity, scratch / "bands")
+    train.apply(rules.NEAR_DUPLICATES, corpus.near_duplicates())
+    if held is None:
+        side = _side(train, data.eval_fraction)
+        apart = side[corpus.rows]
+    else:
+        side = np.zeros(len(train.alive), dtype=bool)
+        apart = corpus.part == 1
+    findings, leaked = corpus.leaks(apart)
+    train.apply(rules.EVAL_LEAKAGE, findings)
+    if data.cleaning.eval_leakage == "Drop":
+        leaked = 0
+    held_samples = train.kept(side) if held is None else held.kept()
+    check_leaked(data.expect, leaked, len(held_samples))
+    return Sides(train.kept(~side), held_samples, leaked)
+
+
+def _side(table: Table, fraction: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which rows are held out: by their group, else by their content."""
+    group = table.column("group")
+    keys = np.where(group != 0, group, table.column("key"))
+    side = np.zeros(len(keys), dtype=bool)
+    side[table.alive] = held_out(keys[table.alive].view(np.uint64), fraction)
+    return side

@@ -1,0 +1,229 @@
+"""The rules that compare rows with each other, over the whole table of samples.
+
+Each rule yields what it finds as (row, reason), in the order of the rows; ``Table.apply`` asks the
+policy. Columns of numbers are in memory, texts stay on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+
+from finetune_trainer.prepare.cleaning.near import (
+    Likeness,
+    Sketches,
+    pairs_across,
+    pairs_within,
+    plain,
+)
+from finetune_trainer.prepare.cleaning.outliers import outlying
+from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
+
+Mask = npt.NDArray[np.bool_]
+Finding = tuple[int, str]
+_EQUAL = 2.0
+"""More than any likeness: the content is equal, also in case and white space."""
+
+
+class Table:
+    """Samples of one side and which of them are still in."""
+
+    def __init__(
+        self, samples: datasets.Dataset, accounts: Sequence[Account], ledger: Ledger
+    ) -> None:
+        self.samples = samples
+        self.accounts = accounts
+        self._ledger = ledger
+        self._places = samples.select_columns(["place"])
+        self.alive: Mask = np.ones(len(samples), dtype=bool)
+        self.source = self.column("source")
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        table = self.samples.select_columns([name]).with_format("arrow")[:]
+        values: npt.NDArray[Any] = table.column(name).to_numpy()
+        return values
+
+    def apply(self, rule: str, findings: Iterable[Finding]) -> None:
+        """Drop, report or refuse the rows that a rule found."""
+        for row, reason in findings:
+            account = self.accounts[self.source[row]]
+            excerpt = text_of(self.samples[row])
+            if self._ledger.strike(account, rule, self.place(row), reason, excerpt):
+                self.alive[row] = False
+        for account in self.accounts:
+            self._ledger.refuse(account)
+
+    def place(self, row: int) -> str:
+        return str(self._places[int(row)]["place"])
+
+    def kept(self, among: Mask | None = None) -> datasets.Dataset:
+        """The samples that are in, of all or of those that ``among`` marks."""
+        mask = self.alive if among is None else self.alive & among
+        return self.samples.select(np.flatnonzero(mask))
+
+
+def exact_duplicates(table: Table) -> Iterator[Finding]:
+    """Rows with the content of an earlier row, of any source of their side."""
+    for earlier, row in _repeats(table, table.column("key"), table.column("key_rest")):
+        yield row, f"the same as {table.place(earlier)}"
+
+
+def duplicate_ids(table: Table) -> Iterator[Finding]:
+    """Rows with the id of an earlier row of their source."""
+    ids = table.column("id")
+    for earlier, row in _repeats(table, ids, table.source, among=ids != 0):
+        yield row, f"the same id as {table.place(earlier)}, other content"
+
+
+def length_outliers(table: Table) -> Iterator[Finding]:
+    """Rows of unusual length in their source."""
+    chars = table.column("prompt_chars") + table.column("answer_chars")
+    for row, middle in _unusual(table, chars.astype(np.float64) + 1, np.ones(len(chars), bool)):
+        yield row, f"{chars[row]:,} characters; the middle row of the source has {middle - 1:,.0f}"
+
+
+def ratio_outliers(table: Table) -> Iterator[Finding]:
+    """Rows whose answer is unusually long or short for its prompt, in their source."""
+    prompt, answer = table.column("prompt_chars"), table.column("answer_chars")
+    for row, middle in _unusual(table, (answer + 1) / (prompt + 1), prompt > 0):
+        yield (
+            row,
+            f"{answer[row]:,} characters of answer to {prompt[row]:,} of prompt; the middle row "
+            f"of the source has {middle:.2g} to 1",
+        )
+
+
+class Corpus:
+    """The living samples of one or two tables, numbered through, and which of them are alike.
+
+    Samples of one declared group are meant to be related: they are never compared.
+    """
+
+    def __init__(self, tables: Sequence[Table], similarity: float, scratch: Path) -> None:
+        self._tables = tables
+        self._similarity = similarity
+        rows = [np.flatnonzero(table.alive) for table in tables]
+        self.rows = np.concatenate(rows)
+        """The row of each sample in its table."""
+        self.part = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+        """The number of that table."""
+        self._group = self._column("group")
+        self._sketches = Sketches(scratch, similarity, self._texts())
+        self._likeness = Likeness(self._text)
+
+    def near_duplicates(self) -> Iterator[Finding]:
+        """Rows of the first table that are almost like an earlier one, and not its equal."""
+        found: dict[int, tuple[int, float]] = {}
+        key, rest = self._column("key"), self._column("key_rest")
+        for pairs in pairs_within(self._sketches, self._alive() & (self.part == 0)):
+            one, other = pairs[:, 0], pairs[:, 1]
+            equal = (key[one] == key[other]) & (rest[one] == rest[other])
+            for earlier, later in self._unrelated(pairs[~equal]):
+                if later not in found and (share := self._alike(earlier, later)):
+                    found[later] = (earlier, share)
+        for later, (earlier, share) in sorted(found.items()):
+            yield int(self.rows[later]), self._reason(earlier, share)
+
+    def leaks(self, held: Mask) -> tuple[list[Finding], int]:
+        """Rows of the first table that are, or almost, held-out samples; and how many of the
+        held-out samples, which ``held`` marks, have such a twin."""
+        found: dict[int, tuple[int, float]] = dict(self._same(held))
+        leaked = {twin for twin, _ in found.values()}
+        for pairs in pairs_across(self._sketches, self._alive(), held):
+            for number, twin in self._unrelated(pairs):
+                if number in found and twin in leaked:
+                    continue
+                if share := self._alike(number, twin):
+                    found.setdefault(number, (twin, share))
+                    leaked.add(twin)
+        findings = [
+            (int(self.rows[number]), self._reason(twin, share))
+            for number, (twin, share) in sorted(found.items())
+        ]
+        return findings, len(leaked)
+
+    def _same(self, held: Mask) -> Iterator[tuple[int, tuple[int, float]]]:
+        """Exactly equal pairs: found by their keys, with no help of chance."""
+        key, rest = self._column("key"), self._column("key_rest")
+        twins = {(int(key[n]), int(rest[n])): int(n) for n in np.flatnonzero(held)[::-1]}
+        for number in np.flatnonzero(~held & self._alive() & np.isin(key, key[held])):
+            twin = twins.get((int(key[number]), int(rest[number])))
+            if twin is not None and not _related(self._group[number], self._group[twin]):
+                yield int(number), (twin, _EQUAL)
+
+    def _alike(self, one: int, other: int) -> float | None:
+        share = self._likeness(one, other)
+        return share if share >= self._similarity else None
+
+    def _unrelated(self, pairs: npt.NDArray[np.int64]) -> list[list[int]]:
+        related = _related(self._group[pairs[:, 0]], self._group[pairs[:, 1]])
+        chosen: list[list[int]] = pairs[~related].tolist()
+        return chosen
+
+    def _reason(self, other: int, share: float) -> str:
+        place = self._tables[self.part[other]].place(self.rows[other])
+        return f"the same as {place}" if share == _EQUAL else f"{100 * share:.0f} % like {place}"
+
+    def _alive(self) -> Mask:
+        return np.asarray(
+            np.concatenate([t.alive[self.rows[self.part == n]] for n, t in enumerate(self._tables)])
+        )
+
+    def _column(self, name: str) -> npt.NDArray[np.int64]:
+        parts = [t.column(name)[self.rows[self.part == n]] for n, t in enumerate(self._tables)]
+        return np.asarray(np.concatenate(parts))
+
+    def _texts(self) -> Iterator[bytes]:
+        for number, table in enumerate(self._tables):
+            rows = self.rows[self.part == number]
+            for start in range(0, len(rows), 1000):
+                batch = table.samples[rows[start : start + 1000]]
+                for messages, text in zip(batch["messages"], batch["text"], strict=True):
+                    yield plain(text_of({"messages": messages, "text": text}))
+
+    def _text(self, number: int) -> bytes:
+        return plain(text_of(self._tables[self.part[number]].samples[int(self.rows[number])]))
+
+
+def text_of(sample: dict[str, Any]) -> str:
+    """The text of a sample without its system prompt, which many rows share."""
+    turns = [m["content"] for m in sample["messages"] if m["role"] != "system"]
+    return "\n".join(turns) if sample["messages"] else str(sample["text"])
+
+
+def _related(one: Any, other: Any) -> Mask:
+    return np.asarray((one == other) & (one != 0))
+
+
+def _repeats(
+    table: Table,
+    major: npt.NDArray[Any],
+    minor: npt.NDArray[Any],
+    among: Mask | None = None,
+) -> Iterator[tuple[int, int]]:
+    """(first row, later row) for living rows that agree in both columns, by the later row."""
+    rows = np.flatnonzero(table.alive if among is None else table.alive & among)
+    order = rows[np.lexsort((rows, minor[rows], major[rows]))]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (major[order][1:] != major[order][:-1]) | (minor[order][1:] != minor[order][:-1])
+    first = order[np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))]
+    repeated = np.flatnonzero(~new)
+    for at in repeated[np.argsort(order[repeated])]:
+        yield int(first[at]), int(order[at])
+
+
+def _unusual(
+    table: Table, values: npt.NDArray[np.float64], among: Mask
+) -> Iterator[tuple[int, float]]:
+    """(row, median of its source) of living rows that are outliers in their source."""
+    for source in range(len(table.accounts)):
+        rows = np.flatnonzero(table.alive & among & (table.source == source))
+        if len(rows):
+            middle = float(np.median(values[rows]))
+            for at in np.flatnonzero(outlying(values[rows])):
+                yield int(rows[at]), middle
