@@ -109,7 +109,7 @@ class Expect(_Section):
     max_truncated_fraction: float | None = None
     """Of the rows to train on: those whose end is cut off."""
     max_leaked_fraction: float = 0.5
-    """Of the held-out rows: those that also stand in the training rows."""
+    """Of the held-out rows: those that are equal to a training row."""
 
 
 class Data(_Section):

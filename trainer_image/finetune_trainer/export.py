@@ -26,6 +26,7 @@ from finetune_trainer.errors import ModelLoad, StageError
 from finetune_trainer.model import load_model, load_tokenizer, prompt_ids
 from finetune_trainer.model_card import model_card
 from finetune_trainer.prepare import manifest as manifests
+from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +74,13 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
         _copy_adapter(trained, folder, base)
         _save_tokenizer(workspace / "model", folder)
         (folder / "README.md").write_text(card)
+        _copy_report(workspace / "data", folder)
         published["adapter"] = _publish(folder, output / "adapter", facts)
     if "Merged" in formats:
         folder = manifests.fresh_sibling(output / "merged", config.job.uid)
         difference = _merge(config, workspace, trained, folder, base, data.get("endOfTurn"))
         (folder / "README.md").write_text(card)
+        _copy_report(workspace / "data", folder)
         published["merged"] = _publish(
             folder, output / "merged", {**facts, "maxLogitDifference": difference}
         )
@@ -266,6 +269,14 @@ def _copy_adapter(trained: Path, folder: Path, base: dict[str, Any]) -> None:
     config["base_model_name_or_path"] = base["source"]
     config["revision"] = base.get("commit")
     config_path.write_text(json.dumps(config, indent=2))
+
+
+def _copy_report(data: Path, folder: Path) -> None:
+    """The report on the data goes wherever the model goes."""
+    for name in (REPORT_JSON, REPORT_PAGE):
+        # Data of a job that was prepared by an older version has none.
+        if (data / name).exists():
+            shutil.copyfile(data / name, folder / f"data-{name}")
 
 
 def _save_tokenizer(base: Path, folder: Path) -> None:

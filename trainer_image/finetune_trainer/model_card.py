@@ -45,6 +45,7 @@ def model_card(
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in facts.items() if value is not None),
     ]
+    lines += ["", "What was trained on: [data-report.html](data-report.html)."]
     if scores := _scores(result.get("metrics") or {}):
         lines += ["", "| held out | base | fine-tuned |", "|---|---|---|", *scores]
     return "\n".join(lines) + "\n"

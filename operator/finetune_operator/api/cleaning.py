@@ -93,4 +93,4 @@ class Expect(SpecModel):
     """Of the rows to train on: how many may lose their end at `sequenceLength`. Absent: any
     number."""
     max_leaked_fraction: Fraction = "0.5"
-    """Of the held-out rows: how many may stand in the training rows, too, exactly or almost."""
+    """Of the held-out rows: how many may be equal to a training row."""

@@ -135,6 +135,9 @@ class DataStatus(StatusModel):
     """Tokens of the held-out rows."""
     digest: str | None = None
     """Digest of the prepared data: sha256:…"""
+    report_path: str | None = None
+    """Report on the data on the claim of `spec.storage`: one HTML page, with its numbers as JSON
+    beside it. It is published with the model, too."""
     rejects_path: str | None = None
     """File on the claim of `spec.storage` that lists the dropped and reported rows, one JSON
     object each."""

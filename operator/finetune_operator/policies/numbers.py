@@ -96,6 +96,7 @@ def prepared_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
     if words and words.data:
         changes["data"] = DataStatus(
             **words.data.model_dump(exclude_none=True),
+            report_path=f"{facts.known_plan.workspace}/data/report.html",
             rejects_path=f"{facts.known_plan.workspace}/data/rejects.jsonl",
         )
     if words and words.steps is not None and facts.status.resolved:

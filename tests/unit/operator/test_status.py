@@ -694,6 +694,7 @@ def test_prepares_last_words_become_model_data_and_steps() -> None:
         "reported": {"nearDuplicates": 3},
         "supervisedTokens": 5,
         "sources": [{"field": "spec.data.train[0]", "format": "Chat", "rows": 10, "kept": 9}],
+        "reportPath": "team-a/11111111-2222-3333-4444-555555555555/data/report.html",
         "rejectsPath": "team-a/11111111-2222-3333-4444-555555555555/data/rejects.jsonl",
     }
     assert decided["resolved"]["steps"] == 42

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -23,6 +24,9 @@ from finetune_trainer.prepare.cleaning.rejects import Ledger, totals
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
 from finetune_trainer.prepare.model import end_of_turn_ids, prepare_model
 from finetune_trainer.prepare.pack import one_each, pack
+from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
+from finetune_trainer.prepare.report.facts import Side, report_facts
+from finetune_trainer.prepare.report.page import render_page
 from finetune_trainer.prepare.splits import Split, read_sides
 from finetune_trainer.prepare.store import Segment, write_split
 from finetune_trainer.prepare.tokenize import (
@@ -100,6 +104,7 @@ def _make_data(
     end_of_turn = end_of_turn_ids(model)
     train, held, leaked = read_sides(config.data, scratch, ledger)
     facts: dict[str, Any] = {}
+    sides: list[Side] = []
     for split in (train, held):
         _check_template(split, tokenizer)
         tokenized = tokenize_split(
@@ -113,12 +118,16 @@ def _make_data(
         )
         _book(split, tokenized, ledger)
         facts |= _write(config, folder, split, tokenized)
+        sides.append(Side(split, tokenized))
     check_rows(config.data.expect, train.accounts)
     check_truncated(config.data.expect, facts["truncated"], facts["kept"])
     own_eval = bool(config.data.eval)
     accounts = [*train.accounts, *(held.accounts if own_eval else [])]
     for account in accounts:
         account.check()
+    report = report_facts(config.data, tokenizer, sides[0], sides[1], facts["packedRows"], leaked)
+    (folder / REPORT_JSON).write_text(json.dumps(report, indent=1))
+    (folder / REPORT_PAGE).write_text(render_page(report), encoding="utf-8")
     return {
         **facts,
         **totals(train.accounts),

@@ -166,6 +166,15 @@ def test_the_newest_attempt_with_weights_is_the_one_to_export(folder: Path) -> N
         export.newest_attempt(make_config(folder), folder / "ws")
 
 
+def test_the_report_on_the_data_goes_with_the_model(folder: Path) -> None:
+    export.run(make_config(folder), folder / "ws", folder / "out", 0)
+    for name in ("report.json", "report.html"):
+        made = (folder / "ws/data" / name).read_bytes()
+        assert made
+        for form in ("adapter", "merged"):
+            assert (folder / "out" / form / f"data-{name}").read_bytes() == made
+
+
 def test_repeating_an_export_changes_nothing(folder: Path) -> None:
     first = run(folder)
     (folder / "ws/output/.merged.uid-one.dead").mkdir()

@@ -182,6 +182,14 @@ def test_eval_equal_to_train_is_refused_by_name(tmp_path: Path) -> None:
         clean_rows(tmp_path, HELD, HELD)
 
 
+def test_held_out_rows_that_are_only_alike_are_reported_and_refused_by_nobody(
+    tmp_path: Path,
+) -> None:
+    rows = [pair("What?", almost(prose(n))) for n in (1, 2, 3)]
+    cleaned = clean_rows(tmp_path, rows, HELD, expect={"maxLeakedFraction": 0})
+    assert cleaned.leaked == 3
+
+
 def test_repeats_among_the_held_out_rows_are_dropped_there(tmp_path: Path) -> None:
     cleaned = clean_rows(tmp_path, [pair("What?", prose(9))], [HELD[0], HELD[0], HELD[1]])
     assert len(cleaned.held) == 2

@@ -53,13 +53,12 @@ def clean(train: Table, held: Table | None, data: Data, scratch: Path) -> Sides:
     else:
         side = np.zeros(len(train.alive), dtype=bool)
         apart = corpus.part == 1
-    findings, leaked = corpus.leaks(apart)
-    train.apply(rules.EVAL_LEAKAGE, findings)
-    if data.cleaning.eval_leakage == "Drop":
-        leaked = 0
+    leaks = corpus.leaks(apart)
+    train.apply(rules.EVAL_LEAKAGE, leaks.findings)
+    stay = data.cleaning.eval_leakage != "Drop"
     held_samples = train.kept(side) if held is None else held.kept()
-    check_leaked(data.expect, leaked, len(held_samples))
-    return Sides(train.kept(~side), held_samples, leaked)
+    check_leaked(data.expect, leaks.equal if stay else 0, len(held_samples))
+    return Sides(train.kept(~side), held_samples, leaks.held if stay else 0)
 
 
 def _side(table: Table, fraction: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -7,6 +7,7 @@ policy. Columns of numbers are in memory, texts stay on disk.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,18 @@ Mask = npt.NDArray[np.bool_]
 Finding = tuple[int, str]
 _EQUAL = 2.0
 """More than any likeness: the content is equal, also in case and white space."""
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What stands on both sides."""
+
+    findings: list[Finding]
+    """Training rows that are, or almost, held-out rows."""
+    held: int
+    """Held-out rows that have such a twin."""
+    equal: int
+    """Those among them whose twin is their equal."""
 
 
 class Table:
@@ -129,11 +142,11 @@ class Corpus:
         for later, (earlier, share) in sorted(found.items()):
             yield int(self.rows[later]), self._reason(earlier, share)
 
-    def leaks(self, held: Mask) -> tuple[list[Finding], int]:
-        """Rows of the first table that are, or almost, held-out samples; and how many of the
-        held-out samples, which ``held`` marks, have such a twin."""
+    def leaks(self, held: Mask) -> Leaks:
+        """What both sides have in common; ``held`` marks the samples that are held out."""
         found: dict[int, tuple[int, float]] = dict(self._same(held))
         leaked = {twin for twin, _ in found.values()}
+        equal = len(leaked)
         for pairs in pairs_across(self._sketches, self._alive(), held):
             for number, twin in self._unrelated(pairs):
                 if number in found and twin in leaked:
@@ -145,7 +158,7 @@ class Corpus:
             (int(self.rows[number]), self._reason(twin, share))
             for number, (twin, share) in sorted(found.items())
         ]
-        return findings, len(leaked)
+        return Leaks(findings, len(leaked), equal)
 
     def _same(self, held: Mask) -> Iterator[tuple[int, tuple[int, float]]]:
         """Exactly equal pairs: found by their keys, with no help of chance."""

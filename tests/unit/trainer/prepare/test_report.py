@@ -1,0 +1,162 @@
+"""The report: its numbers are those of the data, and its page is safe to open and stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import save_tiny_model
+
+from finetune_trainer.config import RunConfig
+from finetune_trainer.prepare import stage
+from finetune_trainer.prepare.report.page import percent, render_page
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'&amp; {{ 7 * 7 }} 🙂"
+TAGS = frozenset(
+    re.findall(
+        r"\w+",
+        "html head meta title style body main h1 h2 p div b span i section svg line text g rect "
+        "table tr th td small code article header pre mark",
+    )
+)
+
+
+def chat(number: int, answer: str = "A gang.") -> dict[str, Any]:
+    return {
+        "messages": [
+            {"role": "user", "content": f"What is {number}? {HOSTILE}"},
+            {"role": "assistant", "content": f"{answer} {number} {HOSTILE}"},
+        ]
+    }
+
+
+def prepare(folder: Path, workspace: Path, **data: Any) -> dict[str, Any]:
+    rows = [*(chat(n, "A gang. " * (1 + n % 9)) for n in range(60)), chat(3, "A gang. " * 4), "{"]
+    (folder / "<b>.jsonl").write_text(
+        "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows)
+    )
+    source = {"name": "facts", "field": "spec.data.train[0]", "path": str(folder / "<b>.jsonl")}
+    config = RunConfig.model_validate(
+        {
+            "job": {"namespace": "team", "name": "bot", "uid": "u1"},
+            "model": {"path": str(folder / "model")},
+            "data": {"train": [source], "sequenceLength": 256, **data},
+            "method": {"lora": {}},
+            "training": {
+                "epochs": 2,
+                "microBatchSize": 2,
+                "accumulation": 1,
+                "learningRate": 0.001,
+            },
+            "zeroStage": 2,
+            "workers": {"count": 2, "ranksPerWorker": 1, "device": "CPU"},
+        }
+    )
+    return stage.run(config, workspace)["data"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("report")
+    save_tiny_model(folder / "model")
+    return folder, prepare(folder, folder / "ws", evalFraction=0.2)
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "ws/data/report.json").read_text())
+    return report
+
+
+def test_the_numbers_are_those_of_the_result(prepared: tuple[Path, dict[str, Any]]) -> None:
+    folder, data = prepared
+    report = facts(folder)
+    assert report["volume"]["rows"] == data["rows"] == 62
+    assert report["volume"]["kept"] == data["kept"]
+    assert report["volume"]["heldOut"] == data["evalRows"] > 0
+    assert report["volume"]["tokens"] == data["tokens"]
+    assert report["volume"]["supervisedTokens"] == data["supervisedTokens"]
+    rules = {rule["rule"]: rule for rule in report["rules"]}
+    assert {name: rule["dropped"] for name, rule in rules.items() if rule["dropped"]} == data[
+        "dropped"
+    ]
+    assert rules["brokenRows"]["examples"][0].startswith("<b>.jsonl line 62: not valid JSON")
+    (source,) = report["sources"]
+    assert (source["rows"], source["kept"], source["tokens"]) == (62, data["kept"], data["tokens"])
+    assert sum(report["lengths"]["train"]) == data["kept"]
+    assert sum(report["lengths"]["heldOut"]) == data["evalRows"]
+    assert report["packing"]["efficiency"] == round(data["tokens"] / 256 / data["packedRows"], 4)
+
+
+def test_the_samples_show_what_is_learnt(prepared: tuple[Path, dict[str, Any]]) -> None:
+    samples = facts(prepared[0])["samples"]
+    assert len(samples) == 5
+    assert [sample["tokens"] for sample in samples] == sorted(s["tokens"] for s in samples)
+    for sample in samples:
+        learnt = "".join(part["text"] for part in sample["parts"] if part["learnt"])
+        read = "".join(part["text"] for part in sample["parts"] if not part["learnt"])
+        assert learnt.startswith("A gang.")
+        assert learnt.endswith("<|im_end|>")
+        assert read.startswith("<|im_start|>user\nWhat is ")
+        assert "A gang." not in read
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def test_the_page_stands_alone_and_nothing_of_the_data_is_markup(
+    prepared: tuple[Path, dict[str, Any]],
+) -> None:
+    page = (prepared[0] / "ws/data/report.html").read_text()
+    parser = Tags()
+    parser.feed(page)
+    assert parser.tags <= TAGS
+    assert not parser.attributes & {"src", "href", "srcset", "onerror", "onload", "onclick"}
+    assert "default-src 'none'" in page
+    assert "url(" not in page and "@import" not in page and "http:" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "{{ 7 * 7 }}" in page
+    assert "&lt;b&gt;.jsonl line 62" in page
+
+
+def test_data_with_next_to_nothing_in_it_still_has_a_page(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    (tmp_path / "<b>.jsonl").write_text("")
+    data = prepare(tmp_path, tmp_path / "ws", evalFraction=0, packing="None")
+    assert data["evalRows"] == 0
+    assert "None loses its end." in (tmp_path / "ws/data/report.html").read_text()
+
+
+def test_the_same_data_gives_the_same_report(
+    prepared: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, data = prepared
+    assert prepare(folder, tmp_path / "ws", evalFraction=0.2)["digest"] == data["digest"]
+    for name in ("report.json", "report.html", "rejects.jsonl"):
+        assert (tmp_path / "ws/data" / name).read_bytes() == (
+            folder / "ws/data" / name
+        ).read_bytes()
+
+
+def test_a_report_is_rendered_from_its_json_alone(prepared: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = prepared
+    assert render_page(facts(folder)) == (folder / "ws/data/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0.0 %"), (0.0004, "< 0.1 %"), (0.0123, "1.2 %"), (0.5, "50 %"), (1, "100 %")],
+)
+def test_shares_are_written_for_people(share: float, text: str) -> None:
+    assert percent(share) == text

@@ -1,0 +1,148 @@
+"""The numbers of the report, and a few samples as the model sees them.
+
+Nothing here depends on the clock, the machine or the job's name: the same data and settings give
+the same report.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from finetune_trainer.config import Data
+from finetune_trainer.prepare.cleaning.rejects import Account, totals
+from finetune_trainer.prepare.cleaning.rules import MEANINGS
+from finetune_trainer.prepare.splits import Split
+from finetune_trainer.prepare.tokenize import Tokenized
+
+VERSION = 1
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_MAX_CHARS = 1500
+"""Of each sample; the rest is left out."""
+_BINS = 24
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of the data: its samples and what became of them as tokens."""
+
+    split: Split
+    tokenized: Tokenized
+
+
+def report_facts(
+    data: Data, tokenizer: Tokenizer, train: Side, held: Side, sequences: int, leaked: int
+) -> dict[str, Any]:
+    """Everything that the report says, as JSON. ``sequences`` is the number of packed rows."""
+    accounts = train.split.accounts
+    all_accounts = [*accounts, *(held.split.accounts if data.eval else [])]
+    capacity = sequences * data.sequence_length
+    tokens = sum(train.tokenized.lengths)
+    return {
+        "version": VERSION,
+        "volume": {
+            **{key: totals(accounts)[key] for key in ("rows", "changed")},
+            "kept": sum(account.kept for account in accounts),
+            "heldOut": len(set(held.tokenized.samples)),
+            "dropped": sum(sum(account.dropped.values()) for account in accounts),
+            "tokens": tokens,
+            "supervisedTokens": train.tokenized.supervised,
+            "evalTokens": sum(held.tokenized.lengths),
+            "truncated": train.tokenized.truncated,
+            "heldOutRowsInTrain": leaked,
+        },
+        "packing": {
+            "sequences": sequences,
+            "sequenceLength": data.sequence_length,
+            "efficiency": round(tokens / capacity, 4),
+        },
+        "rules": [_rule(rule, data, all_accounts) for rule in MEANINGS],
+        "sources": [*_sources(train), *(_sources(held) if data.eval else [])],
+        "lengths": _lengths(train.tokenized.lengths, held.tokenized.lengths),
+        "samples": list(_samples(train, tokenizer)),
+    }
+
+
+def _rule(rule: str, data: Data, accounts: Sequence[Account]) -> dict[str, Any]:
+    examples = [place for account in accounts for place in account.examples.get(rule, [])]
+    return {
+        "rule": rule,
+        "meaning": MEANINGS[rule],
+        "policy": data.cleaning.policy(rule),
+        "dropped": sum(account.dropped[rule] for account in accounts),
+        "reported": sum(account.reported[rule] for account in accounts),
+        "examples": examples[:3],
+    }
+
+
+def _sources(side: Side) -> Iterator[dict[str, Any]]:
+    columns = side.split.samples.select_columns(["source"]).with_format("numpy")[:]
+    source = np.asarray(columns["source"], dtype=np.int64)
+    of_segment = source[np.asarray(side.tokenized.samples, dtype=np.int64)]
+    tokens = np.bincount(
+        of_segment, weights=side.tokenized.lengths, minlength=len(side.split.accounts)
+    )
+    for account, report, count in zip(
+        side.split.accounts, side.split.reports, tokens.tolist(), strict=True
+    ):
+        yield {
+            "name": report.name,
+            **account.summary(),
+            "format": report.format,
+            "decided": report.decided,
+            "tokens": int(count),
+        }
+
+
+def _lengths(train: list[int], held: list[int]) -> dict[str, Any]:
+    """How many samples have how many tokens, in bins that grow by a constant factor."""
+    low, high = min(train + held), max(train + held) + 1
+    edges = np.unique(np.round(np.geomspace(low, high, _BINS + 1)).astype(np.int64))
+    lengths = np.asarray(train)
+    return {
+        "edges": edges.tolist(),
+        "train": np.histogram(lengths, edges)[0].tolist(),
+        "heldOut": np.histogram(np.asarray(held), edges)[0].tolist(),
+        "median": int(np.median(lengths)),
+        "p95": int(np.quantile(lengths, 0.95)),
+        "longest": int(lengths.max()),
+    }
+
+
+def _samples(side: Side, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+    """Samples from short to long, with the parts that are learnt told apart."""
+    tokenized = side.tokenized
+    by_length = np.argsort(np.asarray(tokenized.lengths), kind="stable")
+    chosen = {int(by_length[int(q * (len(by_length) - 1))]): q for q in _QUANTILES}
+    for place, quantile in chosen.items():
+        segment = tokenized.segment(place)
+        yield {
+            "place": side.split.samples[segment.sample]["place"],
+            "percentile": round(100 * quantile),
+            "tokens": len(segment.input_ids),
+            "supervised": int(segment.supervised.sum()),
+            "parts": _parts(segment.input_ids, segment.supervised, tokenizer),
+        }
+
+
+def _parts(
+    ids: npt.NDArray[np.int32], supervised: npt.NDArray[np.uint8], tokenizer: Tokenizer
+) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = []
+    room = _MAX_CHARS
+    edges = [0, *(np.flatnonzero(np.diff(supervised)) + 1).tolist(), len(ids)]
+    for start, end in itertools.pairwise(edges):
+        text = tokenizer.decode(ids[start:end].tolist())
+        shown = text[:room]
+        parts.append({"text": shown, "learnt": bool(supervised[start])})
+        room -= len(shown)
+        if len(shown) < len(text) or not room:
+            parts.append({"text": " …", "learnt": bool(supervised[start])})
+            break
+    return parts
