@@ -132,9 +132,11 @@ def test_a_job_that_slept_goes_on_from_its_checkpoint_with_the_curve_of_one_that
             evaluation={"everySteps": 100},
         )
     wait_for("its first steps", lambda: step_of(attempts("slept") / "0", 1) >= 3)
+    gang = {child for child in jobs.children("slept", "jobs,pods") if "slept-a0" in child}
+    assert len(gang) == 3, gang
     jobs.patch("slept", suspend=True)
     status = jobs.wait_phase("slept", "Suspended")
-    assert not any("-a0" in name for name in jobs.children("slept", "jobs,pods"))
+    wait_for("its pods are gone", lambda: not jobs.children("slept", "jobs,pods").keys() & gang, 30)
     told = conditions(status)
     assert (told["Suspended"]["status"], told["GangReady"]["status"]) == ("True", "False")
     first = attempts("slept") / "0"

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 SOME_ROWS = 20
-MANY_ROWS = 1000
+MANY_ROWS = 3000
+LATER = "2300k"
+"""Model and rows fit, what is made of the rows does not."""
 NEW = uuid.uuid4().hex[:8]
 """Nodes keep what they pulled once: what they shall miss needs a tag that never was."""
 LATE_MODEL = f"localhost:5000/finetune-tests/late-model:{NEW}"
@@ -95,7 +97,7 @@ WRONG = {
         FULL,
         {
             "data": data("pvc://work/many.jsonl"),
-            "storage": {"claimRef": {"name": "disk-1000k"}},
+            "storage": {"claimRef": {"name": f"disk-{LATER}"}},
         },
     ),
     "one-node-claim": Wrong(
@@ -116,7 +118,7 @@ def place(
             own_operator(kubectl, "wrong", "wrong-inputs", images.operator, images.trainer)
         )
         write_sources(host_folder(cluster, kubectl, namespace, "work"))
-        for size in ("64k", "1000k"):
+        for size in ("64k", LATER):
             stack.enter_context(small_disk(cluster, kubectl, namespace, size))
         kubectl.apply(claim("own", "ReadWriteOnce"), namespace=namespace)
         yield namespace
@@ -127,7 +129,8 @@ def write_sources(folder: Path) -> None:
     save_tiny_model(folder / "base-model", template=None)
     strange = shutil.copytree(folder / "model", folder / "strange-model") / "config.json"
     strange.write_text(json.dumps(json.loads(strange.read_text()) | {"model_type": "mystery"}))
-    rows = [chat_row(f"What is gang {n}?", "A set of pods.") for n in range(MANY_ROWS)]
+    answer = "A gang is a set of pods. " * 4
+    rows = [chat_row(f"What is {n}?", answer) for n in range(MANY_ROWS)]
     files = {
         "rows": rows[:SOME_ROWS],
         "many": rows,
