@@ -77,7 +77,7 @@ WRONG = {
     ),
     "no-targets": Wrong(
         "BadData",
-        "spec.data.train[0]: no row is left to train on (noTargets: 3)",
+        "spec.data.train[0]: no row is left to train on (noTargets: ",
         {"data": data("pvc://work/questions.jsonl")},
     ),
     "no-template": Wrong(
@@ -107,6 +107,17 @@ WRONG = {
         prepares=False,
     ),
 }
+
+NO_CLAIM = "spec.storage.claimRef.name: PersistentVolumeClaim late does not exist in namespace"
+NO_MODEL = f"1 of 1 pods cannot pull image {LATE_MODEL}: failed to pull"
+NO_TRAINER = "1 of 1 pods cannot pull image {trainer}: failed to pull"
+
+LATE = {
+    "late-model": ("ImagePull", "False", NO_MODEL),
+    "late-trainer": ("ImagePull", "False", NO_TRAINER),
+    "late-claim": ("ClaimNotFound", "True", NO_CLAIM),
+}
+"""Reason, Stalled, and the sentence about what is missing."""
 
 
 @pytest.fixture(scope="module")
@@ -185,69 +196,66 @@ def late_trainer(
     forget(cluster, reference)
 
 
+@dataclass(frozen=True)
+class Applied:
+    """Every job of this module: the pods of all of them run side by side."""
+
+    jobs: dict[str, Jobs]
+    """Where each is, by name."""
+    waiting: dict[str, dict[str, Any]]
+    """The status of those that can heal, when the cause was still there."""
+
+
 @pytest.fixture(scope="module")
 def applied(
-    cluster: LocalCluster, kubectl: Kubectl, place: str, late_trainer: str
-) -> Iterator[dict[str, Jobs]]:
-    """Every job of this module is there, by name: the pods of all of them take turns."""
+    cluster: LocalCluster, kubectl: Kubectl, images: Images, place: str, late_trainer: str
+) -> Iterator[Applied]:
     here, there = Jobs(kubectl, place), Jobs(kubectl, "late-trainer")
-    for name, wrong in WRONG.items():
-        here.apply(name, **({"data": GOOD} | wrong.spec))
-    here.apply("late-claim", data=GOOD, storage={"claimRef": {"name": "late"}})
     here.apply("late-model", data=GOOD, model={"uri": f"image://{LATE_MODEL}//model"})
     there.apply("late-trainer", data=GOOD)
-    yield {**dict.fromkeys([*WRONG, "late-claim", "late-model"], here), "late-trainer": there}
+    here.apply("late-claim", data=GOOD, storage={"claimRef": {"name": "late"}})
+    for name, wrong in WRONG.items():
+        here.apply(name, **({"data": GOOD} | wrong.spec))
+    jobs = {**dict.fromkeys([*WRONG, "late-claim", "late-model"], here), "late-trainer": there}
+    waiting = {}
+    for name, (reason, _, _) in LATE.items():
+        wait_for(f"{name}: {reason}", lambda n=name, r=reason: jobs[n].reason(n) == r)
+        waiting[name] = jobs[name].status(name)
+    # At once for all: the longer a pull fails, the longer the kubelet waits before the next.
+    assert not here.children("late-claim"), "nothing is created for a claim that is not there"
+    model = host_folder(cluster, kubectl, place, "work") / "model"
+    content = {f"model/{file.name}": file.read_bytes() for file in model.iterdir()}
+    upload_image(cluster.registry, LATE_MODEL, content)
+    also_tag(cluster, images.trainer, late_trainer)
+    kubectl.apply(claim("late"), namespace=place)
+    yield Applied(jobs, waiting)
     forget(cluster, LATE_MODEL)
 
 
-@pytest.mark.parametrize("name", ["late-claim", "late-model", "late-trainer"])
+@pytest.mark.parametrize("name", LATE)
 def test_what_can_heal_waits_with_a_sentence_and_goes_on(
-    applied: dict[str, Jobs],
-    cluster: LocalCluster,
-    kubectl: Kubectl,
-    images: Images,
-    late_trainer: str,
-    name: str,
+    applied: Applied, late_trainer: str, name: str
 ) -> None:
-    jobs = applied[name]
-    absent = LATE_MODEL if name == "late-model" else late_trainer
-    if name == "late-claim":
-        sentence = "spec.storage.claimRef.name: PersistentVolumeClaim late does not exist in"
-        reason, stalled = "ClaimNotFound", "True"
-    else:
-        sentence = f"1 of 1 pods cannot pull image {absent}: "
-        reason, stalled = "ImagePull", "False"
-    wait_for("the reason", lambda: jobs.reason(name) == reason)
-    status = jobs.status(name)
+    jobs, status = applied.jobs[name], applied.waiting[name]
+    _, stalled, sentence = LATE[name]
     assert status["phase"] == "Pending"
-    assert status["pendingReason"].startswith(sentence)
+    assert status["pendingReason"].startswith(sentence.format(trainer=late_trainer))
     assert "\n" not in status["pendingReason"]
-    if reason == "ImagePull":
-        assert "not found" in status["pendingReason"]
     told = conditions(status)
     assert (told["Stalled"]["status"], told["Succeeded"]["status"]) == (stalled, "Unknown")
 
-    if name == "late-claim":
-        assert not jobs.children(name), "nothing is created for a claim that is not there"
-        kubectl.apply(claim("late"), namespace=jobs.namespace)
-    elif name == "late-model":
-        model = host_folder(cluster, kubectl, jobs.namespace, "work") / "model"
-        content = {f"model/{file.name}": file.read_bytes() for file in model.iterdir()}
-        upload_image(cluster.registry, LATE_MODEL, content)
-    else:
-        also_tag(cluster, images.trainer, late_trainer)
     wait_for("the data are prepared", lambda: jobs.status(name).get("prepared"))
-    status = jobs.status(name)
-    assert conditions(status)["Stalled"]["status"] == "False"
-    assert (conditions(status)["DatasetValid"]["status"], status["prepareAttempt"]) == ("True", 0)
+    healed = conditions(jobs.status(name))
+    assert (healed["DatasetValid"]["status"], healed["Stalled"]["status"]) == ("True", "False")
+    assert jobs.status(name)["prepareAttempt"] == 0, "the same pod, or the first"
     jobs.delete(name)
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_cannot_heal_ends_the_job_before_any_gang(
-    applied: dict[str, Jobs], kubectl: Kubectl, name: str
+    applied: Applied, kubectl: Kubectl, name: str
 ) -> None:
-    wrong, jobs = WRONG[name], applied[name]
+    wrong, jobs = WRONG[name], applied.jobs[name]
     status = jobs.wait_phase(name, "Failed", "Training", "Succeeded")
     told = conditions(status)
     assert status["phase"] == "Failed", told
