@@ -22,6 +22,7 @@ from local_cluster import images as cluster_images
 from local_cluster.seed import refresh_seed
 
 SYSTEM_NAMESPACE = "finetune-system"
+SHARED_DEPLOYMENT = "deployment/finetune-operator"
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,14 @@ def operator(cluster: LocalCluster, kubectl: Kubectl, images: Images) -> str:
         f"trainer.image.repository={trainer_repository},trainer.image.tag={trainer_tag}",
     )  # fmt: skip
     return SYSTEM_NAMESPACE
+
+
+@pytest.fixture(scope="module")
+def shared_operator_asleep(kubectl: Kubectl, operator: str) -> Iterator[None]:
+    """The session's operator, which installed the CRD, sleeps while a module uses its own."""
+    kubectl("scale", SHARED_DEPLOYMENT, "--replicas=0", namespace=operator)
+    yield
+    kubectl("scale", SHARED_DEPLOYMENT, "--replicas=1", namespace=operator)
 
 
 @pytest.fixture(scope="session")

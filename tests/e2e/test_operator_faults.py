@@ -13,13 +13,14 @@ import random
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from e2e.contract_trainer import upload_contract_trainer
-from e2e.kubectl import PATIENCE_SECONDS, Kubectl, wait_for
-from e2e.release import helm, helm_install
+from e2e.host import processes_of
+from e2e.jobs import GRACE_SECONDS, Jobs
+from e2e.kubectl import Kubectl, wait_for
+from e2e.place import own_operator
 
 from local_cluster import LocalCluster
 
@@ -29,88 +30,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 RELEASE = "faults"
-DEPLOYMENT = "deployment/faults-finetune-operator"
-SHARED_DEPLOYMENT = "deployment/finetune-operator"
-GRACE_SECONDS = 30
 KILLS = 10
-
-
-class Jobs:
-    """FineTuneJobs of one namespace, and what Kubernetes really has of them."""
-
-    def __init__(self, kubectl: Kubectl, namespace: str) -> None:
-        self._kubectl = kubectl
-        self.namespace = namespace
-
-    def apply(self, name: str, *, steps: int = 10, seed: int = 1, **spec: Any) -> None:
-        """A job of two pods; one step takes a second, prepare and export ``seed`` seconds."""
-        workers = {
-            "count": 2,
-            "ranksPerWorker": 1,
-            "terminationGracePeriodSeconds": GRACE_SECONDS,
-            **spec.pop("workers", {}),
-        }
-        job = {
-            "apiVersion": "finetune.dev/v1alpha1",
-            "kind": "FineTuneJob",
-            "metadata": {"name": name},
-            "spec": {
-                "model": {"uri": "pvc://work/model"},
-                "data": {"train": [{"name": "rows", "uri": "pvc://work/rows.jsonl"}]},
-                "method": {"lora": {}},
-                "training": {"steps": steps, "seed": seed},
-                "workers": workers,
-                "storage": {"claimRef": {"name": "work"}},
-                **spec,
-            },
-        }
-        self._kubectl.apply(job, namespace=self.namespace)
-
-    def status(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._kubectl.json("get", "ftj", name, namespace=self.namespace)
-        return found.get("status") or {}
-
-    def reason(self, name: str) -> str:
-        conditions = self.status(name).get("conditions") or []
-        return next((c["reason"] for c in conditions if c["type"] == "Reconciling"), "")
-
-    def patch(self, name: str, **spec: Any) -> None:
-        body = json.dumps({"spec": spec})
-        self._kubectl(
-            "patch", "ftj", name, "--type=merge", "-p", body, namespace=self.namespace
-        )  # fmt: skip
-
-    def delete(self, name: str) -> None:
-        self._kubectl("delete", "ftj", name, "--wait=false", namespace=self.namespace)
-
-    def children(self, name: str, kinds: str = "jobs,pods,services,configmaps") -> dict[str, str]:
-        """Kind and name → UID of everything that bears the job's label."""
-        found = self._kubectl.json(
-            "get", kinds, "-l", f"finetune.dev/job={name}", namespace=self.namespace
-        )  # fmt: skip
-        return {
-            f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["uid"]
-            for item in found["items"]
-        }
-
-    def living_pods(self, name: str) -> set[str]:
-        """Names of the job's pods whose containers have not ended yet."""
-        unfinished = "status.phase!=Succeeded,status.phase!=Failed"
-        found = self._kubectl.json(
-            "get", "pods", "-l", f"finetune.dev/job={name}", f"--field-selector={unfinished}",
-            namespace=self.namespace,
-        )  # fmt: skip
-        return {item["metadata"]["name"] for item in found["items"]}
-
-    def wait_phase(
-        self, name: str, *phases: str, seconds: float = PATIENCE_SECONDS
-    ) -> dict[str, Any]:
-        def probe() -> Any:
-            status = self.status(name)
-            return status if status.get("phase") in phases else None
-
-        status: dict[str, Any] = wait_for(f"{name} in {phases}", probe, seconds)
-        return status
 
 
 class Process:
@@ -125,19 +45,8 @@ class Process:
             "get", "pods", "-l", f"app.kubernetes.io/instance={RELEASE}", namespace=self._namespace
         )["items"]  # fmt: skip
         uids = {pod["metadata"]["uid"] for pod in pods}
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
-            try:
-                command = (folder / "cmdline").read_bytes()
-                cgroup = (folder / "cgroup").read_text()
-            except OSError:
-                continue
-            if b"finetune_operator" in command and any(
-                uid in cgroup or uid.replace("-", "_") in cgroup for uid in uids
-            ):
-                return int(folder.name)
-        return None
+        operators = (p for p in processes_of(uids) if b"finetune_operator" in p.command)
+        return next((process.pid for process in operators), None)
 
     def kill(self) -> None:
         """kill -9, as soon as it is there."""
@@ -145,35 +54,13 @@ class Process:
 
 
 @pytest.fixture(scope="module")
-def place(cluster: LocalCluster, kubectl: Kubectl, images: Images, operator: str) -> Iterator[str]:
-    """A namespace with a shared claim, and an operator that watches nothing else.
-
-    The session's operator, which installed the CRD, sleeps meanwhile.
-    """
-    kubectl("scale", SHARED_DEPLOYMENT, "--replicas=0", namespace=operator)
-    namespace = "operator-faults"
-    kubectl("create", "namespace", namespace)
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "work"},
-        "spec": {
-            "accessModes": ["ReadWriteMany"],
-            "resources": {"requests": {"storage": "1Gi"}},
-        },
-    }
-    kubectl.apply(claim, namespace=namespace)
+def place(
+    cluster: LocalCluster, kubectl: Kubectl, images: Images, shared_operator_asleep: None
+) -> Iterator[str]:
+    """A namespace with a shared claim, and an operator that watches nothing else."""
     trainer = upload_contract_trainer(cluster.registry)
-    repository, digest = trainer.split("@")
-    helm_install(
-        kubectl, RELEASE, namespace, images.operator,
-        f"trainer.image.repository={repository},trainer.image.digest={digest}",
-        literal=f"watchNamespaces={{{namespace}}},crds.enabled=false",
-    )  # fmt: skip
-    yield namespace
-    helm(kubectl, namespace, "uninstall", RELEASE)
-    kubectl("delete", "namespace", namespace, "--wait=false")
-    kubectl("scale", SHARED_DEPLOYMENT, "--replicas=1", namespace=operator)
+    with own_operator(kubectl, RELEASE, "operator-faults", images.operator, trainer) as namespace:
+        yield namespace
 
 
 @pytest.fixture
@@ -407,7 +294,7 @@ def test_a_recreated_job_never_adopts_what_its_predecessor_left(jobs: Jobs) -> N
     jobs.wait_phase("again", "Training")
     before = set(jobs.children("again").values())
     jobs.delete("again")
-    wait_for("the first is gone", lambda: "again" not in _names(jobs))
+    wait_for("the first is gone", lambda: "again" not in jobs.names())
     jobs.apply("again", steps=2)
     wait_for("it says so", lambda: jobs.reason("again") == "PreviousJobTerminating")
     assert jobs.wait_phase("again", "Succeeded", "Failed")["phase"] == "Succeeded"
@@ -488,8 +375,3 @@ def test_events_of_an_undisturbed_job_are_few(jobs: Jobs, kubectl: Kubectl) -> N
     reasons = [event["reason"] for event in events]
     assert {"Training", "Succeeded"} <= set(reasons)
     assert len(reasons) <= 8 and len(set(reasons)) == len(reasons)
-
-
-def _names(jobs: Jobs) -> list[str]:
-    found = jobs._kubectl.json("get", "ftj", namespace=jobs.namespace)["items"]
-    return [item["metadata"]["name"] for item in found]

@@ -15,6 +15,7 @@ from unit.trainer.train.workers import (
     Job,
     export,
     fill_up,
+    fill_up_at_the_end,
     save_often,
     stop_in,
     train,
@@ -115,6 +116,13 @@ def test_a_rank_without_space_stops_all_ranks_with_the_same_class(tmp_path: Path
     assert [result["error"] for result in results] == ["DiskFull", "DiskFull", "OSError"]
     assert "No space left" in results[0]["message"]
     assert not list((tmp_path / "attempts/0/checkpoints").glob("step-?"))
+
+
+def test_final_weights_without_space_stop_all_ranks_with_the_same_class(tmp_path: Path) -> None:
+    results = run_gang(fill_up_at_the_end, 2, job(2), tmp_path)
+    assert [result["error"] for result in results] == ["DiskFull", "DiskFull"]
+    assert "no space is left on the claim of spec.storage" in results[1]["message"]
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_trap_39_retention_keeps_the_newest_and_the_best(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from finetune_trainer import outcome
 from finetune_trainer.config import RUN_JSON, WORKSPACE, RunConfig, load_run_config
-from finetune_trainer.errors import Preempted
+from finetune_trainer.errors import DiskFull, Preempted, failure_class
 from finetune_trainer.logs import configure
 
 OUTPUT = Path("/output")
@@ -58,7 +58,15 @@ def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[
     output = Path(env.get("FINETUNE_OUTPUT", OUTPUT)) if config.output.external else None
     named = env.get("FINETUNE_TRAIN_ATTEMPT")
     attempt = export.newest_attempt(config, workspace) if named is None else int(named)
-    return export.run(config, workspace, output or workspace / "output", attempt)
+    try:
+        return export.run(config, workspace, output or workspace / "output", attempt)
+    except Exception as error:
+        if output is None or failure_class(error) is not DiskFull.failure:
+            raise
+        raise DiskFull(
+            f"no space is left on the claim of spec.output.uri: {error}",
+            "enlarge that claim, or free space on it",
+        ) from error
 
 
 def _report(

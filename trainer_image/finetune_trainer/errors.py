@@ -71,12 +71,21 @@ def failure_class(error: BaseException) -> FailureClass:
         return error.failure
     if isinstance(error, ConfigError):
         return ConfigInvalid.failure
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if _is_full_disk(error):
         return DiskFull.failure
     # By name: importing torch takes seconds, and the launcher must start at once.
     if type(error).__name__ == "OutOfMemoryError":
         return BY_NAME["CudaOom"]
     return StageError.failure
+
+
+def message_of(error: BaseException) -> str:
+    """What happened, in one sentence."""
+    if isinstance(error, StageError):
+        return error.message
+    if failure_class(error) is DiskFull.failure:
+        return f"no space is left on the claim of spec.storage: {error}"
+    return f"{type(error).__name__}: {error}"
 
 
 def hint_of(error: BaseException) -> str | None:
@@ -86,3 +95,12 @@ def hint_of(error: BaseException) -> str | None:
     if failure_class(error) is DiskFull.failure:
         return "enlarge the claim of spec.storage, or free space on it"
     return None
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return error.errno in full
+    # safetensors keeps no more than the text of the system's error. By name, as above.
+    wrapped = type(error).__name__ == "SafetensorError"
+    return wrapped and any(f"(os error {number})" in str(error) for number in full)

@@ -16,7 +16,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.errors import StageError, failure_class, hint_of
+from finetune_trainer.errors import StageError, failure_class, hint_of, message_of
 
 TERMINATION_LOG = Path("/dev/termination-log")
 MAX_BYTES = 2999
@@ -50,7 +50,7 @@ def failure_record(error: BaseException, lines: list[str] | None = None) -> dict
     record: dict[str, Any] = {
         "class": kind.name,
         "exitCode": kind.exit_code,
-        "message": str(error) if expected else f"{type(error).__name__}: {error}",
+        "message": message_of(error),
     }
     if hint := hint_of(error):
         record["hint"] = hint

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from finetune_trainer.engine import Engine
-from finetune_trainer.errors import StageError
+from finetune_trainer.errors import DiskFull, StageError, failure_class, hint_of, message_of
 from finetune_trainer.gang import Gang
 
 
@@ -22,15 +22,17 @@ def save_weights(engine: Engine, gang: Gang, folder: Path) -> None:
     model = engine.module
     adapted = hasattr(model, "peft_config")
     weights = engine.gather_weights(trainable_only=adapted)
-    failure: str | None = None
+    fault: StageError | None = None
     if gang.is_first:
         try:
             _write(model, weights, folder / ("adapter" if adapted else "model"))
-        except (OSError, StageError) as error:
-            failure = str(error)
-    failure = gang.broadcast(failure)
-    if failure is not None:
-        raise StageError(f"the trained weights cannot be saved: {failure}")
+        except Exception as error:  # the libraries have errors of their own; nobody may wait for us
+            full = failure_class(error) is DiskFull.failure
+            kind, hint = (DiskFull if full else StageError), hint_of(error)
+            fault = kind(f"the trained weights cannot be saved: {message_of(error)}", hint)
+    fault = gang.broadcast(fault)
+    if fault is not None:
+        raise fault
 
 
 def _write(model: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:

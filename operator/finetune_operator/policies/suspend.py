@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..api.types import ConditionType, Phase, Reason
+from ..api.types import ConditionType, Phase, Reason, StageName
+from .attempts import NOT_READY
 from .ending import POLL_SECONDS, delete_jobs, name_pods
 from .facts import RUNNING_PHASES, WAITING_PHASES, Facts, State, Verdict, record_job
 
@@ -31,6 +32,7 @@ def suspended(facts: Facts) -> Verdict | None:
             **record_job(facts),
             "suspend_time": facts.status.suspend_time or facts.now,
         },
+        conditions=NOT_READY if facts.stage.name is StageName.TRAIN else {},
     )
 
 

@@ -656,6 +656,12 @@ def test_conditions_stand_as_kstatus_needs_them(facts: Facts, expected: tuple[st
     assert all(c["reason"] and c["observedGeneration"] == 1 for c in status["conditions"])
 
 
+def test_a_suspended_gang_is_not_called_ready() -> None:
+    status = decide(make_facts(ready_gang(job_uid="x"), spec=SUSPEND)).status
+    assert status["phase"] == "Suspended"
+    assert main_condition(status, "GangReady")["status"] == "False"
+
+
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     first = FineTuneJobStatus.model_validate(decide(make_facts()).status)
     later = make_facts(first, now=NOW + seconds(60), generation=2)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from finetune_trainer import __main__ as entry
-from finetune_trainer import outcome
+from finetune_trainer import export, outcome
 from finetune_trainer.config import ConfigError
 from finetune_trainer.errors import BadData, StageError, failure_class
 
@@ -34,6 +35,8 @@ RUN = {
         (ConfigError("x"), "ConfigInvalid", 64),
         (OSError(errno.ENOSPC, "full"), "DiskFull", 73),
         (OSError(errno.EIO, "broken"), "Internal", 70),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "DiskFull", 73),
+        (SafetensorError("I/O error: Input/output error (os error 5)"), "Internal", 70),
         (type("OutOfMemoryError", (RuntimeError,), {})("x"), "CudaOom", 71),
         (KeyError("x"), "Internal", 70),
     ],
@@ -50,6 +53,26 @@ def test_a_failure_tells_what_and_what_to_do() -> None:
     assert (failure["class"], failure["exitCode"]) == ("BadData", 65)
     assert (failure["message"], failure["hint"]) == ("train.jsonl line 17: empty", "fill it")
     assert failure["lines"] == ["one", "two"]
+
+
+def test_a_full_disk_names_the_field_that_asks_for_the_space() -> None:
+    failure = outcome.failure_record(OSError(errno.ENOSPC, "full", "/workspace/model"))
+    assert failure["message"].startswith("no space is left on the claim of spec.storage: ")
+    assert "/workspace/model" in failure["message"]
+
+
+def test_a_full_output_is_not_taken_for_the_work_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(export, "run", full)
+    run = {**RUN, "output": {"external": True}}
+    variables = {**environment(tmp_path, run), "FINETUNE_TRAIN_ATTEMPT": "0"}
+    assert entry.main(["export"], variables) == 73
+    failure = json.loads((tmp_path / "termination").read_text())["failure"]
+    assert failure["message"] == "no space is left on the claim of spec.output.uri: [Errno 28] full"
 
 
 def test_an_unforeseen_error_carries_its_traceback() -> None:

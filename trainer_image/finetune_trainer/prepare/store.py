@@ -22,6 +22,7 @@ epoch. The folder ``data`` appears by one rename, so a reader never sees half of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ class Segment:
 
 
 def write_split(folder: Path, rows: Iterable[list[Segment]], num_tokens: int) -> None:
-    """Write rows of segments as one split into the new folder ``folder``.
+    """Write rows of segments as one split into the new folder ``folder``. Raises ``OSError``.
 
     ``num_tokens`` is the number of tokens over all rows; it is known from the packing plan and lets
     the token files be filled in place, without the data set in memory.
@@ -176,7 +177,12 @@ def _create(path: Path, dtype: np.dtype[np.generic], size: int) -> npt.NDArray[n
         empty = np.zeros(0, dtype=dtype)
         np.save(path, empty)
         return empty
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(size,))
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(size,))
+    # The file is a hole until here. On a full disk a write into a mapped hole ends the process
+    # with SIGBUS; this raises OSError.
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _flush(*arrays: npt.NDArray[np.generic]) -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,14 @@ def test_a_row_outside_the_split_is_an_error(dataset: PackedDataset) -> None:
 def test_a_plan_that_does_not_fit_the_rows_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="planned were 3"):
         write_split(tmp_path / "train", [[segment(0, [1, 2], [0, 1])]], num_tokens=3)
+
+
+def test_the_space_of_the_token_files_is_taken_before_they_are_filled(tmp_path: Path) -> None:
+    """A write into a mapped hole of a full disk would end the process with SIGBUS."""
+
+    def rows() -> Iterator[list[Segment]]:
+        files = [tmp_path / "train" / name for name in ("input_ids.npy", "supervised.npy")]
+        assert all(file.stat().st_blocks * 512 >= file.stat().st_size > 4000 for file in files)
+        yield [segment(0, [1] * 8000, [1] * 8000)]
+
+    write_split(tmp_path / "train", rows(), num_tokens=8000)

@@ -1,0 +1,63 @@
+"""A namespace of its own, with an operator that watches nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from e2e.kubectl import Kubectl, wait_for
+from e2e.release import helm, helm_install
+
+from local_cluster import LocalCluster
+
+
+@contextmanager
+def own_operator(
+    kubectl: Kubectl, release: str, namespace: str, operator: str, trainer: str, *values: str
+) -> Iterator[str]:
+    """The namespace, with a shared claim ``work``; ``values``: further settings of the chart.
+
+    operator, trainer: images as ``repository:tag`` or ``repository@digest``.
+    """
+    kubectl("create", "namespace", namespace)
+    kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    kubectl.apply(claim("work"), namespace=namespace)
+    repository, sign, version = trainer.rpartition("@" if "@" in trainer else ":")
+    kind = "digest" if sign == "@" else "tag"
+    helm_install(
+        kubectl, release, namespace, operator,
+        f"trainer.image.repository={repository}", f"trainer.image.{kind}={version}", *values,
+        literal=f"watchNamespaces={{{namespace}}},crds.enabled=false",
+    )  # fmt: skip
+    yield namespace
+    helm(kubectl, namespace, "uninstall", release)
+    kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+def host_folder(cluster: LocalCluster, kubectl: Kubectl, namespace: str, name: str) -> Path:
+    """Where this host has the files of a claim."""
+    asked = ("get", "persistentvolumeclaim", name, "-o", "jsonpath={.spec.volumeName}")
+    volume = wait_for(f"claim {name} bound", lambda: kubectl(*asked, namespace=namespace), 30)
+    return cluster.paths.volumes / str(volume)
+
+
+def chat_row(question: str, answer: str | None) -> str:
+    """A line of a data file; without an answer there is nothing to learn in it."""
+    turns = [("user", question), *([("assistant", answer)] if answer else [])]
+    return json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]})
+
+
+def claim(name: str, mode: str = "ReadWriteMany", **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": [mode],
+            "resources": {"requests": {"storage": "1Gi"}},
+            **spec,
+        },
+    }

@@ -1,0 +1,165 @@
+"""The trainer image in gangs of the real cluster: one rank is killed, one job sleeps and wakes.
+
+Nodes only advertise their GPUs, so the chart's ``trainer.env`` makes the ranks train on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from e2e.host import processes_of
+from e2e.jobs import Jobs, conditions
+from e2e.kubectl import Kubectl, wait_for
+from e2e.place import chat_row, host_folder, own_operator
+from tiny_models import save_tiny_model
+
+from local_cluster import LocalCluster
+
+if TYPE_CHECKING:
+    from e2e.conftest import Images
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+OVER_SECONDS = 10.0
+"""From the death of a rank to the end of its gang."""
+ROWS = 40
+DATA = {"train": [{"name": "rows", "uri": "pvc://work/rows.jsonl"}], "sequenceLength": 64}
+
+
+@pytest.fixture(scope="module")
+def place(kubectl: Kubectl, images: Images, shared_operator_asleep: None) -> Iterator[str]:
+    with own_operator(
+        kubectl, "real", "real-trainer", images.operator, images.trainer,
+        "trainer.env.FINETUNE_DEVICE=CPU",
+    ) as namespace:  # fmt: skip
+        yield namespace
+
+
+@pytest.fixture(scope="module")
+def files(cluster: LocalCluster, kubectl: Kubectl, place: str) -> Path:
+    """The claim ``work`` on this host, with a tiny model and rows for it."""
+    folder = host_folder(cluster, kubectl, place, "work")
+    save_tiny_model(folder / "model")
+    rows = [chat_row(f"What is gang {n}?", "A set of pods. " * (1 + n % 4)) for n in range(ROWS)]
+    (folder / "rows.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.fixture
+def jobs(kubectl: Kubectl, files: Path, place: str) -> Jobs:
+    return Jobs(kubectl, place)
+
+
+@pytest.fixture
+def attempts(kubectl: Kubectl, files: Path, place: str) -> Any:
+    """The folder of a job's attempts on this host."""
+
+    def folder(name: str) -> Path:
+        uid = kubectl.json("get", "ftj", name, namespace=place)["metadata"]["uid"]
+        return files / place / uid / "attempts"
+
+    return folder
+
+
+def step_of(attempt: Path, rank: int) -> int:
+    """The last step that a rank has told."""
+    try:
+        return int(json.loads((attempt / f"heartbeats/rank-{rank}.json").read_text())["step"])
+    except FileNotFoundError:
+        return 0
+
+
+def test_a_killed_rank_on_advertised_gpus_is_named_and_its_gang_is_over_at_once(
+    jobs: Jobs, kubectl: Kubectl, attempts: Any, place: str
+) -> None:
+    gang = {"count": 2, "gpusPerWorker": 2, "terminationGracePeriodSeconds": 300}
+    jobs.apply("shot", steps=100_000, data=DATA, workers=gang)
+    status = jobs.wait_phase("shot", "Training", "Failed")
+    assert status["phase"] == "Training", status.get("failure")
+    assert status["resolved"]["worldSize"] == 4
+    wait_for("steps", lambda: step_of(attempts("shot") / "0", 3) >= 3)
+
+    stage = "finetune.dev/job=shot,finetune.dev/stage=train"
+    found = kubectl.json("get", "pods", "-l", stage, namespace=place)["items"]
+    assert len({pod["spec"]["nodeName"] for pod in found}) == 2, "each pod takes a node's GPUs"
+    victim = next(pod for pod in found if pod["metadata"]["name"].startswith("shot-a0-1-"))
+    assert victim["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    inside = list(processes_of({victim["metadata"]["uid"]}))
+    ranks = {rank: [p.pid for p in inside if b"RANK=%d" % rank in p.environment] for rank in (2, 3)}
+    assert [len(pids) for pids in ranks.values()] == [1, 1], inside
+    os.kill(ranks[3][0], signal.SIGKILL)
+    died = time.monotonic()
+
+    def job_failed() -> bool:
+        job = kubectl.json("get", "job", "shot-a0", namespace=place)
+        return conditions(job["status"]).get("Failed", {}).get("status") == "True"
+
+    wait_for("the Kubernetes Job Failed", job_failed, 60, every=0.2)
+    assert time.monotonic() - died <= OVER_SECONDS
+    status = jobs.wait_phase("shot", "Failed", seconds=30)
+    failure = status["failure"]
+    assert (failure["stage"], failure["attempt"], failure["rank"]) == ("train", 0, 3)
+    assert failure["pod"] == victim["metadata"]["name"]
+    assert failure["node"] == victim["spec"]["nodeName"]
+    assert failure["exitCode"] == 137 and failure["step"] >= 3
+    assert "SIGKILL" in failure["message"]
+    told = conditions(status)
+    assert told["Failed"]["status"] == told["Stalled"]["status"] == "True"
+    place_of_death = f"rank 3, pod {failure['pod']}, node {failure['node']}, exit code 137"
+    assert place_of_death in told["Failed"]["message"]
+    left = processes_of({pod["metadata"]["uid"] for pod in found})
+    assert not [p for p in left if b"finetune_trainer" in p.command], "on none of the nodes"
+
+
+def test_a_job_that_slept_goes_on_from_its_checkpoint_with_the_curve_of_one_that_did_not(
+    jobs: Jobs, attempts: Any
+) -> None:
+    steps = 400
+    for name in ("awake", "slept"):
+        jobs.apply(
+            name,
+            steps=steps,
+            data=DATA,
+            method={"lora": {"dropout": "0.1"}},
+            training={"microBatchSize": 2, "globalBatchSize": 16, "learningRate": "3e-3"},
+            evaluation={"everySteps": 100},
+        )
+    wait_for("its first steps", lambda: step_of(attempts("slept") / "0", 1) >= 3)
+    gang = {child for child in jobs.children("slept", "jobs,pods") if "slept-a0" in child}
+    assert len(gang) == 3, gang
+    jobs.patch("slept", suspend=True)
+    status = jobs.wait_phase("slept", "Suspended")
+    wait_for("its pods are gone", lambda: not jobs.children("slept", "jobs,pods").keys() & gang, 30)
+    told = conditions(status)
+    assert (told["Suspended"]["status"], told["GangReady"]["status"]) == ("True", "False")
+    first = attempts("slept") / "0"
+    saved = step_of(first, 0)
+    assert 3 <= saved < steps, "suspended in the middle of training"
+    assert (first / f"checkpoints/step-{saved}/manifest.json").is_file()
+
+    jobs.patch("slept", suspend=False)
+    ends = {name: jobs.wait_phase(name, "Succeeded", "Failed") for name in ("awake", "slept")}
+    assert {end["phase"] for end in ends.values()} == {"Succeeded"}, ends
+    second = attempts("slept") / "1"
+    parent = json.loads((second / "parent.json").read_text())
+    assert (parent["attempt"], parent["step"]) == (0, saved)
+    parts = [*curve(first), *curve(second)]
+    assert [step for step, _ in parts] == list(range(1, steps + 1)), "no step twice, none left out"
+    assert parts == curve(attempts("awake") / "0")
+    assert parts[-1][1] < parts[0][1] / 2, "and it learns"
+    metrics = {name: end["metrics"] for name, end in ends.items()}
+    assert metrics["slept"] == metrics["awake"]
+    assert ends["slept"]["attempt"] == 1 and "failure" not in ends["slept"]
+
+
+def curve(attempt: Path) -> list[tuple[int, float]]:
+    """Step and loss, as one attempt wrote them."""
+    lines = map(json.loads, (attempt / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
