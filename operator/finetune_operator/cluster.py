@@ -267,6 +267,8 @@ async def connect(count: Callable[[str, str, int], None]) -> KubernetesCluster:
         await config.load_kube_config(  # type: ignore[no-untyped-call]
             client_configuration=configuration
         )
+    # A proxy, if any, stands in the kubeconfig: aiohttp would ask two threads in every request.
+    configuration.client_session_kwargs = {"trust_env": False}
     return KubernetesCluster(ApiClient(configuration), count)
 
 
