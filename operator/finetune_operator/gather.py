@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +16,7 @@ from .api.types import FineTuneJobStatus, OutputFormat, Phase
 from .cluster import Children, Cluster
 from .engine.evidence import Evidence
 from .engine.store import Key, Store, Stored
-from .errors import Fault, InvalidSpec
+from .errors import ClusterError, Fault, InvalidSpec
 from .observed import ChildJob, ChildPod, Observed, StoredJob
 from .plan import Platform, TrainingPlan, plan_training
 from .policies.facts import Facts, Obstacle
@@ -60,7 +61,7 @@ class Gatherer:
         self._board = board
         self._platform = platform
         self._clock = clock
-        self._answers: dict[tuple[str, str, str], tuple[float, Any]] = {}
+        self._answers: dict[tuple[str, str, str], tuple[float, asyncio.Future[Any]]] = {}
         self._plans: OrderedDict[str, tuple[tuple[Any, ...], Planned]] = OrderedDict()
 
     async def facts(self, key: Key, refusal: Obstacle | None) -> Facts | None:
@@ -69,10 +70,13 @@ class Gatherer:
         if job is None:
             return None
         children = self.stores.child_jobs.of(key), self.stores.child_pods.of(key)
-        return await self._facts(job, *children, refusal, live=False)
+        return await self._facts(job, *children, refusal)
 
     async def confirmed(self, facts: Facts, *, job_is_fresh: bool) -> Facts | None:
-        """The same from the API server; None: the job is gone."""
+        """The same from the API server: ``facts`` itself where that has nothing new.
+
+        None: the job is gone.
+        """
         key, job = facts.key, facts.job
         if not job_is_fresh:
             newest = await self._cluster.job(key)
@@ -82,7 +86,9 @@ class Gatherer:
             self.stores.jobs.put(job)
         self._learn(key, await self._cluster.children(key))
         children = self.stores.child_jobs.of(key), self.stores.child_pods.of(key)
-        return await self._facts(job, *children, facts.refusal, live=True)
+        if job.version == facts.job.version and children == facts.children:
+            return facts
+        return await self._facts(job, *children, facts.refusal)
 
     def forget(self, key: Key) -> None:
         """The job is gone."""
@@ -96,8 +102,6 @@ class Gatherer:
         jobs: tuple[ChildJob, ...],
         pods: tuple[ChildPod, ...],
         refusal: Obstacle | None,
-        *,
-        live: bool,
     ) -> Facts:
         status = read_status(job.status)
         plan, faults = self._plan(job, status)
@@ -110,7 +114,6 @@ class Gatherer:
             now=self._clock(),
             refusal=refusal,
             progress=self._board.get(job.key),
-            live=live,
         )
         if plan is None or status.completion_time is not None:
             return facts
@@ -139,6 +142,8 @@ class Gatherer:
         try:
             plan = plan_training(job.key, job.uid, job.spec, status, self._platform, outputs)
             planned = plan, ()
+            # Once it is written, what was resolved leads to the same plan again.
+            inputs = job.spec, plan.resolved, outputs
         except InvalidSpec as error:
             planned = None, error.faults
         self._plans[job.uid] = inputs, planned
@@ -169,20 +174,24 @@ class Gatherer:
         )
 
     async def _ask(self, what: str, namespace: str, name: str) -> Any:
-        """A live read whose answer counts for a few seconds."""
+        """A live read whose answer counts for a few seconds; who asks meanwhile shares it."""
         asked, now = (what, namespace, name), time.monotonic()
-        if asked in self._answers and now - self._answers[asked][0] < LOOKUP_SECONDS:
-            return self._answers[asked][1]
-        read = {
-            "claim": self._cluster.claim,
-            "config_map": self._cluster.config_map_keys,
-            "warning": self._cluster.newest_warning,
-        }[what]
-        answer = await read(namespace, name)
-        if len(self._answers) > 1000:
-            self._answers.clear()
-        self._answers[asked] = (now, answer)
-        return answer
+        since, answer = self._answers.get(asked, (-LOOKUP_SECONDS, None))
+        if answer is None or now - since >= LOOKUP_SECONDS:
+            read = {
+                "claim": self._cluster.claim,
+                "config_map": self._cluster.config_map_keys,
+                "warning": self._cluster.newest_warning,
+            }[what]
+            if len(self._answers) > 1000:
+                self._answers.clear()
+            answer = asyncio.ensure_future(read(namespace, name))
+            self._answers[asked] = now, answer
+        try:
+            return await answer
+        except ClusterError:
+            self._answers.pop(asked, None)
+            raise
 
     def _learn(self, key: Key, found: Children) -> None:
         """What was read live is at least as new as the stores, but for what came after it."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
 
 from .api.types import FineTuneJobSpec, FineTuneJobStatus, Resolved, StageName, decimal_string
-from .batch import solve_batch
+from .batch import Batch, solve_batch
 from .engine.store import Key
 from .errors import Fault, InvalidSpec
 from .run_config import run_config
@@ -43,8 +44,22 @@ class TrainingPlan:
     """Trainer image; stays the same from the job's first pod to its last."""
     resolved: Resolved
     sources: tuple[Source, ...]
-    run_config: Mapping[str, Any]
-    """Content of run.json."""
+    batch: Batch
+    zero_stage: int
+    learning_rate: float
+
+    @cached_property
+    def run_config(self) -> Mapping[str, Any]:
+        """Content of run.json. Only a pass that creates something asks for it."""
+        return run_config(
+            self.key,
+            self.uid,
+            self.spec,
+            self.sources,
+            self.batch,
+            self.zero_stage,
+            self.learning_rate,
+        )
 
     @property
     def service_name(self) -> str:
@@ -164,7 +179,9 @@ def plan_training(
         image=image,
         resolved=resolved,
         sources=sources,
-        run_config=run_config(key, uid, wish, sources, batch, zero_stage, rate),
+        batch=batch,
+        zero_stage=zero_stage,
+        learning_rate=rate,
     )
 
 

@@ -55,7 +55,8 @@ class Reconciler:
                 if confirmed is None:
                     self._forget(key)
                     return None
-                facts, decision = confirmed, decide(confirmed)
+                if confirmed is not facts:
+                    facts, decision = confirmed, decide(confirmed)
             if decision.status != facts.job.status:
                 await self._write(facts, decision)
                 written = True

@@ -121,10 +121,7 @@ def compose(facts: Facts, verdict: Verdict) -> FineTuneJobStatus:
         _transition(told.get(name), name, *what, facts)
         for name, what in _conditions(facts, verdict, status).items()
     )
-    # Whole seconds, as they are stored: else a fresh status would differ from its own echo.
-    return FineTuneJobStatus.model_validate(
-        {**status.model_dump(), "conditions": conditions}, by_name=True
-    )
+    return status.model_copy(update={"conditions": conditions})
 
 
 def _conditions(
@@ -178,6 +175,9 @@ def _kept(facts: Facts, name: ConditionType) -> tuple[str, str, str] | None:
 def _transition(
     known: Condition | None, name: str, value: str, reason: str, message: str, facts: Facts
 ) -> Condition:
+    said = value, reason, message, facts.job.generation
+    if known and said == (known.status, known.reason, known.message, known.observed_generation):
+        return known
     moved = known is None or known.status != value
     return Condition(
         type=name,

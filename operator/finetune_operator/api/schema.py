@@ -62,7 +62,11 @@ class Rule:
 
 def _without_empty_lists(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_empty_lists(part) for k, part in value.items() if part != []}
+        return {
+            name: _without_empty_lists(part) if isinstance(part, dict | list) else part
+            for name, part in value.items()
+            if part != []
+        }
     return [_without_empty_lists(part) for part in value] if isinstance(value, list) else value
 
 
@@ -231,10 +235,15 @@ def _whole_seconds(value: datetime) -> datetime:
     return value.astimezone(UTC).replace(microsecond=0)
 
 
+def _wire_time(value: datetime) -> str:
+    # A model that was copied with a new value has not validated it.
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 Timestamp = Annotated[
     datetime,
     AfterValidator(_whole_seconds),
-    PlainSerializer(lambda value: value.strftime("%Y-%m-%dT%H:%M:%SZ"), when_used="json"),
+    PlainSerializer(_wire_time, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 """A point in time with whole seconds, in UTC, as in ``metadata.creationTimestamp``."""

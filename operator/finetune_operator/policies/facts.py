@@ -66,12 +66,14 @@ class Facts:
     refusal: Obstacle | None = None
     """The API server's last answer to a creation, where it was no."""
     progress: ProgressReport | None = None
-    live: bool = False
-    """Children were read from the API server in this pass, not from the store."""
 
     @property
     def key(self) -> Key:
         return self.job.key
+
+    @property
+    def children(self) -> tuple[tuple[ChildJob, ...], tuple[ChildPod, ...]]:
+        return self.observed.jobs, self.observed.pods
 
     @property
     def spec(self) -> FineTuneJobSpec:

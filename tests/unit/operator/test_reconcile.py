@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from fake_cluster import Crash, FakeCluster
 
 from finetune_operator.api.types import StageName
 from finetune_operator.cluster import Children
-from finetune_operator.errors import NotThere, Refused, Stale
+from finetune_operator.engine.store import Key
+from finetune_operator.errors import NotThere, Refused, Stale, Unavailable
 from finetune_operator.gather import Gatherer, Stores
+from finetune_operator.plan import plan_training
 from finetune_operator.progress import ProgressBoard
 from finetune_operator.reconcile import EVENTS, Reconciler
 
@@ -549,6 +552,64 @@ async def test_events_are_few_even_if_the_user_toggles_for_ever(world: FakeClust
     await operator.settle()
     assert len(operator.events) <= EVENTS
     assert operator.events[-1]["reason"] == "Succeeded"
+
+
+async def test_a_live_read_without_news_is_not_decided_on_again(world: FakeCluster) -> None:
+    operator = Operator(world)
+    world.sync(operator.stores)
+    facts = await operator.gatherer.facts(KEY, None)
+    assert facts is not None
+    assert await operator.gatherer.confirmed(facts, job_is_fresh=False) is facts
+    world.edit_job(KEY, suspend=True)
+    newer = await operator.gatherer.confirmed(facts, job_is_fresh=False)
+    assert newer is not None and newer.spec.suspend
+    labels = {"finetune.dev/job": KEY.name}
+    meta = {"namespace": KEY.namespace, "name": "theirs", "labels": labels}
+    world.add({"kind": "Job", "metadata": meta, "spec": {}})
+    newest = await operator.gatherer.confirmed(newer, job_is_fresh=False)
+    assert newest is not None and [job.name for job in newest.observed.jobs] == ["theirs"]
+
+
+async def test_a_plan_is_made_once_for_a_job(
+    world: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    def counted(*arguments: Any) -> Any:
+        made.append(plan_training(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr("finetune_operator.gather.plan_training", counted)
+    operator = Operator(world)
+    await live_a_life(world, operator)
+    assert [plan.resolved.steps for plan in made] == [90]
+
+
+async def test_jobs_that_ask_for_the_same_claim_share_the_answer_but_not_an_error(
+    world: FakeCluster,
+) -> None:
+    keys = [Key(KEY.namespace, name) for name in ("one", "two", "three")]
+    for key in keys:
+        world.add_job(key, make_spec())
+    asked: list[str] = []
+    real = world.claim
+
+    async def slow(namespace: str, name: str) -> Any:
+        asked.append(name)
+        await asyncio.sleep(0)
+        if len(asked) == 1:
+            raise Unavailable("no answer")
+        return await real(namespace, name)
+
+    world.claim = slow  # type: ignore[method-assign]
+    operator = Operator(world)
+    world.sync(operator.stores)
+    gather = [operator.gatherer.facts(key, None) for key in keys]
+    results = await asyncio.gather(*gather, return_exceptions=True)
+    assert {type(result) for result in results} == {Unavailable}
+    gather = [operator.gatherer.facts(key, None) for key in keys]
+    assert all(await asyncio.gather(*gather))
+    assert asked == ["datasets", "datasets", "models", "work"]
 
 
 async def test_a_missing_claim_is_told_and_heals(world: FakeCluster) -> None:
