@@ -106,10 +106,11 @@ def pump_settings() -> kopf.OperatorSettings:
     settings.watching.label_selectors["jobs"] = JOB_LABEL
     settings.watching.label_selectors["pods"] = JOB_LABEL
     settings.watching.server_timeout = 300
+    settings.watching.chunk_size = 100  # what was listed and not yet handled lies in memory
     settings.networking.error_backoffs = CappedForever()
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
-    settings.queueing.idle_timeout = 1.0  # a worker's task ends a second after its last event
+    settings.queueing.idle_timeout = 0.1  # so long a worker's task outlives its last event
     settings.persistence.finalizer = f"{GROUP}/finalizer"  # never set; kopf's name must not show
     settings.persistence.diffbase_storage = NoDiffBase()
     return settings
