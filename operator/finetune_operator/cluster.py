@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlencode
 
@@ -17,6 +18,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from .api.types import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from .engine.store import Key
+from .engine.together import Together
 from .errors import ClusterError, NameConflict, NotThere, Refused, Stale, Unavailable
 from .objects.labels import JOB_LABEL
 from .observed import ChildJob, ChildPod, StoredJob, read_child_job, read_child_pod, read_job
@@ -25,6 +27,8 @@ from .policies.validity import Claim
 FIELD_MANAGER = "finetune-operator"
 TIMEOUT = aiohttp.ClientTimeout(total=15)
 PAGE = 500
+CHILDREN_OF = 50
+"""FineTuneJobs whose children one list asks for: their names must fit into an address."""
 APPLY = "application/apply-patch+yaml"
 _CORE = "/api/v1"
 _PATHS = {
@@ -88,6 +92,7 @@ class KubernetesCluster:
         """``count(verb, kind, code)`` is called for every answer; code 0: there was none."""
         self._client = client
         self._count = count
+        self._children: dict[str, Together[Key, Children]] = {}
 
     async def kubernetes_minor(self) -> int:
         version = await self._request("GET", "", "/version")
@@ -116,15 +121,28 @@ class KubernetesCluster:
             return None
 
     async def children(self, key: Key) -> Children:
-        query = {"labelSelector": f"{JOB_LABEL}={key.name}"}
+        if key.namespace not in self._children:
+            read = partial(self._children_of, key.namespace)
+            self._children[key.namespace] = Together(read, at_most=CHILDREN_OF)
+        return await self._children[key.namespace].ask(key)
+
+    async def _children_of(self, namespace: str, keys: tuple[Key, ...]) -> dict[Key, Children]:
+        """The API server goes through the whole namespace for each list: so one list for many."""
+        query = {"labelSelector": f"{JOB_LABEL} in ({','.join(key.name for key in keys)})"}
         # One after the other: a Job that is complete has pods that have said their last words.
-        jobs = await self._request("GET", "Job", _path("Job", key.namespace), query)
-        pods = await self._request("GET", "Pod", _path("Pod", key.namespace), query)
-        return Children(
-            tuple(map(read_child_job, jobs["items"])),
-            tuple(map(read_child_pod, pods["items"])),
-            min(int(found["metadata"]["resourceVersion"]) for found in (jobs, pods)),
-        )
+        jobs = await self._request("GET", "Job", _path("Job", namespace), query)
+        pods = await self._request("GET", "Pod", _path("Pod", namespace), query)
+        version = min(int(found["metadata"]["resourceVersion"]) for found in (jobs, pods))
+        child_jobs = tuple(map(read_child_job, jobs["items"]))
+        child_pods = tuple(map(read_child_pod, pods["items"]))
+        return {
+            key: Children(
+                tuple(job for job in child_jobs if job.key == key),
+                tuple(pod for pod in child_pods if pod.key == key),
+                version,
+            )
+            for key in keys
+        }
 
     async def write_status(self, job: StoredJob, status: Mapping[str, Any]) -> StoredJob:
         body = {

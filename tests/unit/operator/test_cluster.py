@@ -13,6 +13,7 @@ from builders import KEY, UID, make_job
 from kubernetes.aio.client import ApiClient, Configuration
 
 from finetune_operator.cluster import KubernetesCluster
+from finetune_operator.engine.store import Key
 from finetune_operator.errors import (
     ClusterError,
     NameConflict,
@@ -81,6 +82,7 @@ async def cluster(script: Script) -> AsyncIterator[KubernetesCluster]:
 
 CONFIG_MAPS = f"/api/v1/namespaces/{KEY.namespace}/configmaps"
 JOBS = f"/apis/batch/v1/namespaces/{KEY.namespace}/jobs"
+PODS = f"/api/v1/namespaces/{KEY.namespace}/pods"
 THE_JOB = f"/apis/finetune.dev/v1alpha1/namespaces/{KEY.namespace}/finetunejobs/{KEY.name}"
 
 
@@ -228,6 +230,31 @@ async def test_an_event_that_was_posted_before_is_fine(
 ) -> None:
     script.on("POST", f"/api/v1/namespaces/{KEY.namespace}/events", (409, {}))
     await cluster.post_event({"metadata": {"namespace": KEY.namespace}})
+
+
+async def test_children_of_many_jobs_come_with_one_list_of_each_kind(
+    script: Script, cluster: KubernetesCluster
+) -> None:
+    def child(job: str, name: str) -> dict[str, Any]:
+        labels = {"finetune.dev/job": job}
+        meta = {"namespace": KEY.namespace, "name": name, "uid": name, "labels": labels}
+        return {"metadata": {**meta, "resourceVersion": "7"}}
+
+    names = ("a", "b", "c", "d")
+    jobs = [child(name, f"{name}-p0") for name in ("a", "b", "d")]
+    pods = [child("b", "b-p0-0"), child("b", "b-p0-1")]
+    script.on("GET", JOBS, (200, {"metadata": {"resourceVersion": "9"}, "items": jobs}))
+    script.on("GET", PODS, (200, {"metadata": {"resourceVersion": "8"}, "items": pods}))
+    elsewhere = asyncio.create_task(cluster.children(Key("forbidden", "a")))
+    found = await asyncio.gather(*(cluster.children(Key(KEY.namespace, name)) for name in names))
+    assert [[job.name for job in one.jobs] for one in found] == [["a-p0"], ["b-p0"], [], ["d-p0"]]
+    assert [len(one.pods) for one in found] == [0, 2, 0, 0]
+    assert {one.version for one in found} == {8}
+    here = [(path, query) for _, path, query, _ in script.asked if KEY.namespace in path]
+    selector = {"labelSelector": "finetune.dev/job in (a,b,c,d)"}
+    assert here == [(JOBS, selector), (PODS, selector)]
+    with pytest.raises(NotThere):  # another namespace's trouble stays there
+        await elsewhere
 
 
 async def test_long_lists_come_page_by_page(script: Script, cluster: KubernetesCluster) -> None:
