@@ -137,7 +137,7 @@ CLUSTER_SIGNATURES = (
     Signature(
         "ServiceAccountMissing",
         _CREATE,
-        r"error looking up service account |serviceaccount \"\S{1,253}\" not found",
+        r"error looking up service account |service ?account \"\S{1,253}\" not found",
         "There is no ServiceAccount of that name in the namespace.",
         "create it, or correct spec.workers.serviceAccountName",
         _ADMISSION,
