@@ -87,4 +87,4 @@ def _signatures(table: Iterable[Signature]) -> str:
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n".replace("\n ", " ") for cells in lines)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

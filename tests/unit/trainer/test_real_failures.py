@@ -154,7 +154,11 @@ def smallest_loss_scale(_: Path) -> None:
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
     scaler = DynamicLossScaler(
-        init_scale=1, scale_window=1, min_scale=1, raise_error_at_min_scale=True
+        init_scale=1,
+        scale_window=1,
+        min_scale=1,
+        delayed_shift=1,
+        consecutive_hysteresis=False,
     )
     scaler.update_scale(True)
 
@@ -257,9 +261,9 @@ def with_a_peer(folder: Path, *, peer_ends: bool) -> None:
     rank = int(child == 0)
     if rank == 1:
         store = distributed.FileStore(str(folder / "store"), 2)
-        distributed.ProcessGroupGloo(store, 1, 2, timedelta(seconds=20))
+        group = distributed.ProcessGroupGloo(store, 1, 2, timedelta(seconds=20))
         if not peer_ends:
-            threading.Event().wait(20)
+            threading.Event().wait(20)  # group lives as long, and with it the connection
         os._exit(9)
     try:
         store = distributed.FileStore(str(folder / "store"), 2)

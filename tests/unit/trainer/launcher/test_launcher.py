@@ -161,7 +161,11 @@ def test_a_record_is_not_explained_by_an_older_line_of_the_log(start: Start) -> 
 
 
 def test_lines_that_all_ranks_of_a_pod_said_stand_once(start: Start) -> None:
-    run = start("echo broken at port 400$RANK; [ $RANK = 1 ] && sleep 0.3; exit 70", ranks=3)
+    run = start(
+        f"echo broken at port 400$RANK; touch up-$RANK; [ $RANK = 0 ] || {FOREVER};"
+        " while [ ! -e up-1 ] || [ ! -e up-2 ]; do sleep 0.05; done; exit 70",
+        ranks=3,
+    )
     assert run.end() == 70
     assert run.message["failure"]["lines"] == ["broken at port 4000 (×3 ranks)"]
 
