@@ -29,7 +29,7 @@ cluster: ## start the local cluster [ARGS="--nodes 3 --gpus 2"]
 cluster-down: ## stop the local cluster and delete its state
 	@$(BOOTSTRAP) --root cluster -- python -m local_cluster down $(ARGS)
 
-generate: ## write the CRD, the chart's copy and the trainer's table of failures
+generate: ## write the CRD, the chart's copy, the modules that the trainer shares, docs/failures.md
 	@$(BOOTSTRAP) operator -- python -m finetune_operator.api.crd
 
 verify: ## linters, types, import contracts, drift of generated files

@@ -86,6 +86,8 @@ class ProgressReport(_Training):
 
 class FailureReport(_Report):
     failure_class: Annotated[Word | None, Field(alias="class")] = None
+    signature: Word | None = None
+    cause: str | None = None
     rank: Count | None = None
     exit_code: int | None = None
     step: Count | None = None

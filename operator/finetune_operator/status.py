@@ -26,6 +26,7 @@ from .policies.attempts import (
 from .policies.deadline import deadline_exceeded, seconds_left
 from .policies.facts import Action, Facts, State, Verb, Verdict
 from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
+from .policies.secrets import without_secrets
 from .policies.suspend import resumed, suspended
 from .policies.ttl import finished
 from .policies.validity import obstructed, spec_invalid
@@ -82,7 +83,7 @@ def decide(facts: Facts) -> Decision:
     """One decision from (job, plan, observed); pure."""
     if facts.job.deleting:  # the garbage collector removes the children
         return Decision(status=facts.job.status)
-    verdict = judge(facts)
+    verdict = without_secrets(judge(facts))
     status = compose(facts, verdict)
     wire = status.wire()
     changed = wire != facts.job.status

@@ -16,7 +16,7 @@ from typing import Any
 from finetune_trainer import outcome
 from finetune_trainer.config import RUN_JSON, WORKSPACE, RunConfig, load_run_config
 from finetune_trainer.errors import DiskFull, Preempted, failure_class
-from finetune_trainer.logs import configure
+from finetune_trainer.logs import configure, redact_streams
 
 OUTPUT = Path("/output")
 USAGE = "usage: python -m finetune_trainer prepare|train|export|answer"
@@ -121,4 +121,5 @@ def _on_sigterm(last_words: Callable[[], int]) -> None:
 
 
 if __name__ == "__main__":
+    redact_streams()
     sys.exit(main(sys.argv[1:], os.environ))

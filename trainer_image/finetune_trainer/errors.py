@@ -8,6 +8,7 @@ import errno
 from typing import ClassVar
 
 from finetune_trainer.config import ConfigError
+from finetune_trainer.explanation import class_of_unforeseen
 from finetune_trainer.failures import BY_NAME, FailureClass
 
 
@@ -66,7 +67,7 @@ class Rendezvous(StageError):
 
 
 def failure_class(error: BaseException) -> FailureClass:
-    """The class of any error; what nobody foresaw is ``Internal``."""
+    """The class of any error: as raised, else as its text is known, else ``Internal``."""
     if isinstance(error, StageError):
         return error.failure
     if isinstance(error, ConfigError):
@@ -76,7 +77,7 @@ def failure_class(error: BaseException) -> FailureClass:
     # By name: importing torch takes seconds, and the launcher must start at once.
     if type(error).__name__ == "OutOfMemoryError":
         return BY_NAME["CudaOom"]
-    return StageError.failure
+    return class_of_unforeseen(error)
 
 
 def message_of(error: BaseException) -> str:

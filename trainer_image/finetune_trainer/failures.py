@@ -1,4 +1,4 @@
-# Generated from operator/finetune_operator/api/failures.py by `make generate`. Do not edit.
+# Generated from operator/finetune_operator/api/failures.py: do not edit.
 """Exit codes and failure classes, the vocabulary between trainer and operator.
 
 The trainer ends with one of these codes; the operator turns a code back into its class. Codes are

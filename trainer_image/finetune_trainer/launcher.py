@@ -27,8 +27,11 @@ from typing import Any
 from finetune_trainer import outcome
 from finetune_trainer.config import RUN_JSON, WORKSPACE, RunConfig, load_run_config
 from finetune_trainer.errors import ConfigInvalid
+from finetune_trainer.explanation import explain
 from finetune_trainer.failures import BY_EXIT_CODE, BY_NAME
+from finetune_trainer.last_lines import last_lines
 from finetune_trainer.logs import RankLog, configure
+from finetune_trainer.signatures.signature import UNFORESEEN
 
 TERM_SECONDS = 1.0
 """What the ranks that remain get between SIGTERM and SIGKILL once one of them has died."""
@@ -159,16 +162,20 @@ class Launcher:
 
     def _of_failure(self, rank: RankProcess) -> dict[str, Any]:
         code = rank.exit_code or 0
+        recent = rank.log.recent
         result = rank.record() or {
             "stage": "train",
             "attempt": self.pod.attempt,
             "outcome": "preempted" if code == PREEMPTED else "failed",
-            "failure": silent_death(code),
         }
-        failure = result.setdefault("failure", silent_death(code))
+        failure = result.setdefault("failure", silent_death(code, recent))
         failure.update(rank=rank.rank, localRank=rank.local_rank, exitCode=code)
-        if not failure.get("lines"):
-            failure["lines"] = [line[:300] for line in rank.log.recent[-20:]]
+        if "signature" not in failure and failure.get("class") != UNFORESEEN:
+            # The error of an unforeseen failure was asked already; the log may hold older ones.
+            explain(failure, recent)
+        others = [other.log.recent for other in self.ranks if other is not rank]
+        if lines := last_lines(recent, others):
+            failure["lines"] = lines
         if "step" not in failure and (step := self._last_step(rank.rank)) is not None:
             failure["step"] = step
         return result
@@ -270,15 +277,12 @@ class Launcher:
             self.kill_at = math.inf
 
 
-def silent_death(code: int) -> dict[str, Any]:
-    """The failure of a rank that left no record; ``code`` is its exit code."""
+def silent_death(code: int, recent: Sequence[str]) -> dict[str, Any]:
+    """The failure of a rank that left no record: ``code`` is its exit code, ``recent`` its log."""
     if code > 128:
         name = _signal_name(code - 128)
         message = f"the rank was ended by {name} and said nothing"
-        hint = "SIGKILL mostly is the memory limit of the pod: see spec.workers.resources"
         failure = {"class": "Internal", "exitCode": code, "message": message}
-        if code == 128 + signal.SIGKILL:
-            failure["hint"] = hint
     elif code == PREEMPTED:
         message = "asked to stop before training began"
         failure = {"class": "Preempted", "exitCode": code, "message": message}
@@ -286,6 +290,7 @@ def silent_death(code: int) -> dict[str, Any]:
         kind = BY_EXIT_CODE.get(code, BY_NAME["Internal"])
         message = f"the rank ended with code {code} and said nothing"
         failure = {"class": kind.name, "exitCode": code, "message": message}
+    explain(failure, [*recent, message])  # together: the log may know why the signal came
     return {**failure, "at": round(time.time(), 3)}
 
 

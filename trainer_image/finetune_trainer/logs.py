@@ -6,12 +6,16 @@ still leaves its last words.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import threading
 from collections import deque
 from pathlib import Path
 from typing import IO
+
+from finetune_trainer.redaction import Redactor, redact
+from finetune_trainer.signatures.signature import MAX_LINES
 
 LINE_LIMIT = 8192
 """Bytes of one line that are kept."""
@@ -21,12 +25,29 @@ log = logging.getLogger(__name__)
 
 def configure(level: int = logging.INFO) -> None:
     """Log to standard output, one line a record; the launcher adds the rank."""
-    logging.basicConfig(
-        stream=sys.stdout,
-        level=level,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class _RedactedText(io.TextIOWrapper):
+    def write(self, text: str) -> int:
+        super().write(redact(text))
+        return len(text)
+
+
+def redact_streams() -> None:
+    """Clear all that this process prints: libraries also print past the logging."""
+    for name in ("stdout", "stderr"):
+        stream = _RedactedText(
+            getattr(sys, name).buffer, encoding="utf-8", errors="replace", line_buffering=True
+        )
+        setattr(sys, name, stream)
 
 
 class RotatingFile:
@@ -68,14 +89,15 @@ class RotatingFile:
 class RankLog:
     """Copies one rank's output to a file and to this process's output, and keeps the end of it.
 
-    ``limit`` bounds the file in bytes (a second one of that size holds what came before).
+    Secrets are left out on the way. ``limit`` bounds the file in bytes (a second one of that size
+    holds what came before).
     """
 
     def __init__(self, source: IO[bytes], *, rank: int, path: Path, limit: int) -> None:
         self._source = source
         self._prefix = f"[rank {rank}] ".encode()
         self._file = RotatingFile(path, limit=limit)
-        self._recent: deque[str] = deque(maxlen=40)
+        self._recent: deque[str] = deque(maxlen=MAX_LINES)
         self._thread = threading.Thread(target=self._pump, name=f"log-{rank}", daemon=True)
         self._thread.start()
 
@@ -90,10 +112,11 @@ class RankLog:
         self._thread.join(timeout)
 
     def _pump(self) -> None:
-        out = sys.stdout.buffer
+        out, redactor = sys.stdout.buffer, Redactor()
         while line := self._source.readline(LINE_LIMIT):
-            if not line.endswith(b"\n"):
-                line += b"\n"
+            # surrogateescape: bytes that are no UTF-8 come out as they went in
+            text = line.removesuffix(b"\n").decode(errors="surrogateescape")
+            line = redactor.line(text).encode(errors="surrogateescape") + b"\n"
             self._recent.append(line.decode(errors="replace").rstrip())
             self._file.write(line)
             out.write(self._prefix + line)

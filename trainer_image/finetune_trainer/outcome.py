@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer.errors import StageError, failure_class, hint_of, message_of
+from finetune_trainer.explanation import explain
+from finetune_trainer.last_lines import last_lines
+from finetune_trainer.redaction import redact
+from finetune_trainer.signatures.signature import MAX_LINES
 
 TERMINATION_LOG = Path("/dev/termination-log")
 MAX_BYTES = 2999
-
-_MAX_LINE = 300
-_MAX_LINES = 20
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,11 @@ def failed(
 
 
 def failure_record(error: BaseException, lines: list[str] | None = None) -> dict[str, Any]:
-    """The ``failure`` object of an outcome: class, exit code, message, hint, last lines, time.
+    """The ``failure`` object of an outcome: class, exit code, message, explanation, lines, time.
 
     An unforeseen error carries the end of its traceback instead of log lines.
     """
+    lines = lines or []
     kind = failure_class(error)
     expected = isinstance(error, StageError)
     record: dict[str, Any] = {
@@ -54,9 +56,9 @@ def failure_record(error: BaseException, lines: list[str] | None = None) -> dict
     }
     if hint := hint_of(error):
         record["hint"] = hint
-    if not expected:
-        lines = "".join(traceback.format_exception(error)).splitlines()
-    record["lines"] = [line[:_MAX_LINE] for line in (lines or [])[-_MAX_LINES:]]
+    trace = [] if expected else "".join(traceback.format_exception(error)).splitlines()
+    explain(record, record["message"].splitlines(), trace or lines)
+    record["lines"] = last_lines(trace or lines)
     record["at"] = round(time.time(), 3)
     return record
 
@@ -76,8 +78,10 @@ def report(
 ) -> None:
     """Write the outcome to the volume (``result``, if given) and as the termination message.
 
+    Secrets stay behind: this is the only way out for texts of errors and logs.
     Neither place may turn a finished stage into a failed one, so a write that fails is only logged.
     """
+    outcome = _redacted(outcome)
     if result is not None:
         try:
             write_json(result, outcome)
@@ -105,7 +109,7 @@ class RecentLines(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: deque[str] = deque(maxlen=_MAX_LINES)
+        self._lines: deque[str] = deque(maxlen=MAX_LINES)
 
     @property
     def lines(self) -> list[str]:
@@ -113,6 +117,16 @@ class RecentLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._lines.extend(self.format(record).splitlines())
+
+
+def _redacted(content: Any) -> Any:
+    if isinstance(content, str):
+        return redact(content)
+    if isinstance(content, dict):
+        return {key: _redacted(value) for key, value in content.items()}
+    if isinstance(content, list) and content and all(isinstance(item, str) for item in content):
+        return redact("\n".join(content)).split("\n")  # together: a key may span several lines
+    return [_redacted(item) for item in content] if isinstance(content, list) else content
 
 
 def _dump(content: Any) -> bytes:

@@ -21,7 +21,7 @@ from typing import Any
 
 from finetune_trainer import outcome
 from finetune_trainer.config import METRICS_PORT, RUN_JSON, WORKSPACE, RunConfig, load_run_config
-from finetune_trainer.errors import failure_class
+from finetune_trainer.errors import StageError, failure_class
 from finetune_trainer.failures import BY_NAME
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.logs import configure
@@ -117,7 +117,7 @@ class Rank:
 
 
 def _traceback_of(error: BaseException) -> BaseException | None:
-    return error if failure_class(error) is BY_NAME["Internal"] else None
+    return None if isinstance(error, StageError) else error
 
 
 def die_with_parent() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from . import failures
+from .failure_docs import failures_markdown
 from .schema import VALIDATIONS
 from .spec import FineTuneJobSpec
 from .status import FineTuneJobStatus
@@ -262,16 +262,36 @@ def chart_template() -> str:
     )
 
 
+SHARED = (
+    "failures.py",
+    "redaction.py",
+    "signatures/__init__.py",
+    "signatures/communication.py",
+    "signatures/files.py",
+    "signatures/gpu.py",
+    "signatures/hub.py",
+    "signatures/memory.py",
+    "signatures/model.py",
+    "signatures/signature.py",
+    "signatures/software.py",
+    "signatures/table.py",
+)
+"""Modules that the trainer holds too, word for word: the two packages never import each other."""
+
+
 def generated_files(root: Path) -> dict[Path, str]:
     """Every generated file of the repository at ``root``, with its content."""
-    table = Path(failures.__file__).read_text(encoding="utf-8")
     return {
         root / "crds" / f"{PLURAL}.{GROUP}.yaml": crd_yaml(),
         root / "helm/finetune-operator/templates/crd.yaml": chart_template(),
-        root / "trainer_image/finetune_trainer/failures.py": (
-            "# Generated from operator/finetune_operator/api/failures.py by `make generate`."
-            " Do not edit.\n" + table
-        ),
+        root / "docs/failures.md": failures_markdown(),
+        **{
+            root / "trainer_image/finetune_trainer" / name: (
+                f"# Generated from operator/finetune_operator/api/{name}: do not edit.\n"
+                + (Path(__file__).parent / name).read_text(encoding="utf-8")
+            )
+            for name in SHARED
+        },
     }
 
 

@@ -245,6 +245,9 @@ class Failure(StatusModel):
 
     failure_class: Annotated[str | None, Field(alias="class")] = None
     """Class, as in reasons, events and metrics: CudaOom, BadData, …"""
+    signature: Annotated[str | None, Field(max_length=128)] = None
+    """Known failure that the output shows: NcclWatchdogTimeout, HubGated, … Absent: none was
+    recognised."""
     stage: StageName | None = None
     """Stage that failed."""
     attempt: Counter | None = None
@@ -261,6 +264,8 @@ class Failure(StatusModel):
     """Last optimizer step done."""
     message: Message | None = None
     """What is wrong and where: a field path, or file and line."""
+    cause: Message | None = None
+    """What the signature means, in one sentence."""
     hint: Message | None = None
     """What to do."""
     lines: (
@@ -270,7 +275,7 @@ class Failure(StatusModel):
         ]
         | None
     ) = None
-    """Last lines of its log."""
+    """Last lines of its log that say something. (×8 ranks): so many ranks of the pod said it."""
     at: Timestamp | None = None
     """When."""
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from ..api.cluster_signatures import CLUSTER_SIGNATURES
 from ..api.failures import BY_EXIT_CODE, BY_NAME
+from ..api.signatures.signature import find
+from ..api.signatures.table import SIGNATURES
 from ..api.types import Failure, Reason, StageName
 from ..observed import ChildPod
 from ..reports import FailureReport, read_last_words
@@ -63,8 +66,10 @@ def digest(facts: Facts) -> Failure:
     if not lines and ended and ended.message and report is None:
         lines = tuple(line[:MAX_LINE] for line in ended.message.splitlines()[-MAX_LINES:])
     message = report.message if report and report.message else SENTENCES.get(name)
+    signature, cause, advice = _explanation(name, report, lines)
     return Failure(
         failure_class=name,
+        signature=signature,
         stage=stage.name,
         attempt=stage.attempt,
         rank=_rank(culprit, report, facts),
@@ -73,10 +78,23 @@ def digest(facts: Facts) -> Failure:
         exit_code=_exit_code(culprit, report),
         step=_step(report, facts),
         message=(message or BY_NAME[name].meaning)[:1024],
-        hint=((report and report.hint) or HINTS.get((name, stage.name)) or "")[:1024] or None,
+        cause=cause[:1024] or None,
+        hint=(HINTS.get((name, stage.name)) or advice)[:1024] or None,
         lines=lines or None,
         at=_moment(culprit, report),
     )
+
+
+def _explanation(
+    name: str, report: FailureReport | None, lines: tuple[str, ...]
+) -> tuple[str | None, str, str]:
+    """Signature, cause and hint: the trainer's, who saw the whole log, or from the lines here."""
+    if report is not None:
+        own = report.signature if report.failure_class == name else None
+        return own, (report.cause or "") if own else "", report.hint or ""
+    # The runtime's own words of a container that it could not start, or plain text.
+    known = find((*CLUSTER_SIGNATURES, *SIGNATURES), lines)
+    return (known.name, known.cause, known.hint) if known else (None, "", "")
 
 
 def digest_of_vanished(facts: Facts) -> Failure:
@@ -97,7 +115,8 @@ def tell(failure: Failure) -> str:
         where.append(f"exit code {failure.exit_code}")
     place = f" ({', '.join(where)})" if where else ""
     stage = failure.stage.value if failure.stage else "job"
-    return f"{stage} failed with {failure.failure_class}{place}: {failure.message}"[:2000]
+    cause = f" - {failure.cause}" if failure.cause else ""
+    return f"{stage} failed with {failure.failure_class}{place}: {failure.message}{cause}"[:2000]
 
 
 def find_culprit(pods: Iterable[ChildPod]) -> ChildPod | None:

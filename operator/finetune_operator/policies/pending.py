@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..api.cluster_signatures import CLUSTER_SIGNATURES
+from ..api.signatures.signature import find
 from ..api.types import Phase, Reason
 from ..observed import ChildJob, ChildPod
 from .facts import Facts
@@ -62,6 +64,12 @@ def explain(facts: Facts) -> tuple[Waiting | None, float | None]:
     return (found, None) if patience <= 0 else (None, patience)
 
 
+def advised(sentence: str) -> str:
+    """The sentence, and what to do where Kubernetes' words in it are known."""
+    known = find(CLUSTER_SIGNATURES, [sentence])
+    return f"{sentence}; {known.hint}" if known else sentence
+
+
 def warning_about(facts: Facts, *, soon: bool = False) -> str | None:
     """UID of the Job or pod that does not come up and does not say why; its events may.
 
@@ -99,7 +107,7 @@ def _not_created(facts: Facts, job: ChildJob, pods: list[ChildPod]) -> Waiting |
             Reason.QUOTA_EXCEEDED,
             f"{count}: {message}; free quota in namespace {facts.key.namespace}, or ask for less",
         )
-    return Waiting(Reason.WAITING_FOR_PODS, f"{count}: {message}")
+    return Waiting(Reason.WAITING_FOR_PODS, advised(f"{count}: {message}"))
 
 
 def _unscheduled(pods: list[ChildPod], facts: Facts) -> Waiting | None:
@@ -115,7 +123,7 @@ def _unscheduled(pods: list[ChildPod], facts: Facts) -> Waiting | None:
             Reason.VOLUME_PENDING,
             f"{count}: {text}; look at PersistentVolumeClaim {claim}",
         )
-    return Waiting(Reason.UNSCHEDULABLE, f"{count}: {text}")
+    return Waiting(Reason.UNSCHEDULABLE, advised(f"{count}: {text}"))
 
 
 def _image(pods: list[ChildPod], facts: Facts) -> Waiting | None:
@@ -128,7 +136,7 @@ def _image(pods: list[ChildPod], facts: Facts) -> Waiting | None:
     cause = _NOISE.sub("", message).rstrip(". ") or "no reason given"
     return Waiting(
         Reason.IMAGE_PULL,
-        f"{len(stuck)} of {len(pods)} pods cannot pull image {named}: {cause}",
+        advised(f"{len(stuck)} of {len(pods)} pods cannot pull image {named}: {cause}"),
     )
 
 
@@ -139,7 +147,9 @@ def _config(pods: list[ChildPod]) -> Waiting | None:
     reason, message = stuck[0].waiting or ("", "")
     return Waiting(
         Reason.CONTAINER_CONFIG,
-        f"{len(stuck)} of {len(pods)} pods cannot start their container ({reason}): {message}",
+        advised(
+            f"{len(stuck)} of {len(pods)} pods cannot start their container ({reason}): {message}"
+        ),
     )
 
 
@@ -152,5 +162,5 @@ def _mount(facts: Facts, pods: list[ChildPod]) -> Waiting | None:
     volume = "ount" in reason or "olume" in reason
     return Waiting(
         Reason.VOLUME_PENDING if volume else Reason.CONTAINER_CONFIG,
-        f"{len(creating)} of {len(pods)} pods cannot start ({reason}): {message}",
+        advised(f"{len(creating)} of {len(pods)} pods cannot start ({reason}): {message}"),
     )

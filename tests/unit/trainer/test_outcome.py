@@ -15,6 +15,7 @@ from finetune_trainer import __main__ as entry
 from finetune_trainer import export, outcome
 from finetune_trainer.config import ConfigError
 from finetune_trainer.errors import BadData, StageError, failure_class
+from finetune_trainer.signatures.signature import MAX_LINES
 
 RUN = {
     "job": {"namespace": "team", "name": "bot", "uid": "u"},
@@ -111,7 +112,9 @@ def test_counts_of_the_data_survive_its_sources() -> None:
 
 
 def test_the_newest_lines_survive_the_cut() -> None:
-    content = outcome.failed("train", 0, BadData("m"), [f"{n} " + "x" * 290 for n in range(20)])
+    content = outcome.failed(
+        "train", 0, BadData("m"), [f"{n} " + chr(97 + n) * 290 for n in range(20)]
+    )
     lines = json.loads(outcome.encode(content))["failure"]["lines"]
     assert lines[-1].startswith("19 ")
     assert 5 < len(lines) < 20
@@ -135,10 +138,10 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 
 def test_recent_lines_are_the_last_ones() -> None:
     recent = outcome.RecentLines()
-    for n in range(100):
+    for n in range(1000):
         recent.emit(logging.LogRecord("x", logging.INFO, "", 0, f"line {n}", None, None))
-    assert recent.lines[-1] == "line 99"
-    assert len(recent.lines) <= 20
+    assert recent.lines[-1] == "line 999"
+    assert len(recent.lines) == MAX_LINES
 
 
 def environment(folder: Path, run: object) -> dict[str, str]:

@@ -226,3 +226,49 @@ def test_the_step_is_the_last_one_known_of_the_attempt(
 def test_words_of_another_kind_carry_no_failure() -> None:
     told = digest_of(ended_pod(code=1, words=last_words(T, "failed")))
     assert told.failure_class == "UnknownFailure"
+
+
+def test_the_trainers_explanation_is_shown() -> None:
+    words = failure_words(
+        **{"class": "CudaOom", "signature": "CudaOutOfMemory", "hint": "lower microBatchSize"},
+        message="out of memory",
+        cause="A GPU had no room.",
+    )
+    told = digest_of(ended_pod(1, code=71, words=words))
+    assert (told.signature, told.cause) == ("CudaOutOfMemory", "A GPU had no room.")
+    assert told.hint == "lower microBatchSize"
+    assert tell(told).endswith("out of memory - A GPU had no room.")
+
+
+def test_the_kubelets_word_on_memory_replaces_the_trainers_explanation() -> None:
+    words = failure_words(**{"class": "CudaOom", "signature": "CudaOutOfMemory", "hint": "no"})
+    told = digest_of(ended_pod(0, code=71, reason="OOMKilled", words=words))
+    assert (told.failure_class, told.signature, told.cause) == ("HostOom", None, None)
+    assert told.hint is not None and "spec.workers.resources.limits.memory" in told.hint
+
+
+@pytest.mark.parametrize(
+    ("words", "signature", "hint"),
+    [
+        ('exec: "train": executable file not found in $PATH', "ImageCommand", "trainer.image"),
+        ("ModuleNotFoundError: No module named 'torch'", "ModuleMissing", "trainer.image"),
+        ("KeyError: 'x'", None, None),
+    ],
+)
+def test_words_that_are_no_record_are_explained_here(
+    words: str, signature: str | None, hint: str | None
+) -> None:
+    told = digest_of(ended_pod(0, code=128, words=words))
+    assert told.signature == signature
+    assert (hint is None) == (told.hint is None)
+    assert hint is None or hint in told.hint
+    assert told.failure_class == "UnknownFailure"
+
+
+def test_an_explanation_without_bounds_is_cut() -> None:
+    words = failure_words(
+        **{"class": "CudaOom", "signature": "s" * 100}, cause="c" * 1500, message="m" * 1500
+    )
+    told = digest_of(ended_pod(0, code=71, words=words))
+    assert told.cause is not None and len(told.cause) == len(told.message) == 1024
+    assert digest_of(ended_pod(code=71, words=failure_words(signature="s" * 200))).signature is None

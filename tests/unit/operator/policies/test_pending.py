@@ -124,6 +124,26 @@ def test_the_sentence_names_the_cause(facts: Facts, reason: Reason, part: str) -
     assert "preemption" not in waiting.sentence and "rpc error" not in waiting.sentence
 
 
+@pytest.mark.parametrize(
+    ("facts", "hint"),
+    [
+        pytest.param(ROWS[0].values[0], "; wait, end other jobs, or lower", id="no GPU is free"),
+        pytest.param(ROWS[3].values[0], "; check spec.model.uri where", id="no such image"),
+        pytest.param(ROWS[4].values[0], "spec.model.chatTemplate.configMap", id="no ConfigMap"),
+        pytest.param(ROWS[6].values[0], "spec.workers.serviceAccountName", id="no account"),
+        pytest.param(ROWS[7].values[0], "correct spec.model.secretRef", id="no Secret"),
+    ],
+)
+def test_the_sentence_ends_with_what_to_do(facts: Facts, hint: str) -> None:
+    waiting, _ = explain(facts)
+    assert waiting is not None and hint in waiting.sentence
+
+
+def test_words_that_nobody_knows_are_told_without_advice() -> None:
+    waiting, _ = explain(gang(pending_pod(0, **stuck("ErrImagePull", "EOF")), make_pod(1)))
+    assert waiting is not None and waiting.sentence.endswith("example.test/trainer:1: EOF")
+
+
 def test_the_two_faces_of_a_failed_pull_make_the_same_sentence() -> None:
     """ErrImagePull and ImagePullBackOff take turns; the status must not."""
     plain = PULL.removeprefix('Back-off pulling image "example.test/trainer:1": ErrImagePull: ')

@@ -131,6 +131,55 @@ def test_the_first_failing_rank_wins_with_the_record_it_left(start: Start) -> No
     )
 
 
+WATCHDOG = "[rank1]:[E321 ProcessGroupNCCL.cpp:607] Watchdog caught collective operation timeout"
+
+
+def test_a_silent_death_is_explained_by_the_rank_s_log(start: Start) -> None:
+    run = start(f"[ $RANK = 1 ] && {{ echo '{WATCHDOG}'; kill -ABRT $$; }}; {FOREVER}")
+    assert run.end() == 134
+    failure = run.message["failure"]
+    assert failure["signature"] == "NcclWatchdogTimeout"
+    assert failure["class"] == "CollectiveTimeout"
+    assert "did not end in time" in failure["cause"]
+    assert failure["exitCode"] == 134
+
+
+def test_a_signal_without_a_word_is_explained_by_itself(start: Start) -> None:
+    run = start("kill -KILL $$", ranks=1)
+    assert run.end() == 137
+    failure = run.message["failure"]
+    assert (failure["signature"], failure["class"]) == ("Killed", "Internal")
+    assert "resources.limits.memory" in failure["hint"]
+
+
+def test_a_record_is_not_explained_by_an_older_line_of_the_log(start: Start) -> None:
+    said = record("failed", **{"class": "Internal", "message": "KeyError: 'x'", "exitCode": 70})
+    run = start(f"echo 'OSError: No space left on device'; {said}; exit 70", ranks=1)
+    assert run.end() == 70
+    failure = run.message["failure"]
+    assert failure["class"] == "Internal" and "signature" not in failure
+
+
+def test_lines_that_all_ranks_of_a_pod_said_stand_once(start: Start) -> None:
+    run = start(
+        f"echo broken at port 400$RANK; touch up-$RANK; [ $RANK = 0 ] || {FOREVER};"
+        " while [ ! -e up-1 ] || [ ! -e up-2 ]; do sleep 0.05; done; exit 70",
+        ranks=3,
+    )
+    assert run.end() == 70
+    assert run.message["failure"]["lines"] == ["broken at port 4000 (×3 ranks)"]
+
+
+def test_no_secret_leaves_the_pod(start: Start) -> None:
+    secret = "hf_Zx9qLm2Rt7Vb4Nc8Kp1Wd6Yh3Js5Gf0"
+    said = record("failed", **{"class": "BadData", "message": f"with {secret}", "exitCode": 65})
+    run = start(f"echo used {secret}; {said}; exit 65", ranks=1, JOB_COMPLETION_INDEX="0")
+    assert run.end() == 65
+    left = [run.output, *(path.read_bytes() for path in run.workspace.rglob("*") if path.is_file())]
+    assert not any(secret.encode() in content for content in left)
+    assert run.message["failure"]["message"] == "with [redacted]"
+
+
 def test_a_rank_that_lost_its_peers_is_not_the_culprit_although_it_ends_first(start: Start) -> None:
     said = record("failed", **{"class": "CollectiveTimeout", "message": "lost", "exitCode": 74})
     run = start(f"[ $RANK = 0 ] && {{ {said}; exit 74; }}; sleep 0.3; exit 71")
