@@ -95,6 +95,19 @@ def finetune_job(name: str, steps: int, seed: int, spec: dict[str, Any]) -> dict
     }
 
 
+def evict(kubectl: Kubectl, pod: dict[str, Any]) -> None:
+    """Through the eviction API, as a drain does it."""
+    meta = pod["metadata"]
+    name, namespace = meta["name"], meta["namespace"]
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": name, "namespace": namespace},
+    }
+    path = f"/api/v1/namespaces/{namespace}/pods/{name}/eviction"
+    kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
+
 def conditions(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The conditions of a status by type."""
     return {condition["type"]: condition for condition in status.get("conditions") or []}

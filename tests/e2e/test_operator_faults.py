@@ -7,7 +7,6 @@ trainer's contract. What must hold is read from the cluster, not from the operat
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import random
 import signal
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from e2e.contract_trainer import upload_contract_trainer
 from e2e.host import processes_of
-from e2e.jobs import GRACE_SECONDS, Jobs
+from e2e.jobs import GRACE_SECONDS, Jobs, evict
 from e2e.kubectl import Kubectl, wait_for
 from e2e.place import own_operator
 
@@ -255,13 +254,7 @@ def test_deleted_and_evicted_pods_are_paid_by_the_other_budget(
     victim = wait_for("the first gang trains", lambda: pod_of(0))
     kubectl("delete", "pod", victim, "--wait=false", namespace=jobs.namespace)
     victim = wait_for("the second gang trains", lambda: pod_of(1))
-    eviction = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": victim, "namespace": jobs.namespace},
-    }
-    path = f"/api/v1/namespaces/{jobs.namespace}/pods/{victim}/eviction"
-    kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    evict(kubectl, kubectl.json("get", "pod", victim, namespace=jobs.namespace))
     status = jobs.wait_phase("moved", "Succeeded", "Failed")
     assert status["phase"] == "Succeeded", status
     assert (status["restarts"]["program"], status["restarts"]["infrastructure"]) == (0, 2)

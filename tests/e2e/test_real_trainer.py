@@ -1,4 +1,4 @@
-"""The trainer image in gangs of the real cluster: one rank is killed, one job sleeps and wakes.
+"""The trainer image in gangs of the real cluster: ranks are killed, pods evicted, a job sleeps.
 
 Nodes only advertise their GPUs, so the chart's ``trainer.env`` makes the ranks train on the CPU.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from e2e.host import processes_of
-from e2e.jobs import Jobs, conditions
+from e2e.jobs import Jobs, conditions, evict
 from e2e.kubectl import Kubectl, wait_for
 from e2e.place import chat_row, host_folder, own_operator
 from tiny_models import save_tiny_model
@@ -25,10 +25,12 @@ from local_cluster import LocalCluster
 if TYPE_CHECKING:
     from e2e.conftest import Images
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 OVER_SECONDS = 10.0
 """From the death of a rank to the end of its gang."""
+WORK_SECONDS = 600.0
+"""For what loads torch and trains, also on a host with other work."""
 ROWS = 40
 DATA = {"train": [{"name": "rows", "uri": "pvc://work/rows.jsonl"}], "sequenceLength": 64}
 
@@ -80,7 +82,7 @@ def test_a_killed_rank_on_advertised_gpus_is_named_and_its_gang_is_over_at_once(
     jobs: Jobs, kubectl: Kubectl, attempts: Any, place: str
 ) -> None:
     gang = {"count": 2, "gpusPerWorker": 2, "terminationGracePeriodSeconds": 300}
-    jobs.apply("shot", steps=100_000, data=DATA, workers=gang)
+    jobs.apply("shot", steps=100_000, data=DATA, workers=gang, recovery={"maxRestarts": 0})
     status = jobs.wait_phase("shot", "Training", "Failed")
     assert status["phase"] == "Training", status.get("failure")
     assert status["resolved"]["worldSize"] == 4
@@ -157,6 +159,81 @@ def test_a_job_that_slept_goes_on_from_its_checkpoint_with_the_curve_of_one_that
     metrics = {name: end["metrics"] for name, end in ends.items()}
     assert metrics["slept"] == metrics["awake"]
     assert ends["slept"]["attempt"] == 1 and "failure" not in ends["slept"]
+
+
+def test_a_killed_rank_and_an_evicted_pod_change_nothing_of_the_result(
+    jobs: Jobs, kubectl: Kubectl, attempts: Any, place: str
+) -> None:
+    steps, interval = 400, 20
+    for name in ("calm", "rough"):
+        jobs.apply(
+            name,
+            steps=steps,
+            data=DATA,
+            method={"lora": {"dropout": "0.1"}},
+            training={"microBatchSize": 2, "globalBatchSize": 16, "learningRate": "3e-3"},
+            evaluation={"everySteps": 100},
+            checkpoint={"everySteps": interval},
+            workers={"terminationGracePeriodSeconds": 120},
+        )
+
+    def pod_at_work(attempt: int, index: int, step: int) -> dict[str, Any]:
+        folder = attempts("rough") / str(attempt)
+        wait_for(f"step {step}", lambda: step_of(folder, index) >= step, WORK_SECONDS, 0.1)
+        gang = f"finetune.dev/job=rough,finetune.dev/stage=train,finetune.dev/attempt={attempt}"
+        found = kubectl.json("get", "pods", "-l", gang, namespace=place)["items"]
+        names = f"rough-a{attempt}-{index}-"
+        return next(dict(pod) for pod in found if pod["metadata"]["name"].startswith(names))
+
+    inside = processes_of({pod_at_work(0, 1, 3 * interval)["metadata"]["uid"]})
+    (rank,) = [p.pid for p in inside if b"RANK=1" in p.environment and b".rank" in p.command]
+    os.kill(rank, signal.SIGKILL)
+    evict(kubectl, pod_at_work(1, 0, 8 * interval))
+    ends = {
+        name: jobs.wait_phase(name, "Succeeded", "Failed", seconds=WORK_SECONDS)
+        for name in ("calm", "rough")
+    }
+    assert {end["phase"] for end in ends.values()} == {"Succeeded"}, ends
+
+    status = ends["rough"]
+    killed, evicted = status["pastFailures"]
+    assert (killed["class"], killed["budget"]) == ("Internal", "Program")
+    assert (evicted["class"], evicted["budget"]) == ("Evicted", "Infrastructure")
+    restarts = status["restarts"]
+    assert (restarts["program"], restarts["infrastructure"], status["attempt"]) == (1, 1, 2)
+    assert "failure" not in status and "restarts" not in ends["calm"]
+
+    # What was lost: at most an interval by the kill, nothing by the eviction.
+    parts = [curve(attempts("rough") / str(attempt)) for attempt in range(3)]
+    last = [part[-1][0] for part in parts]
+    parents = [
+        json.loads((attempts("rough") / f"{attempt}/parent.json").read_text()) for attempt in (1, 2)
+    ]
+    assert [parent["attempt"] for parent in parents] == [0, 1]
+    began = [parent["step"] for parent in parents]
+    print(f"killed after step {last[0]}, went on from {began[0]}; evicted after step {last[1]}, "
+          f"went on from {began[1]}; {restarts['stepsRedone']} steps told as lost")  # fmt: skip
+    assert began[0] % interval == 0 and 0 <= last[0] - began[0] <= interval
+    assert began[1] == last[1]
+    assert status["resumedFrom"] == {"attempt": 1, "step": began[1]}
+    assert killed["stepsRedone"] == max(0, killed["step"] - began[0])
+    assert (evicted["stepsRedone"], restarts["stepsRedone"]) == (0, killed["stepsRedone"])
+
+    # The curve is that of the undisturbed run at every step, and so is the result, bit for bit.
+    undisturbed = curve(attempts("calm") / "0")
+    assert [step for step, _ in undisturbed] == list(range(1, steps + 1))
+    for part in parts:
+        assert part == undisturbed[part[0][0] - 1 : part[-1][0]]
+    assert (last[2], status["metrics"]) == (steps, ends["calm"]["metrics"])
+    adapters = [
+        (attempts(name) / f"{attempt}/adapter/adapter_model.safetensors").read_bytes()
+        for name, attempt in (("calm", 0), ("rough", 2))
+    ]
+    merged = [
+        (attempts(name).parent / "output/merged/model.safetensors").read_bytes()
+        for name in ("calm", "rough")
+    ]
+    assert adapters[0] == adapters[1] and merged[0] == merged[1]
 
 
 def curve(attempt: Path) -> list[tuple[int, float]]:
