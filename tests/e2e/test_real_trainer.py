@@ -80,7 +80,7 @@ def test_a_killed_rank_on_advertised_gpus_is_named_and_its_gang_is_over_at_once(
     jobs: Jobs, kubectl: Kubectl, attempts: Any, place: str
 ) -> None:
     gang = {"count": 2, "gpusPerWorker": 2, "terminationGracePeriodSeconds": 300}
-    jobs.apply("shot", steps=100_000, data=DATA, workers=gang)
+    jobs.apply("shot", steps=100_000, data=DATA, workers=gang, recovery={"maxRestarts": 0})
     status = jobs.wait_phase("shot", "Training", "Failed")
     assert status["phase"] == "Training", status.get("failure")
     assert status["resolved"]["worldSize"] == 4
