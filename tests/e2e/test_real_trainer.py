@@ -123,7 +123,9 @@ def test_a_killed_rank_on_advertised_gpus_is_named_and_its_gang_is_over_at_once(
 def test_a_job_that_slept_goes_on_from_its_checkpoint_with_the_curve_of_one_that_did_not(
     jobs: Jobs, attempts: Any
 ) -> None:
-    steps = 400
+    steps = 200
+    # Four ranks share the machine: each computes with one thread, as its limit says.
+    one_cpu = {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}
     for name in ("awake", "slept"):
         jobs.apply(
             name,
@@ -131,7 +133,8 @@ def test_a_job_that_slept_goes_on_from_its_checkpoint_with_the_curve_of_one_that
             data=DATA,
             method={"lora": {"dropout": "0.1"}},
             training={"microBatchSize": 2, "globalBatchSize": 16, "learningRate": "3e-3"},
-            evaluation={"everySteps": 100},
+            evaluation={"everySteps": 50},
+            workers={"resources": one_cpu},
         )
     wait_for("its first steps", lambda: step_of(attempts("slept") / "0", 1) >= 3)
     gang = {child for child in jobs.children("slept", "jobs,pods") if "slept-a0" in child}
