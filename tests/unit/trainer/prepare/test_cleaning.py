@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from unit.trainer.prepare.cleaned import clean_data, clean_rows, source
 
 from finetune_trainer.config import Cleaning, Data
-from finetune_trainer.errors import BadData, StageError
+from finetune_trainer.errors import BadData, StageError, failure_class
 from finetune_trainer.prepare.cleaning.near import likeness, plain
-from finetune_trainer.prepare.cleaning.rejects import Account
+from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
+from finetune_trainer.prepare.splits import read_sides
 
 WORDS = ("gang", "set", "pods", "start", "together", "or", "not", "at", "all", "share", "claim")
 
@@ -255,6 +256,19 @@ def test_a_lost_row_would_be_our_own_fault_and_ends_the_stage() -> None:
 def test_every_rule_with_a_policy_has_a_meaning() -> None:
     policies = set(Cleaning().model_dump(by_alias=True)) - {"normalize"}
     assert policies == set(list(MEANINGS)[:-3])
+
+
+@pytest.mark.parametrize("file", ["train-samples.arrow", "bands/band-0"])
+def test_a_full_disk_is_told_as_such(tmp_path: Path, file: str) -> None:
+    data = Data.model_validate(
+        {"train": [source(tmp_path, "rows", pairs(9))], "sequenceLength": 64}
+    )
+    scratch = tmp_path / "scratch"
+    (scratch / file).parent.mkdir(parents=True)
+    (scratch / file).symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught:
+        read_sides(data, scratch, Ledger(tmp_path / "rejects.jsonl", data.cleaning))
+    assert failure_class(caught.value).name == "DiskFull"
 
 
 ROWS = st.lists(

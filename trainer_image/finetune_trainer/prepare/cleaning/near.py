@@ -46,7 +46,8 @@ class Sketches:
             for batch in _batches(texts):
                 bands = self._bands(batch)
                 for number, file in enumerate(files):
-                    np.ascontiguousarray(bands[:, number]).tofile(file)
+                    # Not tofile, whose error does not say that the disk is full.
+                    file.write(bands[:, number].tobytes())
         finally:
             for file in files:
                 file.close()
