@@ -9,7 +9,7 @@ MODEL = (
     Signature(
         "SafetensorsTorn",
         "ModelLoad",
-        r"Error while deserializing header|SafetensorError(?!: I/O error)|is no whole safetensors file",
+        r"Error while deserializing header|is no whole safetensors file",
         "A weights file is not whole, or no safetensors file at all (a Git LFS pointer, an error "
         "page).",
         "copy the model to its place again, with git lfs pull where it comes from a clone",

@@ -48,7 +48,8 @@ FILES = (
     Signature(
         "VolumeError",
         "HardwareFault",
-        r"\[Errno 5\] Input/output error|\[Errno 121\] Remote I/O error"
+        r"\[Errno 5\] Input/output error|Input/output error \(os error 5\)"
+        r"|\[Errno 121\] Remote I/O error"
         r"|Transport endpoint is not connected",
         "The disk or file server behind a volume failed to read or write.",
         "look at the storage behind the claim, and at the node's kernel log",
