@@ -35,5 +35,5 @@ generate: ## write the CRD, the chart's copy, the modules that the trainer share
 verify: ## linters, types, import contracts, drift of generated files
 	@$(BOOTSTRAP) tests -- sh -ec 'ruff check; ruff format --check; mypy; lint-imports; python -m finetune_operator.api.crd --check'
 
-bench: ## measure, and write benchmarks/results.md
+bench: ## measure, and write benchmarks/results.md [ARGS="control-plane --jobs 500"]
 	@$(BOOTSTRAP) --root tests -- python -m benchmarks $(ARGS)

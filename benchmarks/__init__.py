@@ -1,1 +1,1 @@
-"""What the operator costs and how fast it is, measured on the local cluster."""
+"""What the operator and the trainer cost and how fast they are."""

@@ -1,59 +1,35 @@
-"""``python -m benchmarks [--jobs N]``: measure, and write the record ``benchmarks/results.md``."""
+"""``python -m benchmarks [SECTION [OPTION ...]]``: measure, and rewrite that part of the record.
+
+Without a section all of them are measured, one after the other.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
-import time
-from pathlib import Path
+import sys
 
-from benchmarks.control_plane import Bench, Figures, install_operator, tables
-from local_cluster import LocalCluster
-from local_cluster import binaries as cluster_binaries
-from local_cluster import images as cluster_images
-from tests.e2e.contract_trainer import upload_contract_trainer
+from benchmarks import control_plane_section, start_up_section
+from benchmarks.record import Section, measured
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results.md"
+SECTIONS: dict[str, Section] = {
+    "control-plane": control_plane_section.SECTION,
+    "start-up": start_up_section.SECTION,
+}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=500, help="FineTuneJobs at once")
-    parser.add_argument("--many", type=int, default=2000, help="FineTuneJobs that live")
-    arguments = parser.parse_args()
-    cluster = LocalCluster("finetune-bench")
-    cluster.prepare(print_line)
-    cluster.binaries.build(["helm"], print_line)
-    image = cluster_images.build_operator(print)
-    cluster.push(image)
-    cluster.up(nodes=1, report=print_line)
-    try:
-        chart = ROOT / "helm" / "finetune-operator"
-        trainer = upload_contract_trainer(cluster.registry)
-        install_operator(cluster, cluster_binaries.path("helm"), chart, image, trainer)
-        figures = Bench(cluster).run(arguments.jobs, arguments.many)
-    finally:
-        cluster.down()
-    RESULTS.write_text(record(figures))
-    print(RESULTS.read_text())
+def main(arguments: list[str]) -> None:
+    for one in [arguments] if arguments else [[name] for name in SECTIONS]:
+        options = parse(one)
+        measured(SECTIONS[options.section], options, " ".join(one))
 
 
-def print_line(stage: str, detail: str) -> None:
-    print(f"{stage}: {detail}", flush=True)
-
-
-def record(figures: Figures) -> str:
-    """The benchmark record as Markdown."""
-    return f"""# Benchmark record
-
-Written by `make bench ARGS="--jobs {figures.jobs} --many {figures.many}"` on
-{time.strftime("%Y-%m-%d")}: {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the
-end of the run.
-
-## Control plane
-{tables(figures)}"""
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="section", required=True)
+    for name, section in SECTIONS.items():
+        section.add_options(commands.add_parser(name, help=section.title))
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

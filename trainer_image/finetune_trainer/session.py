@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     """Train the job to its end. Returns the final numbers (on rank 0; elsewhere none)."""
     config, env = rank.config, rank.env
+    log.info("torch %s is loaded", torch.__version__)
     # FINETUNE_DEVICE overrules the job: it trains on the CPU where GPUs are only advertised.
     wanted = env.get("FINETUNE_DEVICE", config.workers.device)
     reporter = Reporter(
@@ -64,6 +65,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         rendezvous_seconds=float(env.get("FINETUNE_RENDEZVOUS_SECONDS", RENDEZVOUS_SECONDS)),
         collective_seconds=float(env.get("FINETUNE_COLLECTIVE_SECONDS", COLLECTIVE_SECONDS)),
     )
+    log.info("all %d ranks have met", rank.place.world_size)
     reporter.phase("load", 0)
     train_rows = open_rows(rank.workspace / "data" / "train")
     eval_rows = open_rows(rank.workspace / "data" / "eval")
@@ -86,6 +88,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         keep = accepts_logits_to_keep(engine.module)
         require_isolation(engine, train_rows, logits_to_keep=keep)
     reporter.spent("load", time.monotonic() - began)
+    log.info("ready to train: ZeRO %d, %s", engine.stage, precision)
     loop = Loop(
         config=config,
         engine=engine,

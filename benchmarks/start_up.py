@@ -1,0 +1,193 @@
+"""How long a container needs until it works: the operator's, and a training pod's.
+
+Both with our real images on the local cluster, one start after the other. The operator works once
+the API server has answered all of its watches; a training container, once its first optimizer step
+is done. The job is the quickstart's own, cut down to one step.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.processes import container_start
+from local_cluster import LocalCluster
+from quickstart import follow
+from quickstart.kube import Kube, Object
+from quickstart.manifests import API_VERSION, KIND, Images, claim_and_job, namespace
+from quickstart.options import NAMESPACE, Options
+from quickstart.release import RELEASE, SYSTEM_NAMESPACE
+
+PATIENCE_SECONDS = 600.0
+POD_NAME = "authentication.kubernetes.io/pod-name"
+WATCHED = {"finetunejobs", "jobs", "pods"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainingStart:
+    """Seconds of rank 0's way from the start of its container to the end of its first step."""
+
+    launcher: float
+    """Until the rank answers probes: container, launcher, interpreter, configuration."""
+    torch: float
+    """Until torch is imported."""
+    join: float
+    """Until all ranks have met; DeepSpeed is imported meanwhile."""
+    model: float
+    """Until model, adapter and optimizer stand; transformers and peft are imported first."""
+    baseline: float
+    """Until the untouched model is scored."""
+    step: float
+    """Until the first optimizer step is done."""
+
+    @property
+    def own(self) -> float:
+        """All but the baseline evaluation, which is work that the job asks for."""
+        return self.total - self.baseline
+
+    @property
+    def total(self) -> float:
+        return self.launcher + self.torch + self.join + self.model + self.baseline + self.step
+
+
+class StartUps:
+    """The measurements, on a cluster with the operator installed."""
+
+    def __init__(self, cluster: LocalCluster, kube: Kube, images: Images) -> None:
+        self._cluster = cluster
+        self._kube = kube
+        self._images = images
+
+    def operator(self) -> float:
+        """Replace the operator's pod. Seconds from its container's start to its last watch."""
+        old = self._operator_pod()
+        assert old is not None  # noqa: S101 - helm waited for it
+        position = self._cluster.paths.audit_log.stat().st_size
+        self._kube.delete("v1", "Pod", old["metadata"]["name"], SYSTEM_NAMESPACE)
+        pod = _until("the operator's successor", lambda: self._successor(old))
+        name = pod["metadata"]["name"]
+        start = container_start(name, "finetune_operator")
+        return _until("the operator's watches", lambda: self._watching(position, name)) - start
+
+    def training(self, name: str) -> TrainingStart:
+        """Run one job up to its first step, then delete it and wait until its pods are gone."""
+        self._kube.apply(namespace())
+        claim, job = claim_and_job(Options(name=name), self._images)
+        job["spec"]["training"] |= {"steps": 1}
+        del job["spec"]["training"]["epochs"]
+        self._kube.apply(claim)
+        uid = self._kube.apply(job)["metadata"]["uid"]
+        try:
+            return self._first_step(name, uid, claim["metadata"]["name"])
+        finally:
+            self._kube.delete(API_VERSION, KIND, name, NAMESPACE)
+            self._kube.delete("v1", "PersistentVolumeClaim", claim["metadata"]["name"], NAMESPACE)
+            _until("the end of the job's pods", lambda: not self._pods(name))
+
+    def _first_step(self, name: str, uid: str, claim: str) -> TrainingStart:
+        pod = _until("the training pod", lambda: self._running_pod(name))
+        start = container_start(pod["spec"]["hostname"], "finetune_trainer")
+        bound = self._kube.get("v1", "PersistentVolumeClaim", claim, NAMESPACE) or {}
+        folder = self._cluster.paths.volumes / bound["spec"]["volumeName"] / NAMESPACE / uid
+        attempt = folder / "attempts" / pod["metadata"]["labels"]["finetune.dev/attempt"]
+        lines = _until("the first step", lambda: _first_lines(attempt / "metrics.jsonl"))
+        marks = [start, *_marks((attempt / "logs" / "rank-0.log").read_text())]
+        marks += [line["at"] for line in lines]
+        return TrainingStart(*(late - early for early, late in pairwise(marks)))
+
+    def _running_pod(self, name: str) -> Object | None:
+        """Rank 0's pod, once its container runs."""
+        status = (self._kube.get(API_VERSION, KIND, name, NAMESPACE) or {}).get("status", {})
+        if follow.finished(status):
+            raise RuntimeError(f"the job {name} ended before its first step: {status}")
+        for pod in self._pods(name, ",batch.kubernetes.io/job-completion-index=0"):
+            if pod["metadata"]["labels"]["finetune.dev/stage"] == "train" and _runs(pod):
+                return pod
+        return None
+
+    def _pods(self, name: str, more: str = "") -> list[Object]:
+        return self._kube.list("v1", "Pod", NAMESPACE, f"finetune.dev/job={name}{more}")
+
+    def _operator_pod(self) -> Object | None:
+        selector = f"app.kubernetes.io/name={RELEASE}"
+        pods = self._kube.list("v1", "Pod", SYSTEM_NAMESPACE, selector)
+        return next((p for p in pods if "deletionTimestamp" not in p["metadata"]), None)
+
+    def _successor(self, old: Object) -> Object | None:
+        pod = self._operator_pod()
+        if pod is None or pod["metadata"]["uid"] == old["metadata"]["uid"]:
+            return None
+        return pod if _runs(pod) else None
+
+    def _watching(self, position: int, pod: str) -> float | None:
+        """When the API server had answered the first watch of each kind by this pod."""
+        first: dict[str, float] = {}
+        for entry in self._audited(position, pod):
+            if entry["verb"] == "watch":
+                first.setdefault(entry["objectRef"]["resource"], _unix(entry["stageTimestamp"]))
+        return max(first.values()) if first.keys() >= WATCHED else None
+
+    def _audited(self, position: int, pod: str) -> Iterator[dict[str, Any]]:
+        """The pod's requests after ``position`` in the audit log; its token bears its name."""
+        with self._cluster.paths.audit_log.open() as log:
+            log.seek(position)
+            for line in log:
+                entry = json.loads(line)
+                if entry["user"].get("extra", {}).get(POD_NAME) == [pod]:
+                    yield entry
+
+
+def _runs(pod: Object) -> bool:
+    found = pod["status"].get("containerStatuses") or [{}]
+    return "running" in found[0].get("state", {})
+
+
+def _first_lines(path: Path) -> list[dict[str, Any]] | None:
+    """The baseline evaluation and the first step, once both are done."""
+    if not path.exists():
+        return None
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return lines[:2] if len(lines) >= 2 else None
+
+
+MARKS = (
+    r"rank 0 of \d+ answers",
+    "torch .* is loaded",
+    r"all \d+ ranks have met",
+    "ready to train",
+)
+"""Lines of rank 0's log, in their order."""
+
+
+def _marks(log: str) -> list[float]:
+    """When each of ``MARKS`` was logged."""
+    found = []
+    for mark in MARKS:
+        line = re.search(rf"^(\S+ \S+) INFO \S+: {mark}", log, re.MULTILINE)
+        if line is None:
+            raise RuntimeError(f"the log of rank 0 has no line {mark!r}")
+        found.append(_unix(line[1].replace(",", ".")))
+    return found
+
+
+def _unix(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _until(what: str, probe: Callable[[], T | None]) -> T:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (found := probe()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {PATIENCE_SECONDS:.0f} s")
+        time.sleep(0.2)
+    return found

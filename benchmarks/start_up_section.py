@@ -1,0 +1,102 @@
+"""The section "Start-up": medians of `start_up`, as Markdown."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import astuple, fields
+from statistics import median
+from typing import TypeVar
+
+from benchmarks.record import Section
+from benchmarks.start_up import StartUps, TrainingStart
+from local_cluster import LocalCluster
+from local_cluster.images import build_model, build_operator, build_trainer
+from local_cluster.seed import refresh_seed
+from quickstart import images, manifests, release
+from quickstart.kube import Kube
+from quickstart.options import Options
+
+T = TypeVar("T")
+
+PARTS = {
+    "launcher": "launcher and interpreter: until the rank answers probes",
+    "torch": "import of torch",
+    "join": "import of DeepSpeed, ranks meet",
+    "model": "import of transformers and peft, model, adapter and optimizer",
+    "baseline": "baseline evaluation of the example's held-out rows",
+    "step": "first optimizer step",
+}
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=int, default=5, help="starts of each kind")
+
+
+def _measure(options: argparse.Namespace) -> str:
+    cluster = LocalCluster("finetune-bench")
+    cluster.prepare(_stage)
+    cluster.binaries.build(["helm"], _stage)
+    ours = manifests.Images(
+        operator=build_operator(_say),
+        trainer=build_trainer(_say),
+        model=build_model(_say),
+        data=images.build_data(Options(), _say),
+    )
+    for image in astuple(ours):
+        cluster.push(image)
+    refresh_seed(cluster.cache, cluster.binaries, astuple(ours)[:3], _say)
+    cluster.up(nodes=1, report=_stage)
+    try:
+        helm = [str(cluster.binaries.path("helm")), "--kubeconfig", str(cluster.kubeconfig)]
+        release.install(helm, ours)
+        starts = StartUps(cluster, Kube(cluster.kubeconfig), ours)
+        operator = [_said("operator", starts.operator()) for _ in range(options.runs)]
+        # The first training would read the image's files from the disk, as none after it does.
+        training = [
+            _said("training", starts.training(f"start-{run}")) for run in range(options.runs + 1)
+        ]
+    finally:
+        cluster.down()
+    return _tables(operator, training[1:])
+
+
+def _stage(stage: str, detail: str) -> None:
+    _say(f"{stage}: {detail}")
+
+
+def _say(detail: str) -> None:
+    print(detail, flush=True)
+
+
+def _said(what: str, measured: T) -> T:
+    print(f"{what}: {measured}", flush=True)
+    return measured
+
+
+def _tables(operator: list[float], training: list[TrainingStart]) -> str:
+    runs = len(operator)
+    split = "\n".join(
+        f"| {PARTS[part.name]} | {median(getattr(t, part.name) for t in training):.2f} s |"
+        for part in fields(TrainingStart)
+    )
+    return f"""
+Our images on the local cluster (one node), medians of {runs} starts one after the
+other, with warm page cache. Start: the container's PID 1 in the host's process table. The job is
+the quickstart's: SmolLM2-135M, LoRA, ZeRO-2, two pods with one rank and at most one CPU each.
+
+| figure | median |
+|---|---|
+| operator: container start → the API server has answered all watches | {median(operator):.2f} s |
+| training: container start → first step done, without the baseline evaluation | \
+{median(t.own for t in training):.2f} s |
+| the same with the baseline evaluation | {median(t.total for t in training):.2f} s |
+
+Where rank 0's time goes:
+
+| part | median |
+|---|---|
+{split}
+"""
+
+
+SECTION = Section("Start-up", _measure, _add_options)
