@@ -118,6 +118,12 @@ def _without_proxies() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
 
 
+def bound_to_us(*argv: str | Path) -> list[str | Path]:
+    """The command of a short-lived helper, which nobody would look for after a kill of ours: it
+    ends when the thread that starts it does."""
+    return ["setpriv", "--pdeathsig", "KILL", *argv]
+
+
 class ProcessTable:
     """The processes of one cluster: a pid file and a log file for each name."""
 

@@ -22,7 +22,7 @@ from local_cluster.debian import debian_binary
 from local_cluster.errors import LocalClusterError
 from local_cluster.images.store import push as push_image
 from local_cluster.layout import Cache, locked, private_dir, write_private
-from local_cluster.processes import ProcessTable
+from local_cluster.processes import ProcessTable, bound_to_us
 
 REGISTRY_PORT = 5000
 
@@ -147,9 +147,7 @@ def temporary_registry(cache: Cache, port: int = 0) -> Iterator[str]:
         work = Path(folder)
         config = write_config(work / "config.json", cache.registry, address)
         processes = ProcessTable(work, work)
-        # Nobody looks for it after a kill of this process, so it goes along.
-        mortal = ["setpriv", "--pdeathsig", "KILL"]
-        processes.start("registry", [*mortal, program, "serve", config])
+        processes.start("registry", bound_to_us(program, "serve", config))
         try:
             wait_for(
                 "A registry on loopback does not answer",

@@ -18,7 +18,7 @@ from local_cluster.binaries import Binaries
 from local_cluster.errors import LocalClusterError
 from local_cluster.layout import Cache, locked, private_dir, write_private
 from local_cluster.oci import PAUSE_IMAGE, ensure_base_images
-from local_cluster.processes import ProcessTable
+from local_cluster.processes import ProcessTable, bound_to_us
 from local_cluster.registry import (
     IMAGE_HOST,
     digest_of,
@@ -118,7 +118,7 @@ def _change(
         containerd = binaries.path("containerd")
         ctr = [str(binaries.path("ctr")), "--address", str(socket), "-n", "k8s.io"]
         processes = ProcessTable(work, work)
-        processes.start("containerd", [containerd, "--config", config])
+        processes.start("containerd", bound_to_us(containerd, "--config", config))
         try:
             wait_for(
                 "containerd does not answer",
