@@ -26,13 +26,17 @@ class Batch:
     """Why, for what was not given."""
 
 
-def solve_batch(spec: FineTuneJobSpec) -> Batch:
-    """Fill in what the spec leaves out. Raises ``InvalidSpec`` with the nearest batch that fits."""
+def solve_batch(spec: FineTuneJobSpec, settled: int | None = None) -> Batch:
+    """Fill in what the spec leaves out. Raises ``InvalidSpec`` with what would fit.
+
+    ``settled`` is the global batch size that a job has begun with: another number of workers does
+    not change it.
+    """
     world = spec.workers.world_size
-    total = spec.training.global_batch_size
+    total = spec.training.global_batch_size or settled
     micro = spec.training.micro_batch_size
     if total is not None:
-        _refuse_misfit(total, (micro or 1) * world, spec)
+        _refuse_misfit(total, (micro or 1) * world, spec, resized=settled is not None)
     reasons = {}
     if micro is None:
         budget = TOKENS_PER_PASS_GPU if spec.workers.gpus_per_worker else TOKENS_PER_PASS_CPU
@@ -46,9 +50,22 @@ def solve_batch(spec: FineTuneJobSpec) -> Batch:
     return Batch(micro, total // (micro * world), total, reasons)
 
 
-def _refuse_misfit(total: int, unit: int, spec: FineTuneJobSpec) -> None:
+def _refuse_misfit(total: int, unit: int, spec: FineTuneJobSpec, *, resized: bool) -> None:
     if total % unit == 0:
         return
+    if resized:
+        one = unit // spec.workers.count
+        fit = [str(count) for count in range(1, total // one + 1) if total % (one * count) == 0]
+        raise InvalidSpec(
+            (
+                Fault(
+                    "spec.workers.count",
+                    f"{spec.workers.count} workers cannot share the global batch of {total} that "
+                    f"this job began with: use {', '.join(fit)}",
+                    reason="BatchDoesNotFit",
+                ),
+            )
+        )
     below, above = total // unit * unit, (total // unit + 1) * unit
     nearest = above if below == 0 or above - total <= total - below else below
     workers = spec.workers

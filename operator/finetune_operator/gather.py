@@ -113,7 +113,7 @@ class Gatherer:
             observed=Observed(jobs, pods),
             now=self._clock(),
             refusal=refusal,
-            progress=self._board.get(job.key),
+            progress=self._board.get(job.key, job.uid),
         )
         if plan is None or status.completion_time is not None:
             return facts

@@ -76,10 +76,6 @@ class TrainingPlan:
         return storage.claim_ref.name if storage.claim_ref else f"{self.key.name}-work"
 
     @property
-    def makes_claim(self) -> bool:
-        return self.spec.storage.size is not None
-
-    @property
     def workspace(self) -> str:
         """Folder of the job's files on its claim."""
         return f"{self.key.namespace}/{self.uid}"
@@ -141,7 +137,8 @@ def plan_training(
     far as they are known. Raises ``InvalidSpec`` with all faults at once.
     """
     wish = parse_spec(spec)
-    batch = solve_batch(wish)
+    settled = status.resolved.global_batch_size if status.prepared and status.resolved else None
+    batch = solve_batch(wish, settled)
     sources, faults = locate_sources(wish, outputs)
     if platform.kubernetes_minor < IMAGE_VOLUMES_SINCE:
         faults += tuple(

@@ -27,16 +27,18 @@ class ProgressBoard:
     """The newest report of each training job."""
 
     def __init__(self) -> None:
-        self._reports: dict[Key, ProgressReport] = {}
+        self._reports: dict[Key, tuple[str, ProgressReport]] = {}
 
-    def get(self, key: Key) -> ProgressReport | None:
-        return self._reports.get(key)
+    def get(self, key: Key, uid: str) -> ProgressReport | None:
+        """The report of the job with that UID, not of an earlier one of its name."""
+        owner, report = self._reports.get(key, ("", None))
+        return report if owner == uid else None
 
-    def put(self, key: Key, report: ProgressReport) -> bool:
+    def put(self, key: Key, uid: str, report: ProgressReport) -> bool:
         """Returns whether it says something new."""
         known = self._reports.get(key)
-        self._reports[key] = report
-        return known is None or known != report
+        self._reports[key] = uid, report
+        return known != (uid, report)
 
     def forget(self, key: Key) -> None:
         self._reports.pop(key, None)
@@ -79,7 +81,7 @@ async def poll(
         await asyncio.sleep(delay)
         async with limit:
             report = await ask(session, pod.ip)
-        if report is not None and board.put(pod.key, report):
+        if report is not None and board.put(pod.key, pod.owner_uid, report):
             changed(pod.key)
 
     async with aiohttp.ClientSession(

@@ -22,7 +22,8 @@ class Backoff(SpecModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.initial <= self.max",
+            # The API server tries the rule on the default too, before it fills that in.
+            cel="!has(self.initial) || !has(self.max) || self.initial <= self.max",
             message="initial must not be greater than max",
             field_path=".initial",
             check=lambda backoff: backoff.initial <= backoff.max,

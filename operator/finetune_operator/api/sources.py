@@ -178,8 +178,8 @@ class DataSource(SpecModel):
     """Where the rows lie: `pvc://claim/path`, `image://repository:tag//path`,
     `hf://datasets/organization/name[@revision]` or `https://host/path` (at most 10 GiB)."""
     file: RelativePath | None = None
-    """A file inside the folder, image or repository. Absent: the path is a file, or its folder
-    holds exactly one."""
+    """A file inside the folder, image or repository. Absent: the path is a file, or all data files
+    of its folder; of those named after a split, the ones of this side."""
     format: DataFormat = DataFormat.AUTO
     """Chat (messages), Instruction (prompt and response), Completion (plain text), or Auto:
     decided by the columns of the first rows. Absent: Auto."""

@@ -419,14 +419,6 @@ class FineTuneJobStatus(StatusModel):
     """The result."""
     logs: Logs | None = None
     """Where logs lie."""
-    lost_nodes: (
-        Annotated[
-            tuple[str, ...],
-            Field(max_length=32, json_schema_extra=LIST_SET),
-        ]
-        | None
-    ) = None
-    """Nodes that stopped answering and may still run a pod of this job."""
     start_time: Timestamp | None = None
     """When the operator took the job up."""
     completion_time: Timestamp | None = None

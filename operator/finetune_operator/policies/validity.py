@@ -126,6 +126,15 @@ def spec_invalid(facts: Facts) -> Verdict | None:
     if not facts.faults:
         return None
     message = "; ".join(map(str, facts.faults))
+    if facts.status.prepared and facts.faults[0].reason == Reason.BATCH_DOES_NOT_FIT:
+        # It was asleep and woke with another number of workers, which can be changed again.
+        return Verdict(
+            phase=WAITING_PHASES[facts.stage.name],
+            state=State.STUCK,
+            reason=Reason.BATCH_DOES_NOT_FIT,
+            message=message,
+            pending_reason=message,
+        )
     failure = Failure(failure_class="ConfigInvalid", message=message[:1024], at=facts.now)
     return end_job(facts, facts.faults[0].reason, message, failure=failure)
 

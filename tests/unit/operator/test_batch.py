@@ -48,6 +48,15 @@ def test_the_equation_holds_and_the_choice_is(wish: Any, solution: tuple[int, in
     assert batch.micro * batch.accumulation * wish.workers.world_size == batch.total
 
 
+def test_another_number_of_workers_keeps_the_batch_that_training_began_with() -> None:
+    assert solve_batch(spec(None, None, {"count": 4, "ranksPerWorker": 1}), settled=16).total == 16
+    with pytest.raises(InvalidSpec) as caught:
+        solve_batch(spec(None, None, THREE), settled=16)
+    (fault,) = caught.value.faults
+    assert (fault.field, fault.reason) == ("spec.workers.count", "BatchDoesNotFit")
+    assert fault.message.endswith("use 1, 2, 4, 8, 16")
+
+
 def test_a_misfit_is_refused_with_the_nearest_size_that_fits() -> None:
     # The types refuse it first where all three are given; the solver must hold without them.
     wish = spec(16, 2, TWO)

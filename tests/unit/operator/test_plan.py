@@ -125,7 +125,6 @@ def test_claims_are_named_with_the_field_that_wants_them() -> None:
 def test_a_claim_of_a_size_is_the_jobs_own() -> None:
     spec = make_spec(storage={"claimRef": None, "size": "5Gi"}, output={"uri": "pvc://results/x"})
     plan = make_plan(spec)
-    assert plan.makes_claim
     assert plan.claim_name == "demo-work"
     assert "demo-work" not in {use.name for use in plan.claim_uses}
 

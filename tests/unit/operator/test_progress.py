@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from builders import KEY, make_pod
+from builders import KEY, UID, make_pod
 
 from finetune_operator import progress
 from finetune_operator.engine.store import Key
@@ -111,10 +111,11 @@ async def test_every_gang_is_asked_once_a_round_and_only_news_wakes_its_job(serv
     polling.cancel()
     assert 2 <= len(hits) <= 4
     assert news == [KEY]
-    report = board.get(KEY)
+    report = board.get(KEY, UID)
     assert report is not None and report.step == 3
+    assert board.get(KEY, "of an earlier job of this name") is None
     board.forget(KEY)
-    assert board.get(KEY) is None
+    assert board.get(KEY, UID) is None
 
 
 async def test_a_gang_that_does_not_answer_leaves_the_others_alone(serve: Serve) -> None:

@@ -36,6 +36,7 @@ from finetune_operator.api.types import (
     Phase,
     Progress,
     Reason,
+    Resolved,
     Restarts,
     StageName,
 )
@@ -873,3 +874,16 @@ def test_checkpoints_that_went_with_success_are_not_told_any_more(wish: str, tol
     ended = decide(make_facts(through, jobs=(make_child_job(X, **COMPLETE),), spec=spec))
     assert ended.status["phase"] == "Succeeded"
     assert ("checkpoints" in ended.status) == told
+
+
+def test_a_gang_resized_to_a_misfit_waits_for_a_better_number_and_is_not_lost() -> None:
+    begun = status_in(T, phase=Phase.SUSPENDED, resolved=Resolved(global_batch_size=16))
+    spec = make_spec(workers={"count": 3}, training={"steps": 1, "globalBatchSize": None})
+    decision = decide(make_facts(begun, spec=spec))
+    assert main_condition(decision.status)["reason"] == "BatchDoesNotFit"
+    assert main_condition(decision.status, "Stalled")["status"] == "True"
+    assert "completionTime" not in decision.status
+    better = make_spec(workers={"count": 4}, training={"steps": 1, "globalBatchSize": None})
+    assert (
+        main_condition(decide(make_facts(begun, spec=better)).status)["reason"] != "BatchDoesNotFit"
+    )
