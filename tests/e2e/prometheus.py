@@ -43,9 +43,9 @@ def monitors(manifests: list[dict[str, Any]]) -> list[Monitor]:
     """The monitors among the chart's rendered manifests."""
     found = []
     for manifest in manifests:
-        spec = manifest["spec"]
         if manifest["kind"] not in ("PodMonitor", "ServiceMonitor"):
             continue
+        spec = manifest["spec"]
         [endpoint] = spec.get("podMetricsEndpoints") or spec["endpoints"]
         labels = spec["selector"]["matchLabels"].items()
         relabelings = [_snake_case(rule) for rule in endpoint.get("relabelings", ())]
