@@ -29,6 +29,10 @@ PATIENCE = 1200.0
 """Seconds that one run may take."""
 
 
+def hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Run:
     """``python -m quickstart`` without a terminal; its output goes to a file.
 
@@ -46,6 +50,8 @@ class Run:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # Whoever started the tests in the background made them deaf to Ctrl-C.
+                preexec_fn=hear_interrupts,
             )
 
     @property
