@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 OVER_SECONDS = 10.0
 """From the death of a rank to the end of its gang."""
 WORK_SECONDS = 600.0
+ONE_CPU = {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}
+"""Four ranks share the machine: each computes with one thread, as its limit says."""
 """For what loads torch and trains, also on a host with other work."""
 ROWS = 40
 DATA = {"train": [{"name": "rows", "uri": "pvc://work/rows.jsonl"}], "sequenceLength": 64}
@@ -124,8 +126,6 @@ def test_a_job_that_slept_goes_on_from_its_checkpoint_with_the_curve_of_one_that
     jobs: Jobs, attempts: Any
 ) -> None:
     steps = 200
-    # Four ranks share the machine: each computes with one thread, as its limit says.
-    one_cpu = {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}
     for name in ("awake", "slept"):
         jobs.apply(
             name,
@@ -139,7 +139,7 @@ def test_a_job_that_slept_goes_on_from_its_checkpoint_with_the_curve_of_one_that
                 "dropout": "0.1",
             },
             evaluation={"everySteps": 50},
-            workers={"resources": one_cpu},
+            workers={"resources": ONE_CPU},
         )
     wait_for("its first steps", lambda: step_of(attempts("slept") / "0", 1) >= 3)
     gang = {child for child in jobs.children("slept", "jobs,pods") if "slept-a0" in child}
@@ -172,7 +172,7 @@ def test_a_job_that_slept_goes_on_from_its_checkpoint_with_the_curve_of_one_that
 def test_a_killed_rank_and_an_evicted_pod_change_nothing_of_the_result(
     jobs: Jobs, kubectl: Kubectl, attempts: Any, place: str
 ) -> None:
-    steps, interval = 400, 20
+    steps, interval = 200, 10
     for name in ("calm", "rough"):
         jobs.apply(
             name,
@@ -182,7 +182,7 @@ def test_a_killed_rank_and_an_evicted_pod_change_nothing_of_the_result(
             training={"microBatchSize": 2, "globalBatchSize": 16, "learningRate": "3e-3"},
             evaluation={"everySteps": 100},
             checkpoint={"everySteps": interval},
-            workers={"terminationGracePeriodSeconds": 120},
+            workers={"terminationGracePeriodSeconds": 120, "resources": ONE_CPU},
         )
 
     def pod_at_work(attempt: int, index: int, step: int) -> dict[str, Any]:
