@@ -43,6 +43,8 @@ from local_cluster.subnets import Subnet, choose_subnet, host_routes, require_fr
 Report = Callable[[str, str], None]
 
 DEFAULT_NODES = 3
+KUBELET_RESTARTS = 3
+"""How often ``up`` starts a kubelet again that ended before its node was Ready."""
 
 
 def _silent(_stage: str, _detail: str) -> None:
@@ -282,12 +284,18 @@ class LocalCluster:
 
     def _await_ready(self, nodes: list[Node], report: Report) -> None:
         left = {node.name: node for node in nodes}
+        restarts = dict.fromkeys(left, 0)
 
         def all_ready() -> bool:
             for node in list(left.values()):
                 if self.processes.identity(node.kubelet) is None:
-                    raise self.processes.died(node.kubelet)
-                if node.ready():
+                    # All kubelets of a host share one socket for device plugins, at a fixed path.
+                    # Of two that take it in the same moment, one ends; it just starts again.
+                    if restarts[node.name] == KUBELET_RESTARTS:
+                        raise self.processes.died(node.kubelet)
+                    restarts[node.name] += 1
+                    node.start()
+                elif node.ready():
                     del left[node.name]
                     report("nodes", f"{node.name} is Ready")
             return not left

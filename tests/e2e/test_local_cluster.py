@@ -9,6 +9,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -340,6 +341,28 @@ def test_up_repairs_what_a_crash_left_and_pods_live_through_it(
         for node in kube.json("get", "nodes")["items"]
     ]
     assert gpus == [str(GPUS)] * 3
+
+
+def test_a_kubelet_that_ends_while_it_starts_is_started_again(
+    cluster: LocalCluster, kube: Kubectl
+) -> None:
+    """As it does where another one of the host takes the socket for device plugins from it."""
+    name, before = "kubelet-n2", running(cluster)["kubelet-n2"]
+    os.kill(before, signal.SIGKILL)
+    killed: list[int] = []
+
+    def kill_its_successor() -> None:
+        pid = wait_for("a new kubelet", lambda: running(cluster).get(name, before) != before, 60)
+        assert pid
+        killed.append(running(cluster)[name])
+        os.kill(killed[0], signal.SIGKILL)
+
+    with ThreadPoolExecutor(1) as pool:
+        murder = pool.submit(kill_its_successor)
+        cluster.up()
+        murder.result()
+    assert running(cluster)[name] not in (before, *killed)
+    assert is_ready(kube, "test-one-n2") == "True"
 
 
 def test_two_clusters_live_side_by_side_and_one_goes_without_a_trace(
