@@ -30,9 +30,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 OVER_SECONDS = 10.0
 """From the death of a rank to the end of its gang."""
 WORK_SECONDS = 600.0
+"""For what loads torch and trains, also on a host with other work."""
 ONE_CPU = {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}
 """Four ranks share the machine: each computes with one thread, as its limit says."""
-"""For what loads torch and trains, also on a host with other work."""
 ROWS = 40
 DATA = {"train": [{"name": "rows", "uri": "pvc://work/rows.jsonl"}], "sequenceLength": 64}
 
