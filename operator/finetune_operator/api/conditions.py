@@ -24,7 +24,7 @@ class ConditionType(StrEnum):
     RECONCILING = "Reconciling"
     """The operator brings pods up, or takes them down. Never together with Stalled."""
     STALLED = "Stalled"
-    """Failed for good: nobody will try again."""
+    """Goes no further by itself: failed for good, or waiting for a person to mend the cause."""
     SUCCEEDED = "Succeeded"
     """Unknown while active, then True or False: the summary."""
     FAILED = "Failed"

@@ -217,7 +217,7 @@ class LatestCheckpoint(StatusModel):
     step: Counter | None = None
     """Optimizer step after which it was saved."""
     verified: bool | None = None
-    """True once sizes and hashes were read back."""
+    """True once it is durable and listed with sizes and hashes, which are compared on loading."""
     bytes: Counter | None = None
     """Size on the volume."""
 
