@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from e2e.host import processes_of
 from e2e.kubectl import Kubectl, wait_for
 from e2e.release import helm, helm_install
 
@@ -35,6 +38,25 @@ def own_operator(
     yield namespace
     helm(kubectl, namespace, "uninstall", release)
     kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+class OperatorProcess:
+    """The process of a release's operator, seen from the host that all nodes run on."""
+
+    def __init__(self, kubectl: Kubectl, namespace: str, release: str) -> None:
+        self._kubectl = kubectl
+        self._namespace = namespace
+        self._release = release
+
+    def pid(self) -> int | None:
+        selector = f"app.kubernetes.io/instance={self._release}"
+        pods = self._kubectl.json("get", "pods", "-l", selector, namespace=self._namespace)["items"]
+        inside = processes_of({pod["metadata"]["uid"] for pod in pods})
+        return next((p.pid for p in inside if b"finetune_operator" in p.command), None)
+
+    def kill(self) -> None:
+        """kill -9, as soon as it is there."""
+        os.kill(wait_for("the operator's process", self.pid), signal.SIGKILL)
 
 
 def host_folder(cluster: LocalCluster, kubectl: Kubectl, namespace: str, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The trainer image in gangs of the real cluster: ranks are killed, pods evicted, a job sleeps.
+"""The trainer image in gangs of the real cluster: ranks and operators are killed, pods evicted.
 
 Nodes only advertise their GPUs, so the chart's ``trainer.env`` makes the ranks train on the CPU.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from e2e.host import processes_of
-from e2e.jobs import Jobs, conditions, evict
+from e2e.jobs import GRACE_SECONDS, Jobs, conditions, evict
 from e2e.kubectl import Kubectl, wait_for
-from e2e.place import chat_row, host_folder, own_operator
+from e2e.place import OperatorProcess, chat_row, host_folder, own_operator
 from tiny_models import save_tiny_model
 
 from local_cluster import LocalCluster
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
+RELEASE = "real"
+KILLS = 10
 OVER_SECONDS = 10.0
 """From the death of a rank to the end of its gang."""
 WORK_SECONDS = 600.0
@@ -40,7 +43,7 @@ DATA = {"train": [{"name": "rows", "uri": "pvc://work/rows.jsonl"}], "sequenceLe
 @pytest.fixture(scope="module")
 def place(kubectl: Kubectl, images: Images, shared_operator_asleep: None) -> Iterator[str]:
     with own_operator(
-        kubectl, "real", "real-trainer", images.operator, images.trainer,
+        kubectl, RELEASE, "real-trainer", images.operator, images.trainer,
         "trainer.env.FINETUNE_DEVICE=CPU",
     ) as namespace:  # fmt: skip
         yield namespace
@@ -120,6 +123,59 @@ def test_a_killed_rank_on_advertised_gpus_is_named_and_its_gang_is_over_at_once(
     assert place_of_death in told["Failed"]["message"]
     left = processes_of({pod["metadata"]["uid"] for pod in found})
     assert not [p for p in left if b"finetune_trainer" in p.command], "on none of the nodes"
+
+
+def test_ten_kills_of_the_operator_during_a_job_neither_double_nor_lose_anything(
+    jobs: Jobs, kubectl: Kubectl, attempts: Any, place: str
+) -> None:
+    process, rng, steps = OperatorProcess(kubectl, place, RELEASE), random.Random(7), 600
+    jobs.apply("orphan", steps=steps, data=DATA, workers={"resources": ONE_CPU})
+    seen: dict[str, set[str]] = {}
+    phases = []
+
+    def look() -> None:
+        for name, uid in jobs.children("orphan", "jobs,pods").items():
+            seen.setdefault(name, set()).add(uid)
+
+    for _ in range(KILLS):
+        process.kill()
+        phases.append(jobs.status("orphan").get("phase"))
+        look()
+        time.sleep(rng.uniform(0.5, 4))
+        look()
+    status = jobs.wait_phase("orphan", "Succeeded", "Failed", seconds=WORK_SECONDS)
+    look()
+    print(f"killed in {phases}")
+    assert status["phase"] == "Succeeded" and phases[-1] != "Succeeded"
+    assert [status[name] for name in ("prepareAttempt", "attempt", "exportAttempt")] == [0, 0, 0]
+    children = sorted(name for name in seen if name.startswith("Job/"))
+    assert children == ["Job/orphan-a0", "Job/orphan-p0", "Job/orphan-x0"]
+    assert all(len(uids) == 1 for uids in seen.values()), seen
+    assert sum(name.startswith("Pod/") for name in seen) == 4, sorted(seen)
+    told = curve(attempts("orphan") / "0")
+    assert [step for step, _ in told] == list(range(1, steps + 1))
+    assert float(status["metrics"]["loss"]) == pytest.approx(told[-1][1], rel=1e-3)
+
+
+@pytest.mark.parametrize("phase", ["Preparing", "Training", "Exporting"])
+def test_deleting_a_job_removes_all_children_within_the_grace_period_and_keeps_its_files(
+    jobs: Jobs, attempts: Any, phase: str
+) -> None:
+    name = f"deleted-{phase.lower()}"
+    steps = {"Exporting": 2}.get(phase, 100_000)
+    jobs.apply(name, steps=steps, data=DATA, workers={"resources": ONE_CPU})
+    jobs.wait_phase(name, phase)
+    folder = attempts(name)
+    if phase == "Training":
+        wait_for("steps", lambda: step_of(folder / "0", 0) >= 3, WORK_SECONDS)
+    letter = {"Preparing": "p", "Training": "a", "Exporting": "x"}[phase]
+    wait_for("its pods", lambda: any(f"-{letter}0-" in pod for pod in jobs.living_pods(name)))
+    jobs.delete(name)
+    wait_for("no child is left", lambda: not jobs.children(name), GRACE_SECONDS + 15)
+    if phase == "Training":
+        assert list((folder / "0/checkpoints").glob("step-*/manifest.json")), "saved on SIGTERM"
+    if phase == "Exporting":
+        assert (folder / "0/adapter/adapter_model.safetensors").is_file()
 
 
 def test_a_job_that_slept_goes_on_from_its_checkpoint_with_the_curve_of_one_that_did_not(

@@ -17,7 +17,6 @@ from typing import Any
 import jinja2
 import torch
 from peft import PeftModel
-from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -27,6 +26,7 @@ from finetune_trainer.model import load_model, load_tokenizer, prompt_ids
 from finetune_trainer.model_card import model_card
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
+from finetune_trainer.weight_check import check_weights
 
 log = logging.getLogger(__name__)
 
@@ -118,28 +118,6 @@ def newest_attempt(config: RunConfig, workspace: Path) -> int:
     if not numbers:
         raise StageError("no training attempt left weights to export")
     return max(numbers)
-
-
-def check_weights(folder: Path) -> None:
-    """Every tensor below ``folder`` has elements and all are finite. Raises ``StageError``.
-
-    Gathering sharded weights can leave empty tensors behind, which libraries accept in silence.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise StageError(f"{folder.name} holds no safetensors file")
-    trained = False
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                tensor = file.get_tensor(name)
-                if tensor.numel() == 0:
-                    raise StageError(f"{path.name}: {name} is empty; the weights were not gathered")
-                if not torch.isfinite(tensor).all():
-                    raise StageError(f"{path.name}: {name} holds values that are not finite")
-                trained = trained or "lora_B" not in name or bool(tensor.any())
-    if not trained:
-        log.warning("all lora_B of %s are zero: training changed nothing", folder.name)
 
 
 def _formats(config: RunConfig) -> list[str]:

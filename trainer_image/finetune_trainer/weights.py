@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import DiskFull, StageError, failure_class, hint_of, message_of
 from finetune_trainer.gang import Gang
+from finetune_trainer.weight_check import check_weights
 
 
 def save_weights(engine: Engine, gang: Gang, folder: Path) -> None:
@@ -42,25 +42,3 @@ def _write(model: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
     check_weights(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-
-
-def check_weights(folder: Path) -> None:
-    """Read back what was written. Raises ``StageError`` on an empty or missing tensor.
-
-    Under ZeRO 3 a parameter that was not gathered is saved with no elements, and the libraries only
-    warn.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise StageError(f"{folder} holds no safetensors file")
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            if not names:
-                raise StageError(f"{path.name} holds no tensor")
-            for name in names:
-                tensor = file.get_tensor(name)
-                if tensor.numel() == 0:
-                    raise StageError(f"{name} in {path.name} is empty")
-                if not torch.isfinite(tensor).all():
-                    raise StageError(f"{name} in {path.name} has values that are not finite")

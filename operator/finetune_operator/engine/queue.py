@@ -78,12 +78,6 @@ class WorkQueue(Generic[K]):
         if key in self._dirty:
             self._ready.put_nowait(key)
 
-    def forget(self, key: K) -> None:
-        """The object is gone: drop timers and failures."""
-        self.succeeded(key)
-        if key in self._timers:
-            self._timers.pop(key)[1].cancel()
-
     def _fire(self, key: K) -> None:
         self._timers.pop(key, None)
         self.add(key)

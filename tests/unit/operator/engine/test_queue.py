@@ -55,21 +55,11 @@ async def test_failures_are_spread_and_grow_up_to_the_longest_delay_until_succes
     assert MAX_DELAY_SECONDS / 2 <= delays[-1] <= MAX_DELAY_SECONDS
     queue.succeeded("a")
     assert queue.add_failed("a") <= 0.2
-    queue.forget("a")
 
 
 async def test_a_server_that_asks_for_time_gets_it() -> None:
     queue = WorkQueue[str]()
     assert queue.add_failed("a", at_least=30.0) == 30.0
-    queue.forget("a")
-
-
-async def test_a_forgotten_key_does_not_come_back_by_its_timer() -> None:
-    queue = WorkQueue[str]()
-    queue.add_after("a", 0.01)
-    queue.forget("a")
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(queue.get(), 0.05)
 
 
 async def test_the_age_is_that_of_the_key_that_waits_longest() -> None:
