@@ -60,6 +60,7 @@ TRAINER = Product(
     dependencies=(
         "trainer_image/requirements.lock",
         "trainer_image/portable_cxx.sh",
+        "trainer_image/exports_of_transformers.py",
         INSTALL_SCRIPT,
     ),
     code="trainer_image/finetune_trainer",

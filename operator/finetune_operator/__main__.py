@@ -1,4 +1,4 @@
-"""Start: load settings, connect, read the cluster once, then pump, work and serve until told."""
+"""Start: load settings, connect, let the watches list the cluster, then work until told."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from . import lean_imports
 from .api.types import KIND, StageName
-from .cluster import KubernetesCluster, connect
+from .cluster import KubernetesCluster, connect, watched_paths
 from .endpoints import serve
 from .engine.queue import WorkQueue
 from .engine.resync import Watermark, insist, repeat, work
@@ -29,6 +30,9 @@ from .plan import Platform
 from .progress import ProgressBoard, poll
 from .reconcile import Reconciler
 from .settings import BadSetting, Settings, load_settings
+from .watches import Watches
+
+lean_imports.done()
 
 MAX_QUEUE_AGE_SECONDS = 120.0
 RESTART_SECONDS = 2.0
@@ -59,7 +63,8 @@ def main() -> None:
 async def run(settings: Settings) -> BaseException | None:
     """Everything, until SIGTERM or SIGINT (None) or until a part breaks (its error)."""
     stores, queue, board = Stores(), WorkQueue[Key](), ProgressBoard()
-    resynced, watching = Watermark(), asyncio.Event()
+    resynced, watching, started = Watermark(), asyncio.Event(), asyncio.Event()
+    watches = Watches(watched_paths(settings.watched_namespaces))
     metrics = operator_metrics(
         lambda: stores.jobs, _gauges(stores, queue), settings.job_metrics_limit
     )
@@ -76,21 +81,36 @@ async def run(settings: Settings) -> BaseException | None:
     reconciler = Reconciler(cluster, gatherer, events.put_nowait)
     reconcile = _measured(reconciler.reconcile, metrics)
 
-    async def resync() -> None:
-        for key in await read_all(cluster, stores, settings):
-            queue.add(key)
+    def in_step() -> None:
         metrics.resync_timestamp.set_to_current_time()
         resynced.reached()
 
-    await insist(resync, CappedForever())
-    gc.collect()
-    gc.freeze()  # what is there now stays: later collections need not walk it
+    async def resync() -> None:
+        for key in await read_all(cluster, stores, settings):
+            queue.add(key)
+        in_step()
+
+    async def keep_in_step() -> None:
+        """The watches' own lists are the first reading of the cluster."""
+        await watches.stand(lambda: stores.size)
+        gc.collect()
+        gc.freeze()  # what is there now stays: later collections need not walk it
+        in_step()
+        logger.info("watching")
+        watching.set()
+        await repeat(resync, seconds=settings.resync_seconds, jitter=0.2)
+
+    async def worker() -> None:
+        await watching.wait()  # nothing is decided on half of the cluster
+        await work(queue, reconcile)
+
+    await insist(lambda: cluster.readable(settings.watched_namespaces), CappedForever())
     return await _first_end(
-        pump(stores, queue, settings.watched_namespaces, watching),
-        _asked_to_stop(watching),
+        pump(stores, queue, settings.watched_namespaces, watches, started),
+        _asked_to_stop(started),
         post(events, cluster),
-        *(work(queue, reconcile) for _ in range(settings.workers)),
-        repeat(resync, seconds=settings.resync_seconds, jitter=0.2),
+        *(worker() for _ in range(settings.workers)),
+        keep_in_step(),
         poll(
             lambda: _rank_zero_pods(stores),
             board,
@@ -114,10 +134,9 @@ async def _first_end(*parts: Coroutine[Any, Any, Any]) -> BaseException | None:
     return error
 
 
-async def _asked_to_stop(watching: asyncio.Event) -> None:
+async def _asked_to_stop(started: asyncio.Event) -> None:
     """Until SIGTERM or SIGINT. kopf's own handlers wait seconds for its workers: replace them."""
-    await watching.wait()
-    logger.info("watching")
+    await started.wait()
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)

@@ -6,7 +6,6 @@ out, because they cost more time than all decisions together.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +18,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from .api.types import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from .engine.store import Key
 from .engine.together import Together
+from .engine.wire import parse
 from .errors import ClusterError, NameConflict, NotThere, Refused, Stale, Unavailable
 from .objects.labels import JOB_LABEL
 from .observed import ChildJob, ChildPod, StoredJob, read_child_job, read_child_pod, read_job
@@ -40,6 +40,9 @@ _PATHS = {
     "PersistentVolumeClaim": (_CORE, "persistentvolumeclaims"),
     "Event": (_CORE, "events"),
 }
+
+
+WATCHED = ("Pod", "Job", "FineTuneJob")
 
 
 class Children(NamedTuple):
@@ -113,6 +116,12 @@ class KubernetesCluster:
                 more = meta.get("continue")
                 if not more:
                     break
+
+    async def readable(self, namespaces: Sequence[str]) -> None:
+        """Raises ``ClusterError`` where a kind that is watched cannot be listed."""
+        for kind in WATCHED:
+            for namespace in namespaces or (None,):
+                await self._request("GET", kind, _path(kind, namespace), {"limit": "1"})
 
     async def job(self, key: Key) -> StoredJob | None:
         try:
@@ -269,7 +278,7 @@ class KubernetesCluster:
         finally:
             self._count(verb, kind, code)
         if code < 300:
-            result: dict[str, Any] = json.loads(data)
+            result: dict[str, Any] = parse(data)
             return result
         raise _error(verb, kind, path, code, data, answer.headers)
 
@@ -290,6 +299,11 @@ async def connect(count: Callable[[str, str, int], None]) -> KubernetesCluster:
     return KubernetesCluster(ApiClient(configuration), count)
 
 
+def watched_paths(namespaces: Sequence[str]) -> list[str]:
+    """Of the addresses whose lists and watches the operator lives on."""
+    return [_path(kind, namespace) for kind in WATCHED for namespace in namespaces or (None,)]
+
+
 def _path(kind: str, namespace: str | None = None, name: str | None = None) -> str:
     prefix, plural = _PATHS[kind]
     where = f"/namespaces/{quote(namespace)}" if namespace else ""
@@ -301,7 +315,7 @@ def _error(
 ) -> ClusterError:
     """The most specific own error for an answer."""
     try:
-        status = json.loads(data)
+        status = parse(data)
         message = str(status.get("message", ""))
     except (ValueError, AttributeError):
         status, message = {}, data[:200].decode(errors="replace")

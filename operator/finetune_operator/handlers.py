@@ -18,19 +18,25 @@ from .engine.store import Key, Store, Stored
 from .gather import Stores
 from .objects.labels import JOB_LABEL
 from .observed import read_child_job, read_child_pod, read_job
+from .watches import Watches, session
 
 S = TypeVar("S", bound=Stored)
 
 
 async def pump(
-    stores: Stores, queue: WorkQueue[Key], namespaces: tuple[str, ...], started: asyncio.Event
+    stores: Stores,
+    queue: WorkQueue[Key],
+    namespaces: tuple[str, ...],
+    watches: Watches,
+    started: asyncio.Event,
 ) -> None:
     """Run the watches. Ends only by an error: kopf ends with its first broken watch.
 
-    ``started`` is set when kopf has installed its signal handlers, so that others can follow.
+    ``watches`` are told when they stand; ``started`` is set when kopf has installed its signal
+    handlers, so that others can follow.
     """
     registry = kopf.OperatorRegistry()
-    register(registry, stores, queue)
+    register(registry, stores, queue, watches)
     await kopf.operator(
         registry=registry,
         settings=pump_settings(),
@@ -43,12 +49,15 @@ async def pump(
     )
 
 
-def register(registry: kopf.OperatorRegistry, stores: Stores, queue: WorkQueue[Key]) -> None:
+def register(
+    registry: kopf.OperatorRegistry, stores: Stores, queue: WorkQueue[Key], watches: Watches
+) -> None:
     """Watch FineTuneJobs and their children."""
 
     @kopf.on.login(registry=registry)
-    def login(**known: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)
+    async def login(**known: Any) -> kopf.AiohttpSession | None:
+        info = kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)
+        return session(info, watches) if info else None
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def job_seen(event: kopf.RawEvent, **_: Any) -> None:

@@ -14,8 +14,8 @@ from finetune_trainer.errors import ConfigInvalid
 from finetune_trainer.loss import loss_sum
 from finetune_trainer.zero_config import Precision
 
-LONGEST = 64
-"""Tokens of each of the two samples: enough to mix, short enough to cost nothing."""
+LONGEST = 16
+"""Tokens of each of the two samples: enough to mix, few enough to cost nothing."""
 TOLERANCE: dict[Precision, float] = {"FP32": 1e-5, "BF16": 2e-3, "FP16": 2e-3}
 """Relative to the loss: what summation order may change."""
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer import outcome
+from finetune_trainer import lean_imports, outcome
 from finetune_trainer.config import METRICS_PORT, RUN_JSON, WORKSPACE, RunConfig, load_run_config
 from finetune_trainer.errors import StageError, failure_class
 from finetune_trainer.failures import BY_NAME
@@ -71,6 +71,8 @@ class Rank:
         """Do the work. Returns the outcome; on ranks other than 0 it only says that all is well."""
         self.heartbeat.beat("init", 0)
         shutdown = Shutdown(self.leave)
+        lean_imports.postpone_collection()
+        lean_imports.know_exports_of_transformers()
         from finetune_trainer.session import train  # torch comes with it
 
         numbers = train(self, shutdown)

@@ -12,6 +12,7 @@ import torch
 
 from finetune_trainer import engine as engines
 from finetune_trainer import gang as gangs
+from finetune_trainer import lean_imports
 from finetune_trainer.batches import PackedRows
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
@@ -143,6 +144,7 @@ def build_engine(config: RunConfig, folder: Path, precision: Precision) -> Engin
     """Load the prepared model, attach the adapter, and hand both to ZeRO."""
     from finetune_trainer.model import load_model
 
+    lean_imports.resume_collection()  # the big ones are done
     training, stage = config.training, effective_stage(config.zero_stage, precision)
     if stage != config.zero_stage:
         log.info(

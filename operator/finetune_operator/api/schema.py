@@ -78,6 +78,7 @@ class ApiModel(BaseModel):
         populate_by_name=True,
         frozen=True,
         use_attribute_docstrings=True,
+        defer_build=True,  # validators are built when they are first used, not at start
     )
     rules: ClassVar[tuple[Rule, ...]] = ()
 

@@ -13,6 +13,7 @@ from finetune_operator.engine.queue import WorkQueue
 from finetune_operator.engine.store import Key
 from finetune_operator.gather import Stores
 from finetune_operator.handlers import CappedForever, pump_settings, register
+from finetune_operator.watches import Watches
 
 META: dict[str, Any] = {
     "namespace": KEY.namespace,
@@ -29,7 +30,7 @@ class Pump:
     def __init__(self) -> None:
         self.stores, self.queue = Stores(), WorkQueue[Key]()
         registry = kopf.OperatorRegistry()
-        register(registry, self.stores, self.queue)
+        register(registry, self.stores, self.queue, Watches(()))
         self.handlers = {
             handler.selector.any_name or handler.selector.plural: handler.fn
             for handler in registry._watching.get_all_handlers()

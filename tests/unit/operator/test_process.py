@@ -18,9 +18,9 @@ from aiohttp import web
 
 OPERATOR = Path(__file__).parents[3] / "operator"
 RESOURCES = {
-    "/apis/finetune.dev/v1alpha1": ("finetunejobs", "FineTuneJob"),
-    "/apis/batch/v1": ("jobs", "Job"),
-    "/api/v1": ("pods", "Pod"),
+    "/apis/finetune.dev/v1alpha1": {"finetunejobs": "FineTuneJob"},
+    "/apis/batch/v1": {"jobs": "Job"},
+    "/api/v1": {"pods": "Pod", "namespaces": "Namespace"},
 }
 
 NAMELESS_USER = """
@@ -60,6 +60,8 @@ class ApiServer:
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
+        bookmark = {"kind": "Pod", "metadata": {"resourceVersion": "10"}}
+        await response.write(json.dumps({"type": "BOOKMARK", "object": bookmark}).encode() + b"\n")
         await self.broken.wait()
         self.broken.clear()
         status = {"kind": "Status", "code": 500, "message": "etcd went away"}
@@ -85,9 +87,12 @@ def _groups(path: str) -> dict[str, Any]:
 
 
 def _discovery(path: str) -> dict[str, Any]:
-    plural, kind = RESOURCES[path]
-    verbs = ["get", "list", "watch"]
-    return {"resources": [{"name": plural, "kind": kind, "namespaced": True, "verbs": verbs}]}
+    same = {"singularName": "", "namespaced": True, "verbs": ["get", "list", "watch"]}
+    return {
+        "resources": [
+            {"name": plural, "kind": kind, **same} for plural, kind in RESOURCES[path].items()
+        ]
+    }
 
 
 def _free_port() -> int:
