@@ -8,13 +8,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import control_plane_section, start_up_section, trainer_section
+from benchmarks import (
+    control_plane_section,
+    parity_section,
+    start_up_section,
+    trainer_section,
+)
 from benchmarks.record import Section, measured
 
 SECTIONS: dict[str, Section] = {
     "control-plane": control_plane_section.SECTION,
     "start-up": start_up_section.SECTION,
     "trainer": trainer_section.SECTION,
+    "parity": parity_section.SECTION,
 }
 
 

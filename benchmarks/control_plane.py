@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kubernetes import client, config
 
@@ -37,9 +37,13 @@ LIFE_STEPS = 60
 """Steps of the whole life; the contract trainer takes a second for each."""
 PROGRESS_SECONDS = 10
 MEMORY = "process_resident_memory_bytes"
+WATCHING = "finetune_operator_resync_last_success_timestamp_seconds"
+"""Set for the first time when all watches stand and their lists have been read."""
 QUIET_SHARE = 0.5
 """Share of a core below which the operator counts as quiet. Reading a full listing takes a whole
 one; being asked twice a second for the metrics of a thousand jobs takes a part of it."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -237,14 +241,17 @@ class Bench:
         told = time.time()
         self._core.delete_namespaced_pod(old.metadata.name, SYSTEM)
 
-        def successor() -> bool:
+        def successor() -> float | None:
+            """When the new one watched, once it does."""
             pod = self._operator_pod()
-            if pod is None or pod.metadata.uid == old.metadata.uid:
-                return False
-            return bool(pod.status.container_statuses and pod.status.container_statuses[0].ready)
+            if pod is None or pod.metadata.uid == old.metadata.uid or not pod.status.pod_ip:
+                return None
+            try:
+                return self._metrics()[WATCHING] or None
+            except OSError:
+                return None
 
-        _until("the operator's successor", successor)
-        watching = time.time()
+        watching = _until("the operator's successor", successor)
         began = self._metrics()["process_start_time_seconds"]
         return Restart(began - told, watching - began, self._quiet() - began)
 
@@ -292,12 +299,13 @@ def finetune_job(name: str, *, steps: int, cpus: str) -> dict[str, Any]:
     }
 
 
-def _until(what: str, probe: Callable[[], bool]) -> None:
+def _until(what: str, probe: Callable[[], T | None]) -> T:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not probe():
+    while not (found := probe()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {PATIENCE_SECONDS} s")
         time.sleep(POLL_SECONDS)
+    return found
 
 
 def install_operator(

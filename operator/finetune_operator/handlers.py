@@ -115,7 +115,7 @@ def pump_settings() -> kopf.OperatorSettings:
     settings.watching.label_selectors["jobs"] = JOB_LABEL
     settings.watching.label_selectors["pods"] = JOB_LABEL
     settings.watching.server_timeout = 300
-    settings.watching.chunk_size = 100  # what was listed and not yet handled lies in memory
+    settings.watching.chunk_size = 250  # what was listed and not yet handled lies in memory
     settings.networking.error_backoffs = CappedForever()
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5

@@ -121,6 +121,8 @@ def test_a_killed_rank_on_advertised_gpus_is_named_and_its_gang_is_over_at_once(
     assert told["Failed"]["status"] == told["Stalled"]["status"] == "True"
     place_of_death = f"rank 3, pod {failure['pod']}, node {failure['node']}, exit code 137"
     assert place_of_death in told["Failed"]["message"]
+    log = (attempts("shot") / "0/logs/rank-3.log").read_text()
+    assert f"pod {failure['pod']}, node {failure['node']}" in log
     left = processes_of({pod["metadata"]["uid"] for pod in found})
     assert not [p for p in left if b"finetune_trainer" in p.command], "on none of the nodes"
 

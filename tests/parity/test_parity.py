@@ -5,6 +5,7 @@ Eight cells run always; ``--matrix`` runs all: stage × method × accumulation �
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from typing import NamedTuple
 
@@ -71,23 +72,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("cell", cells, ids=str)
 
 
-def test_training_equals_plain_torch(cell: Cell) -> None:
+def test_training_equals_plain_torch(
+    cell: Cell, record_property: Callable[[str, object], None]
+) -> None:
     job = cell.job()
     expected = train_plainly(job, cell.ranks)
     results = run_gang(train, cell.ranks, job)
-
-    for result in results:
-        losses = [step["loss"] for step in result["steps"]]
-        assert losses == pytest.approx(expected["losses"], rel=1e-6)
-    assert relative_norm(whole(results, "gradients"), expected["gradients"]) <= 1e-6
     masters = whole(results, "masters")
-    assert masters.keys() == expected["masters"].keys()
+    found = {
+        "losses": max(
+            abs(step["loss"] - loss) / abs(loss)
+            for result in results
+            for step, loss in zip(result["steps"], expected["losses"], strict=True)
+        ),
+        "gradients": relative_norm(whole(results, "gradients"), expected["gradients"]),
+        "weights": relative_norm(masters, expected["masters"]),
+    }
+    for name, value in found.items():
+        record_property(name, value)
+
+    assert found["losses"] <= 1e-6
+    assert found["gradients"] <= 1e-6
     if cell.optimizer == "SGD":
         for name, values in expected["masters"].items():
             assert torch.allclose(masters[name], values, rtol=0, atol=1e-6), name
     else:
         # Adam turns summation noise into steps of the learning rate; only the norm means something.
-        assert relative_norm(masters, expected["masters"]) <= 1e-5
+        assert found["weights"] <= 1e-5
 
 
 def relative_norm(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

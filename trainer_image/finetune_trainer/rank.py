@@ -66,6 +66,9 @@ class Rank:
         progress = self.progress.render if self.place.rank == 0 else None
         port = serve(port, self.metrics.registry, progress)
         log.info("rank %d of %d answers on port %d", self.place.rank, self.place.world_size, port)
+        # The log outlives the pod: it is the one place that still says where the rank ran.
+        where = [self.env.get(name, "unknown") for name in ("FINETUNE_POD", "FINETUNE_NODE")]
+        log.info("pod %s, node %s", *where)
 
     def run(self) -> dict[str, Any]:
         """Do the work. Returns the outcome; on ranks other than 0 it only says that all is well."""
