@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from kubernetes import client, config
 
 from benchmarks.audit import AuditLog
+from benchmarks.processes import cpu_seconds, first_process, process_start
 from local_cluster import LocalCluster
 
 IN_FLIGHT = 20
@@ -37,11 +38,12 @@ LIFE_STEPS = 60
 """Steps of the whole life; the contract trainer takes a second for each."""
 PROGRESS_SECONDS = 10
 MEMORY = "process_resident_memory_bytes"
+QUEUE = "finetune_operator_queue"
 WATCHING = "finetune_operator_resync_last_success_timestamp_seconds"
 """Set for the first time when all watches stand and their lists have been read."""
-QUIET_SHARE = 0.5
-"""Share of a core below which the operator counts as quiet. Reading a full listing takes a whole
-one; being asked twice a second for the metrics of a thousand jobs takes a part of it."""
+QUIET_SHARE = 0.2
+"""Share of a core below which the operator counts as quiet; reading and deciding take a whole one.
+"""
 
 T = TypeVar("T")
 
@@ -241,36 +243,40 @@ class Bench:
         told = time.time()
         self._core.delete_namespaced_pod(old.metadata.name, SYSTEM)
 
-        def successor() -> float | None:
-            """When the new one watched, once it does."""
+        def successor() -> Any:
+            """Its pod, once it watches. The health probe costs it nothing, as metrics would."""
             pod = self._operator_pod()
             if pod is None or pod.metadata.uid == old.metadata.uid or not pod.status.pod_ip:
                 return None
             try:
-                return self._metrics()[WATCHING] or None
+                urllib.request.urlopen(f"http://{pod.status.pod_ip}:8080/healthz", timeout=5)
             except OSError:
                 return None
+            return pod
 
-        watching = _until("the operator's successor", successor)
-        began = self._metrics()["process_start_time_seconds"]
-        return Restart(began - told, watching - began, self._quiet() - began)
+        pod = _until("the operator's successor", successor)
+        process = first_process(pod.metadata.name, "finetune_operator")
+        began, watching = process_start(process), self._metrics()[WATCHING]
+        return Restart(began - told, watching - began, self._quiet(process) - began)
 
-    def _quiet(self) -> float:
-        """When the operator came to rest, as Unix time: nothing queued, nothing worked on, and
-        hardly any CPU used for two seconds, because the pump has no queue that could be asked."""
-        before, at = self._metrics(), time.time()
+    def _quiet(self, process: Path) -> float:
+        """When the operator came to rest, as Unix time: hardly any CPU used for two seconds, and
+        then nothing queued and nothing worked on. The pump has no queue that could be asked."""
         since = None
-        while since is None or at - since < 2:
-            time.sleep(0.5)
-            after, now = self._metrics(), time.time()
-            used = after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
-            queued = after["finetune_operator_queue_depth"] + after["finetune_operator_queue_busy"]
-            if queued or used > QUIET_SHARE * (now - at):
+        before, at = cpu_seconds(process), time.time()
+        while True:
+            time.sleep(POLL_SECONDS)
+            after, now = cpu_seconds(process), time.time()
+            if after - before > QUIET_SHARE * (now - at):
                 since = None
             elif since is None:
                 since = at
             before, at = after, now
-        return since
+            if since is not None and at - since > 2:
+                metrics = self._metrics()
+                if not metrics[f"{QUEUE}_depth"] + metrics[f"{QUEUE}_busy"]:
+                    return since
+                since = None
 
     def _timed(self, work: Callable[[], None]) -> float:
         began = time.monotonic()

@@ -17,10 +17,15 @@ def container_start(host_name: str, module: str) -> float:
 
     Raises ``ProcessLookupError`` where no such process is left or there yet.
     """
+    return process_start(first_process(host_name, module))
+
+
+def first_process(host_name: str, module: str) -> Path:
+    """``/proc/<pid>`` of a container's PID 1. Raises ``ProcessLookupError``."""
     for folder in PROC.glob("[0-9]*"):
         try:
             if _is_first(folder) and _runs(folder, module) and _host_name(folder) == host_name:
-                return process_start(folder)
+                return folder
         except OSError:  # it has just ended
             continue
     raise ProcessLookupError(f"{module} is PID 1 in no container of {host_name}")
@@ -28,10 +33,21 @@ def container_start(host_name: str, module: str) -> float:
 
 def process_start(folder: Path) -> float:
     """When the process of ``/proc/<pid>`` began, as Unix time."""
-    # The command name may hold blanks and brackets; the numbers follow its last bracket.
-    numbers = (folder / "stat").read_text().rpartition(")")[2].split()
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return boot + int(numbers[19]) / os.sysconf("SC_CLK_TCK")
+    return boot + _ticks(folder)[19] / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(folder: Path) -> float:
+    """What the process of ``/proc/<pid>`` has computed so far, with the kernel's work for it."""
+    user, system = _ticks(folder)[11:13]
+    return (user + system) / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(folder: Path) -> list[int]:
+    """The numbers of ``stat`` from the third on; the state, which is none, counts as 0."""
+    # The command name may hold blanks and brackets; the numbers follow its last bracket.
+    _state, *numbers = (folder / "stat").read_text().rpartition(")")[2].split()
+    return [0, *map(int, numbers)]
 
 
 def _is_first(folder: Path) -> bool:
