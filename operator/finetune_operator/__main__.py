@@ -92,7 +92,7 @@ async def run(settings: Settings) -> BaseException | None:
 
     async def keep_in_step() -> None:
         """The watches' own lists are the first reading of the cluster."""
-        await watches.stand(lambda: stores.size)
+        await watches.stand()
         gc.collect()
         gc.freeze()  # what is there now stays: later collections need not walk it
         in_step()

@@ -44,11 +44,6 @@ class Stores:
     evidence: Evidence[ChildPod] = field(default_factory=Evidence)
     """Ended pods, by the UID of their Kubernetes Job."""
 
-    @property
-    def size(self) -> int:
-        """Objects in all stores."""
-        return len(self.jobs) + len(self.child_jobs) + len(self.child_pods)
-
 
 class Gatherer:
     """Reads facts; decides nothing."""

@@ -1,4 +1,4 @@
-"""kopf, the watch pump: every event updates a store and enqueues the key of its job.
+"""kopf, the watch pump: what is listed or seen updates a store and enqueues the key of its job.
 
 Nothing else happens here. An exception in such a handler would be logged and forgotten, so all
 work that can fail is done behind the queue.
@@ -17,7 +17,7 @@ from .engine.queue import WorkQueue
 from .engine.store import Key, Store, Stored
 from .gather import Stores
 from .objects.labels import JOB_LABEL
-from .observed import read_child_job, read_child_pod, read_job
+from .observed import Raw, read_child_job, read_child_pod, read_job
 from .watches import Watches, session
 
 S = TypeVar("S", bound=Stored)
@@ -54,31 +54,41 @@ def register(
 ) -> None:
     """Watch FineTuneJobs and their children."""
 
-    @kopf.on.login(registry=registry)
-    async def login(**known: Any) -> kopf.AiohttpSession | None:
-        info = kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)
-        return session(info, watches) if info else None
+    def keep_job(raw: Raw, kind: str | None = None) -> None:
+        _keep(raw, kind, stores.jobs, read_job, queue)
 
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def job_seen(event: kopf.RawEvent, **_: Any) -> None:
-        _keep(event, stores.jobs, read_job, queue)
+    def keep_child_job(raw: Raw, kind: str | None = None) -> None:
+        _keep(raw, kind, stores.child_jobs, read_child_job, queue)
 
-    @kopf.on.event("batch", "v1", "jobs", registry=registry, labels={JOB_LABEL: kopf.PRESENT})
-    async def child_job_seen(event: kopf.RawEvent, **_: Any) -> None:
-        _keep(event, stores.child_jobs, read_child_job, queue)
-
-    @kopf.on.event("", "v1", "pods", registry=registry, labels={JOB_LABEL: kopf.PRESENT})
-    async def child_pod_seen(event: kopf.RawEvent, **_: Any) -> None:
-        pod = _keep(event, stores.child_pods, read_child_pod, queue)
+    def keep_child_pod(raw: Raw, kind: str | None = None) -> None:
+        pod = _keep(raw, kind, stores.child_pods, read_child_pod, queue)
         if pod.terminated or pod.disruption:
             stores.evidence.add(pod.job_uid, pod.name, pod)
 
+    @kopf.on.login(registry=registry)
+    async def login(**known: Any) -> kopf.AiohttpSession | None:
+        info = kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)
+        keepers = {PLURAL: keep_job, "jobs": keep_child_job, "pods": keep_child_pod}
+        return session(info, watches, keepers) if info else None
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def job_seen(event: kopf.RawEvent, **_: Any) -> None:
+        keep_job(event["object"], event["type"])
+
+    @kopf.on.event("batch", "v1", "jobs", registry=registry, labels={JOB_LABEL: kopf.PRESENT})
+    async def child_job_seen(event: kopf.RawEvent, **_: Any) -> None:
+        keep_child_job(event["object"], event["type"])
+
+    @kopf.on.event("", "v1", "pods", registry=registry, labels={JOB_LABEL: kopf.PRESENT})
+    async def child_pod_seen(event: kopf.RawEvent, **_: Any) -> None:
+        keep_child_pod(event["object"], event["type"])
+
 
 def _keep(
-    event: kopf.RawEvent, store: Store[S], read: Callable[[Any], S], queue: WorkQueue[Key]
+    raw: Raw, kind: str | None, store: Store[S], read: Callable[[Raw], S], queue: WorkQueue[Key]
 ) -> S:
-    item = read(event["object"])
-    if store.remove(item) if event["type"] == "DELETED" else store.put(item):
+    item = read(raw)
+    if store.remove(item) if kind == "DELETED" else store.put(item):
         queue.add(item.key)
     return item
 

@@ -1,13 +1,14 @@
-"""kopf's HTTP session, made here: it parses lists cheaply and tells which watches stand.
+"""kopf's HTTP session, made here: what kopf lists goes straight into the stores.
 
-kopf lists a kind, hands every object to a worker, and only then asks for the watch. So an answered
-watch says that its whole list is on the way into the stores.
+kopf lists a kind page by page and then asks for the watch. Handing each listed object to a worker
+of its own, as kopf does, costs more than all that is decided on it. So this session keeps the
+objects and shows kopf empty pages; events of the watches are left to kopf.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,12 +17,11 @@ import kopf
 
 from .engine.wire import parse
 
-STILL_SECONDS = 0.2
-"""A listed object needs a few turns of the event loop from kopf into a store."""
+Keep = Callable[[Mapping[str, Any]], object]
 
 
 class Watches:
-    """Which of the expected watches the API server has answered."""
+    """Which of the expected watches the API server has answered: all before them was listed."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         """``paths`` of the addresses that are watched."""
@@ -33,23 +33,30 @@ class Watches:
         if not self._missing:
             self._all.set()
 
-    async def stand(self, listed: Callable[[], int]) -> None:
-        """Until all watches stand and ``listed``, the number of objects that came, stays."""
+    async def stand(self) -> None:
+        """Until all watches stand."""
         await self._all.wait()
-        before = -1
-        while before != (before := listed()):  # noqa: ASYNC110 - kopf has no event for it
-            await asyncio.sleep(STILL_SECONDS)
 
 
-class _Answer(aiohttp.ClientResponse):
-    async def json(self, **options: Any) -> Any:
-        if not self.ok:
-            return await super().json(**options)  # kopf knows the errors of this one
-        return parse(await self.read())
+def session(
+    info: kopf.ConnectionInfo, watches: Watches, keepers: Mapping[str, Keep]
+) -> kopf.AiohttpSession:
+    """A session as kopf would make it from ``info``, apart from what this module is for.
 
+    ``keepers``: plural of a kind → what takes its listed objects.
+    """
 
-def session(info: kopf.ConnectionInfo, watches: Watches) -> kopf.AiohttpSession:
-    """A session as kopf would make it from ``info``, apart from what this module is for."""
+    class Answer(aiohttp.ClientResponse):
+        async def json(self, **options: Any) -> Any:
+            if not self.ok:
+                return await super().json(**options)  # kopf knows the errors of this one
+            value = parse(await self.read())
+            keep = keepers.get(self.url.name)
+            if keep is not None and "items" in value:
+                for item in value["items"]:
+                    keep(item)
+                value["items"] = []
+            return value
 
     async def answered(_: Any, __: SimpleNamespace, end: aiohttp.TraceRequestEndParams) -> None:
         if "watch" in end.url.query and end.response.ok:
@@ -69,7 +76,7 @@ def session(info: kopf.ConnectionInfo, watches: Watches) -> kopf.AiohttpSession:
             headers=headers,
             proxy=info.proxy_url,
             trust_env=info.trust_env,
-            response_class=_Answer,
+            response_class=Answer,
             trace_configs=[tracing],
         ),
     )
