@@ -50,6 +50,7 @@ def run_config(
                 "keep": spec.checkpoint.keep,
                 "afterSuccess": spec.checkpoint.after_success.value,
             },
+            "recovery": {"hangAfterSeconds": spec.recovery.hang_after_seconds},
             "output": {
                 "formats": [form.value for form in spec.output.formats],
                 "external": spec.output.uri is not None,

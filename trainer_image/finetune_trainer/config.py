@@ -200,6 +200,11 @@ class Checkpoint(_Section):
     after_success: Literal["Keep", "Delete"] = "Keep"
 
 
+class Recovery(_Section):
+    hang_after_seconds: float = 300
+    """Without a sign of life from a rank that trains or evaluates; see ``patience``."""
+
+
 class Output(_Section):
     formats: tuple[Literal["Adapter", "Merged"], ...] = ("Merged",)
     external: bool = False
@@ -216,6 +221,7 @@ class RunConfig(_Section):
     workers: Workers
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
+    recovery: Recovery = Recovery()
     output: Output = Output()
 
     @property

@@ -12,17 +12,27 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from finetune_trainer.patience import Patience
+
 Phase = Literal["init", "load", "eval", "train", "checkpoint", "save", "done"]
 
 INTERVAL_SECONDS = 1.0
 
 
 class Heartbeat:
-    """Replaces ``rank-<r>.json`` on the volume, at most once a second within a phase."""
+    """Replaces ``rank-<r>.json`` on the volume, at most once a second within a phase.
 
-    def __init__(self, folder: Path, rank: int) -> None:
+    The launcher gets the same in ``beside``, on the pod's own disk, with how long it may be
+    patient.
+    """
+
+    def __init__(
+        self, folder: Path, rank: int, beside: Path | None = None, patience: Patience | None = None
+    ) -> None:
         self._path = folder / f"rank-{rank}.json"
+        self._beside = beside
         self._rank = rank
+        self.patience = patience
         self._last = -INTERVAL_SECONDS
         self.phase: Phase = "init"
         self.step = 0
@@ -38,10 +48,10 @@ class Heartbeat:
         if not changed and now - self._last < INTERVAL_SECONDS:
             return
         self._last = now
-        temporary = self._path.with_suffix(".tmp")
-        with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(self.content()))
-            temporary.replace(self._path)
+        if self._beside is not None and self.patience is not None:
+            # First: the volume may keep this thread waiting, and that is what patience is about.
+            _replace(self._beside, {**self.content(), "patience": self.patience.of(phase)})
+        _replace(self._path, self.content())
 
     def content(self) -> dict[str, Any]:
         return {
@@ -50,6 +60,13 @@ class Heartbeat:
             "step": self.step,
             "at": round(self.at, 3),
         }
+
+
+def _replace(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps(content))
+        temporary.replace(path)
 
 
 def read_all(folder: Path, world_size: int) -> list[dict[str, Any]]:

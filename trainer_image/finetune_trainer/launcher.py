@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from finetune_trainer.config import RUN_JSON, WORKSPACE, RunConfig, load_run_con
 from finetune_trainer.errors import ConfigInvalid
 from finetune_trainer.explanation import explain
 from finetune_trainer.failures import BY_EXIT_CODE, BY_NAME
+from finetune_trainer.hang import Silence, guilty, hang_failure, judge, process_state
+from finetune_trainer.heartbeat import read_all
 from finetune_trainer.last_lines import last_lines
 from finetune_trainer.logs import RankLog, configure
 from finetune_trainer.signatures.signature import UNFORESEEN
@@ -40,7 +43,11 @@ FOLLOW_SECONDS = 30.0
 LOG_LIMIT = 16 * 2**20
 """Bytes of a rank's log file; as many again are kept of what came before."""
 
+STACKS_SECONDS = 1.0
+"""What a rank gets to write its stacks; the signal interrupts whatever it waits in."""
+
 COLLECTIVE = BY_NAME["CollectiveTimeout"].exit_code
+HANG = BY_NAME["Hang"].exit_code
 PREEMPTED = BY_NAME["Preempted"].exit_code
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -90,8 +97,13 @@ class RankProcess:
     process: subprocess.Popen[bytes]
     log: RankLog
     record_path: Path
+    silence: Silence
+    stacks: Path
+    """Where it writes the stacks of its threads on SIGUSR2."""
     exit_code: int | None = None
     """128 + n for signal n; None while it runs."""
+    hang: dict[str, Any] | None = None
+    """Its failure, where it stood still and was ended for it."""
     told_to_end: bool = False
     """It was still running when another one had died, and we asked it to go."""
 
@@ -124,6 +136,7 @@ class Launcher:
     order_of_death: list[RankProcess] = field(default_factory=list)
     started_at: float = field(default_factory=time.time)
     asked_to_stop: bool = False
+    listened_at: float = field(default_factory=time.monotonic)
     term_at: float = math.inf
     """When the ranks that remain are asked to go (monotonic clock)."""
     kill_at: float = math.inf
@@ -140,6 +153,7 @@ class Launcher:
                 self._on_signals(wake.take())
                 self._reap()
                 self._end_survivors()
+                self._listen()
             for rank in self.ranks:
                 rank.log.drain(timeout=1.0)
             result = self.verdict()
@@ -163,12 +177,12 @@ class Launcher:
     def _of_failure(self, rank: RankProcess) -> dict[str, Any]:
         code = rank.exit_code or 0
         recent = rank.log.recent
-        result = rank.record() or {
+        result = (None if rank.hang else rank.record()) or {
             "stage": "train",
             "attempt": self.pod.attempt,
             "outcome": "preempted" if code == PREEMPTED else "failed",
         }
-        failure = result.setdefault("failure", silent_death(code, recent))
+        failure = result.setdefault("failure", rank.hang or silent_death(code, recent))
         failure.update(rank=rank.rank, localRank=rank.local_rank, exitCode=code)
         if "signature" not in failure and failure.get("class") != UNFORESEEN:
             # The error of an unforeseen failure was asked already; the log may hold older ones.
@@ -196,6 +210,7 @@ class Launcher:
         for local_rank in range(workers.ranks_per_worker):
             rank = self.pod.index * workers.ranks_per_worker + local_rank
             record_path = records / f"rank-{rank}.json"
+            beat, stacks = records / f"beat-{rank}.json", records / f"stacks-{rank}.txt"
             environment = {
                 "OMP_NUM_THREADS": str(max(1, available_cpus() // workers.ranks_per_worker)),
                 **self.environment,
@@ -204,6 +219,8 @@ class Launcher:
                 "WORLD_SIZE": str(workers.world_size),
                 "LOCAL_WORLD_SIZE": str(workers.ranks_per_worker),
                 "FINETUNE_RECORD": str(record_path),
+                "FINETUNE_BEAT": str(beat),
+                "FINETUNE_STACKS": str(stacks),
                 "FINETUNE_STARTED_AT": str(self.started_at),
                 "PYTHONUNBUFFERED": "1",
             }
@@ -221,7 +238,9 @@ class Launcher:
                 path=self.pod.folder / "logs" / f"rank-{rank}.log",
                 limit=LOG_LIMIT,
             )
-            self.ranks.append(RankProcess(rank, local_rank, process, rank_log, record_path))
+            self.ranks.append(
+                RankProcess(rank, local_rank, process, rank_log, record_path, Silence(beat), stacks)
+            )
 
     def _on_signals(self, received: set[int]) -> None:
         if received & {signal.SIGTERM, signal.SIGINT}:
@@ -246,8 +265,41 @@ class Launcher:
             if rank is not None:
                 self._on_end(rank, os.waitstatus_to_exitcode(status))
 
+    def _listen(self) -> None:
+        """Find a rank that stands still and end it; the gang ends with it."""
+        now = time.monotonic()
+        passed, self.listened_at = now - self.listened_at, now
+        for rank in self.ranks:
+            rank.silence.listen(passed)
+        if self.asked_to_stop or self.order_of_death:
+            return
+        for rank in self.ranks:
+            if rank.silence.calls_for_a_look:
+                rank.silence.looks += 1
+                self._look_at(rank)
+
+    def _look_at(self, rank: RankProcess) -> None:
+        """A silent rank: have its stacks, and end it if the others wait for it."""
+        rank.stacks.write_bytes(b"")
+        rank.send(signal.SIGUSR2)
+        time.sleep(STACKS_SECONDS)
+        stacks = rank.stacks.read_text(errors="replace")
+        sight = judge(process_state(rank.process.pid), stacks)
+        log.warning(
+            "rank %d gave no sign of life for %.0f s: it %s\n%s",
+            *(rank.rank, rank.silence.seconds, sight.words, stacks),
+        )
+        beats = partial(
+            read_all, self.pod.folder / "heartbeats", self.pod.config.workers.world_size
+        )
+        if guilty(rank.rank, sight, rank.silence.times, beats):
+            rank.hang = hang_failure(rank.silence, sight)
+            rank.send(signal.SIGKILL)
+
     def _on_end(self, rank: RankProcess, code: int) -> None:
         rank.exit_code = rank.process.returncode = code if code >= 0 else 128 - code
+        if rank.hang is not None:
+            rank.exit_code = HANG
         if self.asked_to_stop and rank.exit_code == 128 + signal.SIGTERM:
             rank.exit_code = PREEMPTED  # it was too young to catch the signal
         self.order_of_death.append(rank)

@@ -26,6 +26,7 @@ from finetune_trainer.failures import BY_NAME
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.logs import configure
 from finetune_trainer.metrics import Metrics
+from finetune_trainer.patience import Patience
 from finetune_trainer.progress import Progress
 from finetune_trainer.rendezvous import Place
 from finetune_trainer.server import serve
@@ -54,7 +55,12 @@ class Rank:
         self.folder = folder
         self.metrics = Metrics(rank=self.place.rank)
         self.progress = Progress(self.attempt, folder / "heartbeats", self.place.world_size)
-        self.heartbeat = Heartbeat(folder / "heartbeats", self.place.rank)
+        self.heartbeat = Heartbeat(
+            folder / "heartbeats",
+            self.place.rank,
+            beside=Path(self.env["FINETUNE_BEAT"]) if "FINETUNE_BEAT" in self.env else None,
+            patience=Patience(self.config.recovery.hang_after_seconds),
+        )
         self.recent = outcome.RecentLines()
         self.recent.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(self.recent)
@@ -136,6 +142,9 @@ def main(env: Mapping[str, str] = os.environ) -> None:
     die_with_parent()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    if "FINETUNE_STACKS" in env:  # where the launcher looks for them
+        stacks = os.open(env["FINETUNE_STACKS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        faulthandler.register(signal.SIGUSR2, stacks, all_threads=True)
     configure()
     rank = Rank(
         config=load_run_config(Path(env.get("FINETUNE_RUN_JSON", RUN_JSON))),

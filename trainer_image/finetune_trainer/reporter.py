@@ -115,6 +115,8 @@ class Reporter:
         ``compute_seconds`` is the part of ``seconds`` in forward, backward and optimizer.
         """
         self.attempt_tokens += window.tokens
+        if self.heartbeat.patience is not None:
+            self.heartbeat.patience.took(seconds)
         self._metrics["step_seconds"].observe(seconds)
         state.metrics = {**state.metrics, **numbers}
         if not self._first:

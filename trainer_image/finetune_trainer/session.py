@@ -21,6 +21,7 @@ from finetune_trainer.errors import BadData, ConfigInvalid, StageError
 from finetune_trainer.isolation import require_isolation
 from finetune_trainer.loop import Loop, result_of
 from finetune_trainer.loss import accepts_logits_to_keep
+from finetune_trainer.patience import LONG
 from finetune_trainer.progress import finite
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.shutdown import Shutdown
@@ -59,12 +60,14 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         started_at=float(env.get("FINETUNE_STARTED_AT", time.time())),
     )
     began = time.monotonic()
+    # A rank that hangs is named by the launcher before its peers would give up waiting for it.
+    limit = max(COLLECTIVE_SECONDS, 2 * LONG * config.recovery.hang_after_seconds)
     device = pick_device(wanted, rank.place.local_rank)
     gang = gangs.join(
         rank.place,
         device,
         rendezvous_seconds=float(env.get("FINETUNE_RENDEZVOUS_SECONDS", RENDEZVOUS_SECONDS)),
-        collective_seconds=float(env.get("FINETUNE_COLLECTIVE_SECONDS", COLLECTIVE_SECONDS)),
+        collective_seconds=float(env.get("FINETUNE_COLLECTIVE_SECONDS", limit)),
     )
     log.info("all %d ranks have met", rank.place.world_size)
     reporter.phase("load", 0)

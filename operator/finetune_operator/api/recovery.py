@@ -44,3 +44,7 @@ class Recovery(SpecModel):
     pod or a lost connection. 0: the first one ends the job."""
     backoff_seconds: Backoff = Backoff()
     """Pause before a restart."""
+    hang_after_seconds: Annotated[int, Field(ge=10, le=86_400)] = 300
+    """A rank that gives no sign of life for so many seconds while it trains or evaluates is
+    ended, and with it the attempt; it always gets ten times as long as its steps take, and six
+    times so many seconds to load, to save and for its first step."""

@@ -8,63 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.trainer.train.tiny import run_config
+from unit.trainer.launcher.launching import Start
 
-DRIVER = Path(__file__).with_name("driver.py")
 FOREVER = "exec sleep 60"
-
-
-@dataclass
-class Run:
-    process: subprocess.Popen[bytes]
-    workspace: Path
-
-    def end(self, timeout: float = 20) -> int:
-        self.output, _ = self.process.communicate(timeout=timeout)
-        return self.process.returncode
-
-    @property
-    def message(self) -> dict[str, Any]:
-        body = (self.workspace / "termination-log").read_bytes()
-        assert len(body) < 3000
-        message: dict[str, Any] = json.loads(body)
-        return message
-
-    def wait_for(self, *names: str) -> None:
-        deadline = time.monotonic() + 20
-        while not all((self.workspace / name).exists() for name in names):
-            assert time.monotonic() < deadline, names
-            time.sleep(0.02)
-
-
-Start = Callable[..., Run]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started = []
-
-    def start(script: str, *, ranks: int = 2, **env: str) -> Run:
-        workers = {"count": 2, "ranksPerWorker": ranks, "device": "CPU"}
-        (tmp_path / "run.json").write_text(json.dumps(run_config(workers=workers)))
-        process = subprocess.Popen(
-            [sys.executable, str(DRIVER), str(tmp_path), script],
-            stdout=subprocess.PIPE,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **env},
-        )
-        started.append(process)
-        return Run(process, tmp_path)
-
-    yield start
-    for process in started:
-        process.kill()
 
 
 def record(outcome: str, **failure: Any) -> str:

@@ -1,0 +1,139 @@
+"""A rank that stands still is told from one that waits for it, and named."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.trainer.launcher.launching import Start
+
+from finetune_trainer.hang import Doing, Sight, Silence, guilty, judge
+from finetune_trainer.patience import LONG, Patience
+
+WAITING = """Thread 0x00007f01 (most recent call first):
+  File "/usr/lib/python3.11/socketserver.py", line 233 in serve_forever
+
+Thread 0x00007f00 (most recent call first):
+  File "/opt/venv/torch/distributed/distributed_c10d.py", line 9 in all_reduce
+  File "/opt/app/finetune_trainer/gang.py", line 45 in sums
+"""
+STANDING = """Thread 0x00007f01 (most recent call first):
+  File "/usr/lib/python3.11/socketserver.py", line 233 in serve_forever
+
+Current thread 0x00007f00 (most recent call first):
+  File "/opt/app/finetune_trainer/prepare/store.py", line 12 in row
+  File "/opt/app/finetune_trainer/loop.py", line 140 in train_window
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "stacks", "doing", "words"),
+    [
+        ("T", "", Doing.STANDING, "SIGSTOP"),
+        ("D", "", Doing.STANDING, "disk"),
+        ("S", "", Doing.STANDING, "answers no signal"),
+        ("S", WAITING, Doing.WAITING, "waits for other ranks in all_reduce"),
+        ("R", STANDING, Doing.UNKNOWN, "stands in row, prepare/store.py:12"),
+    ],
+)
+def test_what_a_silent_rank_does(state: str, stacks: str, doing: Doing, words: str) -> None:
+    sight = judge(state, stacks)
+    assert sight.doing is doing
+    assert words in sight.words
+
+
+BEATS = [{"rank": 0, "at": 100.0}, {"rank": 1, "at": 103.0}]
+
+
+@pytest.mark.parametrize(
+    ("rank", "doing", "times", "expected"),
+    [
+        (1, Doing.STANDING, 1.1, True),
+        (1, Doing.WAITING, 1.1, False),
+        (0, Doing.WAITING, 1.1, False),
+        (0, Doing.WAITING, 2.1, True),  # all wait for each other
+        (1, Doing.WAITING, 2.1, False),
+        (1, Doing.WAITING, 3.1, True),  # the pod of rank 0 says nothing
+        (0, Doing.UNKNOWN, 1.1, True),
+        (1, Doing.UNKNOWN, 1.1, False),  # rank 0 fell silent before
+    ],
+)
+def test_whose_fault_it_is(rank: int, doing: Doing, times: float, expected: bool) -> None:
+    assert guilty(rank, Sight(doing, ""), times, lambda: BEATS) is expected
+
+
+def test_silence_is_counted_while_the_launcher_is_awake(tmp_path: Path) -> None:
+    silence = Silence(tmp_path / "beat.json")
+    silence.listen(5)
+    assert not silence.calls_for_a_look, "a rank that has not begun is not late"
+    silence.path.write_text(json.dumps({"at": 1, "patience": 20}))
+    silence.listen(5)
+    silence.listen(3600)  # it was stopped itself
+    assert silence.seconds == 10 and not silence.calls_for_a_look
+    looks = []
+    for _ in range(10):
+        silence.listen(5)
+        if silence.calls_for_a_look:
+            silence.looks += 1
+            looks.append(silence.seconds)
+    assert looks == [25, 35, 45, 55]
+    silence.path.write_text(json.dumps({"at": 2, "patience": 20}))
+    silence.listen(5)
+    assert (silence.seconds, silence.looks) == (0, 0)
+
+
+def test_slow_steps_and_long_phases_have_patience() -> None:
+    patience = Patience(300)
+    assert patience.of("train") == LONG * 300, "the first step may compile"
+    for seconds in (60, 60, 60, 900):
+        patience.took(seconds)
+    assert patience.of("train") == patience.of("eval") == 600
+    assert patience.of("checkpoint") == patience.of("load") == LONG * 300
+
+
+RANK = """
+import faulthandler, json, os, signal, sys, time
+rank = int(os.environ["RANK"])
+fd = os.open(os.environ["FINETUNE_STACKS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+faulthandler.register(signal.SIGUSR2, fd, all_threads=True)
+beat = {"phase": "train", "step": 7, "at": time.time(), "patience": 8.0}
+with open(os.environ["FINETUNE_BEAT"], "w") as file:
+    json.dump(beat, file)
+wait = compile("def all_reduce(): time.sleep(60)", "torch/distributed/distributed_c10d.py", "exec")
+exec(wait)
+def read_a_row(): time.sleep(60)
+if rank == 2:
+    all_reduce()
+elif sys.argv[1] == "stop":
+    os.kill(os.getpid(), signal.SIGSTOP)
+else:
+    read_a_row()
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "words"), [("stop", "is stopped"), ("stand", "stands in read_a_row")]
+)
+def test_the_rank_that_stands_still_ends_the_pod_and_is_named(
+    start: Start,
+    tmp_path: Path,
+    how: str,
+    words: str,
+) -> None:
+    (tmp_path / "rank.py").write_text(RANK)
+    run = start(f"exec {sys.executable} rank.py {how}", JOB_COMPLETION_INDEX="1")
+    began = time.monotonic()
+    assert run.end(timeout=50) == 76
+    assert time.monotonic() - began < 30
+    failure: dict[str, Any] = run.message["failure"]
+    assert (failure["class"], failure["rank"], failure["step"]) == ("Hang", 3, 7)
+    assert words in failure["message"]
+    assert "spec.recovery.hangAfterSeconds" in failure["hint"]
+    output = run.output.decode()
+    if how == "stand":
+        assert "it waits for other ranks in all_reduce" in output
+        assert "in read_a_row\n" in output, "the stacks stand in the log"

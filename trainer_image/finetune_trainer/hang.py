@@ -1,0 +1,135 @@
+"""Ranks that stand still: noticed by the launcher of their pod and told by their stacks.
+
+One rank that stands still stops all others in their next collective. So silence does not say whose
+fault it is: what a rank is doing does, and who fell silent first.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+AWAKE_SECONDS = 10.0
+"""Longest time between two looks that counts: a launcher that was stopped itself saw nothing."""
+EARLIER_SECONDS = 2.0
+"""So much later another rank must have fallen silent to be innocent; clocks differ a little."""
+_COLLECTIVE = ("torch/distributed/distributed_c10d.py", "deepspeed/comm/")
+_FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>.+)$')
+
+
+@dataclass
+class Silence:
+    """How long a rank has given no new sign, counted while this process was awake."""
+
+    path: Path
+    """Where the rank replaces its last sign; on the pod's own disk, which does not hang."""
+    seconds: float = 0.0
+    beat: Mapping[str, Any] = field(default_factory=dict)
+    looks: int = 0
+    """How often the rank was looked at in this silence."""
+    _known: bytes = b""
+
+    def listen(self, passed: float) -> None:
+        """``passed``: seconds since the last time."""
+        self.seconds += min(passed, AWAKE_SECONDS)
+        try:
+            content = self.path.read_bytes()
+            if content != self._known:
+                self.beat, self._known = json.loads(content), content
+                self.seconds, self.looks = 0.0, 0
+        except (OSError, ValueError):
+            return  # nothing yet, or no room to write
+
+    @property
+    def times(self) -> float:
+        """In units of the patience that the rank asked for; 0 before its first sign."""
+        return self.seconds / float(self.beat["patience"]) if self.beat else 0.0
+
+    @property
+    def calls_for_a_look(self) -> bool:
+        """At one, one and a half, two, … times the patience."""
+        return self.times > 1 + self.looks / 2
+
+
+class Doing(Enum):
+    STANDING = "by itself"
+    WAITING = "for other ranks"
+    UNKNOWN = "on a line that may wait for others or not"
+
+
+class Sight(NamedTuple):
+    """What a silent rank was seen doing."""
+
+    doing: Doing
+    words: str
+    """After "the rank"."""
+
+
+def judge(state: str, stacks: str) -> Sight:
+    """``state``: the letter of ``/proc/<pid>/stat``. ``stacks``: what faulthandler wrote of all
+    threads when asked to, the main one last, or nothing."""
+    if state in ("T", "t"):
+        return Sight(Doing.STANDING, "is stopped: somebody sent it SIGSTOP, or a debugger holds it")
+    frames = list(_frames(stacks))
+    if not frames:
+        what = "waits for a disk or a device" if state == "D" else "answers no signal"
+        return Sight(Doing.STANDING, what)
+    for file, _, name in frames:
+        if any(part in file for part in _COLLECTIVE):
+            return Sight(Doing.WAITING, f"waits for other ranks in {name}")
+    file, line, name = next(_frames(stacks.rstrip().rpartition("\n\n")[2]))
+    return Sight(Doing.UNKNOWN, f"stands in {name}, {'/'.join(Path(file).parts[-2:])}:{line}")
+
+
+def guilty(
+    rank: int, sight: Sight, times: float, beats: Callable[[], Iterable[Mapping[str, Any]]]
+) -> bool:
+    """Whether the gang ends because of this rank.
+
+    ``times``: its silence in units of its patience. ``beats``: the last signs of all ranks. Where
+    all seem to wait for each other, it is said of rank 0 after twice the patience, and of any rank
+    after three times, because the pod of rank 0 may not be able to say anything.
+    """
+    if sight.doing is Doing.STANDING or times > 3 or (times > 2 and rank == 0):
+        return True
+    return sight.doing is Doing.UNKNOWN and _fell_silent_first(rank, beats())
+
+
+def hang_failure(silence: Silence, sight: Sight) -> dict[str, Any]:
+    """The failure of a rank that was ended for it."""
+    phase, step = silence.beat.get("phase"), silence.beat.get("step", 0)
+    return {
+        "class": "Hang",
+        "message": f"no sign of life for {silence.seconds:.0f} s in phase {phase} after step "
+        f"{step}: the rank {sight.words}",
+        "hint": "the pod's log holds the stacks of its threads; if this was work, raise "
+        "spec.recovery.hangAfterSeconds",
+        "step": step,
+    }
+
+
+def process_state(pid: int) -> str:
+    """The letter of ``/proc/<pid>/stat``; empty: there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[0]
+
+
+def _fell_silent_first(rank: int, beats: Iterable[Mapping[str, Any]]) -> bool:
+    at = {int(beat["rank"]): float(beat["at"]) for beat in beats}
+    own = at.pop(rank, None)
+    return own is None or all(own < other + EARLIER_SECONDS for other in at.values())
+
+
+def _frames(stacks: str) -> Iterator[tuple[str, str, str]]:
+    """File, line and function of each frame, innermost first within a thread."""
+    for text in stacks.splitlines():
+        if frame := _FRAME.match(text):
+            yield frame["file"], frame["line"], frame["name"]
