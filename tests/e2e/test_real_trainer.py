@@ -302,6 +302,48 @@ def test_a_killed_rank_and_an_evicted_pod_change_nothing_of_the_result(
     assert adapters[0] == adapters[1] and merged[0] == merged[1]
 
 
+def test_a_stopped_rank_is_found_and_named_and_the_gang_goes_on(
+    jobs: Jobs, kubectl: Kubectl, attempts: Any, place: str
+) -> None:
+    steps, patience = 120, 20
+    jobs.apply(
+        "frozen",
+        steps=steps,
+        data=DATA,
+        checkpoint={"everySteps": 10},
+        recovery={"hangAfterSeconds": patience},
+        workers={"resources": ONE_CPU},
+    )
+    first = attempts("frozen") / "0"
+    wait_for("step 20", lambda: step_of(first, 1) >= 20, WORK_SECONDS, 0.1)
+    found = kubectl.json(
+        "get", "pods", "-l", "finetune.dev/job=frozen,finetune.dev/stage=train", namespace=place
+    )["items"]
+    victim = next(pod for pod in found if pod["metadata"]["name"].startswith("frozen-a0-1-"))
+    inside = processes_of({victim["metadata"]["uid"]})
+    (rank,) = [p.pid for p in inside if b"RANK=1" in p.environment and b".rank" in p.command]
+    os.kill(rank, signal.SIGSTOP)
+    stopped = time.monotonic()
+    failure = wait_for("the verdict", lambda: jobs.status("frozen").get("failure"), 120, 0.5)
+    told_after = time.monotonic() - stopped
+    status = jobs.wait_phase("frozen", "Succeeded", "Failed", seconds=WORK_SECONDS)
+    assert status["phase"] == "Succeeded", status.get("failure")
+    (hang,) = status["pastFailures"]
+    assert (hang["class"], hang["budget"]) == ("Hang", "Infrastructure")
+    assert (failure["class"], failure["rank"], failure["exitCode"]) == ("Hang", 1, 76)
+    assert failure["pod"] == victim["metadata"]["name"]
+    assert failure["node"] == victim["spec"]["nodeName"]
+    assert "is stopped" in failure["message"]
+    assert (status["attempt"], status["restarts"]["infrastructure"]) == (1, 1)
+    assert patience <= told_after <= patience + 40
+    parts = [curve(first.parent / str(attempt)) for attempt in range(2)]
+    assert parts[1][0][0] % 10 == 1 and parts[1][-1][0] == steps
+    shared = dict(parts[0])
+    again = [(step, loss) for step, loss in parts[1] if step in shared]
+    assert all(shared[step] == loss for step, loss in again), "the same losses as before"
+    print(f"named {told_after:.0f} s after it was stopped; {len(again)} steps done again")
+
+
 def curve(attempt: Path) -> list[tuple[int, float]]:
     """Step and loss, as one attempt wrote them."""
     lines = map(json.loads, (attempt / "metrics.jsonl").read_text().splitlines())

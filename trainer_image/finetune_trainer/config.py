@@ -201,7 +201,7 @@ class Checkpoint(_Section):
 
 
 class Recovery(_Section):
-    hang_after_seconds: float = 300
+    hang_after_seconds: int = 300
     """Without a sign of life from a rank that trains or evaluates; see ``patience``."""
 
 
