@@ -55,7 +55,7 @@ JOB_METRICS = (
     ),
 )
 
-RESTART_CAUSES = ("program", "infrastructure")
+RESTART_CAUSES = ("program", "infrastructure", "memory")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .api.types import FineTuneJobSpec, FineTuneJobStatus, Resolved, StageName, decimal_string
-from .batch import Batch, solve_batch
+from .api.types import (
+    FineTuneJobSpec,
+    FineTuneJobStatus,
+    Resolved,
+    StageName,
+    Switch,
+    decimal_string,
+)
+from .batch import solve_batch
 from .engine.store import Key
 from .errors import Fault, InvalidSpec
+from .memory_ladder import Fit, descend
 from .run_config import run_config
 from .settings import Settings
 from .sources import ClaimUse, ResolvedOutput, Source, locate_sources
@@ -44,8 +52,7 @@ class TrainingPlan:
     """Trainer image; stays the same from the job's first pod to its last."""
     resolved: Resolved
     sources: tuple[Source, ...]
-    batch: Batch
-    zero_stage: int
+    fit: Fit
     learning_rate: float
 
     @cached_property
@@ -56,8 +63,7 @@ class TrainingPlan:
             self.uid,
             self.spec,
             self.sources,
-            self.batch,
-            self.zero_stage,
+            self.fit,
             self.learning_rate,
         )
 
@@ -150,6 +156,17 @@ def plan_training(
         raise InvalidSpec(faults)
     image = (status.resolved and status.resolved.image) or platform.settings.trainer_image
     zero_stage, zero_reason = _zero_stage(wish)
+    adaptations = status.resolved.adaptations if status.resolved else None
+    fit = descend(
+        Fit(
+            micro=batch.micro,
+            accumulation=batch.accumulation,
+            activation_checkpointing=wish.training.activation_checkpointing is Switch.ENABLED,
+            zero_stage=zero_stage,
+            world_size=wish.workers.world_size,
+        ),
+        len(adaptations or ()),
+    )
     rate, rate_reason = _learning_rate(wish)
     reasons = {**batch.reasons, "zeroStage": zero_reason, "learningRate": rate_reason}
     precision = wish.training.precision
@@ -158,15 +175,17 @@ def plan_training(
         reasons["precision"] = "BF16 where the GPU has it" if on_gpu else "FP32 on CPU"
     resolved = Resolved(
         world_size=wish.workers.world_size,
-        micro_batch_size=batch.micro,
-        accumulation=batch.accumulation,
+        micro_batch_size=fit.micro,
+        accumulation=fit.accumulation,
         global_batch_size=batch.total,
-        zero_stage=zero_stage,
+        zero_stage=fit.zero_stage,
+        activation_checkpointing="Enabled" if fit.activation_checkpointing else "Disabled",
         precision=precision.value if precision else "Auto",
         learning_rate=decimal_string(rate),
         steps=status.resolved.steps if status.resolved else wish.training.steps,
         image=image,
         reasons={name: reason for name, reason in reasons.items() if reason} or None,
+        adaptations=adaptations,
     )
     return TrainingPlan(
         key=key,
@@ -176,8 +195,7 @@ def plan_training(
         image=image,
         resolved=resolved,
         sources=sources,
-        batch=batch,
-        zero_stage=zero_stage,
+        fit=fit,
         learning_rate=rate,
     )
 

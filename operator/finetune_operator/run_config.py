@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .api.types import Baseline, Cleaning, FineTuneJobSpec, Switch
-from .batch import Batch
+from .api.types import Baseline, Cleaning, FineTuneJobSpec
 from .engine.store import Key
+from .memory_ladder import Fit
 from .sources import CHAT_TEMPLATE_PATH, Source, data_source
 
 METRICS_PORT = 9400
@@ -18,8 +18,7 @@ def run_config(
     uid: str,
     spec: FineTuneJobSpec,
     sources: tuple[Source, ...],
-    batch: Batch,
-    zero_stage: int,
+    fit: Fit,
     learning_rate: float,
 ) -> dict[str, Any]:
     """run.json as a dict; camelCase, absent instead of null."""
@@ -34,8 +33,8 @@ def run_config(
             },
             "data": _data(spec, by_slot),
             "method": {"lora": _lora(spec)},
-            "training": _training(spec, batch, learning_rate),
-            "zeroStage": zero_stage,
+            "training": _training(spec, fit, learning_rate),
+            "zeroStage": fit.zero_stage,
             "workers": {
                 "count": spec.workers.count,
                 "ranksPerWorker": spec.workers.ranks_per_pod,
@@ -99,7 +98,7 @@ def _lora(spec: FineTuneJobSpec) -> dict[str, Any] | None:
     }
 
 
-def _training(spec: FineTuneJobSpec, batch: Batch, learning_rate: float) -> dict[str, Any]:
+def _training(spec: FineTuneJobSpec, fit: Fit, learning_rate: float) -> dict[str, Any]:
     training, schedule, optimizer = (
         spec.training,
         spec.training.schedule,
@@ -108,8 +107,8 @@ def _training(spec: FineTuneJobSpec, batch: Batch, learning_rate: float) -> dict
     return {
         "epochs": _number(training.epochs),
         "steps": training.steps,
-        "microBatchSize": batch.micro,
-        "accumulation": batch.accumulation,
+        "microBatchSize": fit.micro,
+        "accumulation": fit.accumulation,
         "learningRate": learning_rate,
         "schedule": {
             "type": schedule.type.value,
@@ -126,7 +125,7 @@ def _training(spec: FineTuneJobSpec, batch: Batch, learning_rate: float) -> dict
         "maxGradNorm": float(training.max_grad_norm),
         "dropout": float(training.dropout),
         "precision": training.precision.value if training.precision else "Auto",
-        "activationCheckpointing": training.activation_checkpointing is Switch.ENABLED,
+        "activationCheckpointing": fit.activation_checkpointing,
         "maxNonfiniteSteps": training.max_nonfinite_steps,
         "seed": training.seed,
     }

@@ -6,6 +6,7 @@ export take ``training.seed`` seconds each. What a training pod does is told by 
 
 ``TORCH_TEST_FAIL=<pod index>:<step>:<exit code>``  that pod ends so, with a failure record
 ``TORCH_TEST_FAIL_ATTEMPTS=<n>``                    only in the first n attempts
+``TORCH_TEST_FITS=<n>``                              out of GPU memory with a larger micro-batch
 ``TORCH_TEST_SAVE_SECONDS=<n>``                     how long a checkpoint takes on SIGTERM
 ``TORCH_TEST_SAVE_STEPS=<n>``                       a checkpoint every n steps, none on SIGTERM
 """
@@ -52,6 +53,12 @@ start='{"step": 0}'
 if [ -e "$checkpoint" ]; then
   read -r attempt step < "$checkpoint"
   start="{\"attempt\": $attempt, \"step\": $step}"
+fi
+if [ -n "$TORCH_TEST_FITS" ] && [ "$(value microBatchSize)" -gt "$TORCH_TEST_FITS" ]; then
+  last_words "{$(head_of train failed), \"failure\": {\"class\": \"CudaOom\",
+    \"rank\": $JOB_COMPLETION_INDEX, \"step\": 0, \"message\": \"CUDA out of memory\",
+    \"at\": $(date +%s)}}"
+  exit 71
 fi
 trap stop TERM
 echo ok > /tmp/www/healthz

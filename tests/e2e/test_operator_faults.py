@@ -174,6 +174,31 @@ def test_a_failure_that_repeats_itself_ends_the_job_although_there_is_budget(job
     assert (status["attempt"], status["restarts"]["program"]) == (1, 1)
 
 
+def test_training_that_runs_out_of_memory_goes_on_smaller_with_the_same_global_batch(
+    jobs: Jobs,
+) -> None:
+    fits = {"name": "TORCH_TEST_FITS", "value": "2"}
+    jobs.apply(
+        "large",
+        steps=5,
+        training={"microBatchSize": 8, "globalBatchSize": 32},
+        workers={"env": [fits]},
+        recovery={"maxRestarts": 1, "backoffSeconds": {"initial": 1, "max": 2}},
+    )
+    status = jobs.wait_phase("large", "Succeeded", "Failed")
+    assert status["phase"] == "Succeeded", status.get("failure")
+    resolved = status["resolved"]
+    assert [step["change"] for step in resolved["adaptations"]] == [
+        "microBatchSize 8 → 4, accumulation 2 → 4",
+        "microBatchSize 4 → 2, accumulation 4 → 8",
+    ]
+    assert (resolved["microBatchSize"], resolved["accumulation"]) == (2, 8)
+    assert resolved["globalBatchSize"] == 32
+    assert {past["class"] for past in status["pastFailures"]} == {"CudaOom"}
+    restarts = status["restarts"]
+    assert (restarts["program"], restarts["memory"], status["attempt"]) == (0, 2, 2)
+
+
 def test_deleted_and_evicted_pods_are_paid_by_the_other_budget(
     jobs: Jobs, kubectl: Kubectl
 ) -> None:

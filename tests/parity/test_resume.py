@@ -95,6 +95,27 @@ def test_another_number_of_ranks_goes_on_with_the_same_rows(
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 2), (2, 3)])
+def test_a_smaller_training_goes_on_with_the_same_rows(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    """As it is after too little memory: micro-batch, checkpointing and ZeRO stage change."""
+
+    def sized(stage: int, **training: Any) -> Job:
+        small = job(stage, method={}, **training)
+        small.model = {}
+        return small
+
+    large = sized(before, microBatchSize=2, accumulation=1)
+    straight = run_gang(train, 2, large)
+    run_gang(stop_in, 2, large, tmp_path, 0, "train", 4)
+    smaller = sized(after, microBatchSize=1, accumulation=2, activationCheckpointing=True)
+    resumed = run_gang(train, 2, smaller, tmp_path, 1)
+    assert resumed[0]["rows"] == straight[0]["rows"][5:]
+    for found, expected in zip(resumed[0]["steps"], straight[0]["steps"][5:], strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
 def test_a_checkpoint_is_whole_and_names_everything_in_it(tmp_path: Path) -> None:
     run_gang(stop_in, 2, job(2), tmp_path, 0, "train", 4)
     folder = tmp_path / "attempts/0/checkpoints"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -31,6 +32,13 @@ class Backoff(SpecModel):
     )
 
 
+class OnOutOfMemory(StrEnum):
+    """What follows when training runs out of memory."""
+
+    ADAPT = "Adapt"
+    FAIL = "Fail"
+
+
 class Recovery(SpecModel):
     """What happens after a failure: all pods of the stage end, then it starts again; training goes
     on from the newest verified checkpoint. A failure that would only repeat ends the job at
@@ -44,6 +52,10 @@ class Recovery(SpecModel):
     pod or a lost connection. 0: the first one ends the job."""
     backoff_seconds: Backoff = Backoff()
     """Pause before a restart."""
+    on_out_of_memory: OnOutOfMemory = OnOutOfMemory.ADAPT
+    """Adapt: the next attempt uses less memory for the same global batch: a smaller micro-batch
+    with more accumulation, then activation checkpointing, then a higher ZeRO stage; each step
+    stands in `status.resolved.adaptations`. Fail: like any failure of the program."""
     hang_after_seconds: Annotated[int, Field(ge=10, le=86_400)] = 300
     """A rank that gives no sign of life for so many seconds while it trains or evaluates is
     ended, and with it the attempt; it always gets ten times as long as its steps take, and six

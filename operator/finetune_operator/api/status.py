@@ -51,6 +51,17 @@ def duration(seconds: int) -> str:
     return f"{minutes}m{seconds % 60}s" if minutes else f"{seconds}s"
 
 
+class Adaptation(StatusModel):
+    """A step that made training smaller after it had run out of memory."""
+
+    attempt: Counter | None = None
+    """Attempt that ran out of memory."""
+    failure_class: Annotated[str | None, Field(alias="class")] = None
+    """CudaOom: of a GPU; HostOom: of the container."""
+    change: Annotated[str, Field(max_length=256)] | None = None
+    """What is different since then; the global batch stays as it was."""
+
+
 class Resolved(StatusModel):
     """What absent fields became."""
 
@@ -64,6 +75,8 @@ class Resolved(StatusModel):
     """Sequences per optimizer step: microBatchSize × accumulation × worldSize."""
     zero_stage: Counter | None = None
     """ZeRO stage."""
+    activation_checkpointing: Literal["Enabled", "Disabled"] | None = None
+    """Whether activations are computed again in the backward pass."""
     precision: str | None = None
     """Number format of forward and backward; Auto: the trainer asks its GPU."""
     learning_rate: Decimal | None = None
@@ -74,6 +87,8 @@ class Resolved(StatusModel):
     """Trainer image of this job; kept from its first pod to its last."""
     reasons: Annotated[dict[str, Message], Field(max_length=32)] | None = None
     """Why, by field name."""
+    adaptations: Annotated[tuple[Adaptation, ...], Field(max_length=32)] | None = None
+    """What was made smaller after training ran out of memory, in order."""
 
 
 class ModelStatus(StatusModel):
@@ -296,7 +311,7 @@ class PastFailure(StatusModel):
     at: Timestamp | None = None
     """When."""
     budget: Literal["Program", "Infrastructure"] | None = None
-    """Which budget paid for the restart."""
+    """Which budget paid for the restart; absent: none, it went on with less memory in use."""
     steps_redone: Counter | None = None
     """Steps that were lost with the attempt: those after the checkpoint from which a later one
     went on. Absent until it did."""
@@ -309,13 +324,16 @@ class Restarts(StatusModel):
     """Paid by `spec.recovery.maxRestarts`."""
     infrastructure: Counter | None = None
     """Paid by `spec.recovery.maxInfrastructureRestarts`."""
+    memory: Counter | None = None
+    """With less memory in use (`resolved.adaptations`); paid by nobody, because they end by
+    themselves."""
     steps_redone: Counter | None = None
     """Optimizer steps that were lost and trained again."""
 
     @computed_field
     def total(self) -> Counter:
-        """program and infrastructure together."""
-        return (self.program or 0) + (self.infrastructure or 0)
+        """program, infrastructure and memory together."""
+        return (self.program or 0) + (self.infrastructure or 0) + (self.memory or 0)
 
 
 class ResumedFrom(StatusModel):

@@ -9,7 +9,7 @@ from pydantic import Field
 from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
-from .recovery import Backoff, Recovery
+from .recovery import Backoff, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .sources import (
     ChatTemplate,
@@ -26,6 +26,7 @@ from .sources import (
 )
 from .spec import FineTuneJobSpec
 from .status import (
+    Adaptation,
     Artifact,
     BestCheckpoint,
     Checkpoints,
@@ -135,6 +136,7 @@ __all__ = [
     "SHORT_NAME",
     "SINGULAR",
     "VERSION",
+    "Adaptation",
     "Affinity",
     "AfterSuccess",
     "Artifact",
@@ -178,6 +180,7 @@ __all__ = [
     "NodeAffinity",
     "Normalize",
     "ObjectMeta",
+    "OnOutOfMemory",
     "Optimizer",
     "OptimizerType",
     "Output",

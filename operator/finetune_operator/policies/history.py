@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from ..api.failures import Budget
 from ..api.types import Failure, FineTuneJobStatus, PastFailure, Restarts, ResumedFrom, StageName
@@ -10,6 +10,11 @@ from ..reports import ResumedReport
 from .facts import Facts
 
 MAX_PAST_FAILURES = 10
+_PAID: dict[Budget, Literal["Program", "Infrastructure"] | None] = {
+    Budget.PROGRAM: "Program",
+    Budget.INFRASTRUCTURE: "Infrastructure",
+    Budget.NONE: None,
+}
 
 
 def resumption_changes(facts: Facts, report: ResumedReport | None) -> dict[str, Any]:
@@ -40,20 +45,25 @@ def tell_start(status: FineTuneJobStatus) -> str:
     where = f"; attempt {status.attempt} went on from step {began.step}"
     if restarts is None:
         return where
-    count = (restarts.program or 0) + (restarts.infrastructure or 0)
+    count = sum(n or 0 for n in (restarts.program, restarts.infrastructure, restarts.memory))
     times = "1 restart" if count == 1 else f"{count} restarts"
     steps = "1 step" if restarts.steps_redone == 1 else f"{restarts.steps_redone or 0} steps"
     return f"{where}; {times} so far, {steps} trained again"
 
 
 def spend(status: FineTuneJobStatus, failure: Failure, budget: Budget) -> dict[str, Any]:
-    """The restart counted and its failure remembered: both stand in the status, or neither."""
+    """The restart counted and its failure remembered: both stand in the status, or neither.
+
+    ``Budget.NONE``: nobody pays, the next attempt uses less memory.
+    """
     restarts = status.restarts or Restarts()
     program, infrastructure = restarts.program or 0, restarts.infrastructure or 0
     counted = {
         "program": program + (budget is Budget.PROGRAM),
         "infrastructure": infrastructure + (budget is Budget.INFRASTRUCTURE),
     }
+    if budget is Budget.NONE:
+        counted["memory"] = (restarts.memory or 0) + 1
     past = PastFailure(
         failure_class=failure.failure_class,
         stage=failure.stage,
@@ -61,7 +71,7 @@ def spend(status: FineTuneJobStatus, failure: Failure, budget: Budget) -> dict[s
         step=failure.step,
         node=failure.node,
         at=failure.at,
-        budget="Program" if budget is Budget.PROGRAM else "Infrastructure",
+        budget=_PAID[budget],
     )
     return {
         "restarts": restarts.model_copy(update=counted),

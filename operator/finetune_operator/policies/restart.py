@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..api.failures import Budget
-from ..api.types import Failure, PastFailure, Phase, Reason, StageName
+from ..api.types import Adaptation, Failure, PastFailure, Phase, Reason, StageName
 from .attempts import NOT_READY
 from .budget import CAUSES, FIELDS, allowed, payer, spent
 from .deadline import is_over, sentence
@@ -18,6 +18,7 @@ from .ending import end_job
 from .facts import Facts, State, Verdict, backoff, record_job
 from .failure import tell
 from .history import failures_in_a_row, resumption_changes, spend
+from .memory import may_adapt, smaller
 from .numbers import reported_start
 
 
@@ -48,6 +49,17 @@ def no_budget_was_given(facts: Facts, failure: Failure) -> Stop | None:
     if allowed(facts, payer(failure)) > 0:
         return None
     return Stop(failure.failure_class or Reason.UNKNOWN_FAILURE.value, tell(failure))
+
+
+def nothing_is_left_to_make_smaller(facts: Facts, failure: Failure) -> Stop | None:
+    """Training ran out of memory at the foot of the ladder."""
+    done = facts.known_plan.resolved.adaptations
+    if not done or not may_adapt(facts, failure):
+        return None
+    return Stop(
+        failure.failure_class or Reason.UNKNOWN_FAILURE.value,
+        f"{tell(failure)}; nothing is left to make smaller after {done[-1].change}",
+    )
 
 
 def repeats_itself(facts: Facts, failure: Failure) -> Stop | None:
@@ -82,14 +94,18 @@ STOPS: tuple[Callable[[Facts, Failure], Stop | None], ...] = (
     would_only_repeat,
     time_is_up,
     no_budget_was_given,
+    nothing_is_left_to_make_smaller,
     repeats_itself,
     budget_is_spent,
 )
+STOPS_OF_ADAPTATION = (time_is_up, no_budget_was_given)
+"""Against an attempt that uses less memory: it is no repetition, and the ladder has an end."""
 
 
 def reason_to_stop(facts: Facts, failure: Failure) -> Stop | None:
     """Why this failure is the last one; None: another attempt follows."""
-    return next((stop for rule in STOPS if (stop := rule(facts, failure)) is not None), None)
+    rules = STOPS_OF_ADAPTATION if smaller(facts, failure) else STOPS
+    return next((stop for rule in rules if (stop := rule(facts, failure)) is not None), None)
 
 
 def restart_or_end(facts: Facts, failure: Failure) -> Verdict:
@@ -103,16 +119,14 @@ def restart_or_end(facts: Facts, failure: Failure) -> Verdict:
 
 
 def _restart(facts: Facts, failure: Failure, resumed: Mapping[str, Any]) -> Verdict:
-    budget, pauses = payer(failure), facts.spec.recovery.backoff_seconds
+    change, pauses = smaller(facts, failure), facts.spec.recovery.backoff_seconds
+    budget = Budget.NONE if change else payer(failure)
     status = facts.status.model_copy(update=dict(resumed))
     pause = backoff(pauses.initial, failures_in_a_row(status, failure), pauses.max)
-    used, limit = spent(facts, budget) + 1, allowed(facts, budget)
     asleep = facts.spec.suspend
     when = "once spec.suspend is false" if asleep else f"in {int(pause.total_seconds())} s"
-    message = (
-        f"trying again {when} (restart {used} of {limit} after {CAUSES[budget]}, "
-        f"{FIELDS[budget]}): {tell(failure)}"
-    )
+    how = f"with less memory in use: {change}" if change else _restarts_so_far(facts, budget)
+    message = f"trying again {when} ({how}): {tell(failure)}"
     return Verdict(
         phase=Phase.RESTARTING,
         state=State.MOVING,
@@ -123,12 +137,26 @@ def _restart(facts: Facts, failure: Failure, resumed: Mapping[str, Any]) -> Verd
             **record_job(facts),
             **resumed,
             **spend(status, failure, budget),
+            **(_adapted(facts, failure, change) if change else {}),
             "failure": failure,
             "next_attempt_time": facts.now + pause,
         },
         conditions=NOT_READY,
         final=True,
     )
+
+
+def _restarts_so_far(facts: Facts, budget: Budget) -> str:
+    used, limit = spent(facts, budget) + 1, allowed(facts, budget)
+    return f"restart {used} of {limit} after {CAUSES[budget]}, {FIELDS[budget]}"
+
+
+def _adapted(facts: Facts, failure: Failure, change: str) -> dict[str, Any]:
+    """The step down the ladder, remembered: the next plan rests on how many there are."""
+    resolved = facts.known_plan.resolved
+    step = Adaptation(attempt=failure.attempt, failure_class=failure.failure_class, change=change)
+    steps = (*(resolved.adaptations or ()), step)
+    return {"resolved": resolved.model_copy(update={"adaptations": steps})}
 
 
 def _same(past: PastFailure, failure: Failure) -> bool:

@@ -363,9 +363,9 @@ async def bring_gang_up(world: FakeCluster, operator: Operator) -> None:
 
 async def lose_gang(world: FakeCluster, operator: Operator, attempt: int, step: int) -> None:
     """Rank 1 runs out of memory; the survivors go; the Job is Failed."""
-    report = {"class": "CudaOom", "message": "out of memory", "step": step}
+    report = {"class": "Internal", "message": "it broke", "step": step}
     words = last_words(T, "failed", attempt, failure=report)
-    world.end_pod(f"demo-a{attempt}-1", 71, words)
+    world.end_pod(f"demo-a{attempt}-1", 70, words)
     world.judge_jobs()
     await operator.settle()
     world.finish_terminating()
@@ -378,7 +378,7 @@ async def test_a_failed_gang_is_started_again_after_its_pods_are_gone_and_a_paus
 ) -> None:
     operator = Operator(world)
     await reach_training(world, operator)
-    world.end_pod("demo-a0-1", 71, last_words(T, "failed", failure={"step": 7}))
+    world.end_pod("demo-a0-1", 70, last_words(T, "failed", failure={"step": 7}))
     world.judge_jobs()
     await operator.settle()
     assert world.stored(KEY).status["phase"] == "Restarting"
@@ -398,7 +398,7 @@ async def test_a_failed_gang_is_started_again_after_its_pods_are_gone_and_a_paus
     assert (status["phase"], status["attempt"]) == ("Training", 1)
     assert "failure" not in status and "pendingReason" not in status
     (past,) = status["pastFailures"]
-    assert (past["class"], past["attempt"], past["step"]) == ("CudaOom", 0, 7)
+    assert (past["class"], past["attempt"], past["step"]) == ("Internal", 0, 7)
     end_stage(world, T)
     await operator.settle()
     end_stage(world, X)

@@ -827,7 +827,7 @@ def test_a_restart_is_one_warning_event_and_its_draining_is_none() -> None:
     event = decide(make_facts(drained, jobs=train(**FAILED), pods=pods)).event
     assert event is not None
     assert (event["type"], event["reason"]) == ("Warning", "Restarting")
-    assert event["message"].startswith("trying again in 5 s (restart 1 of 3")
+    assert event["message"].startswith("trying again in 5 s (with less memory in use: microBatch")
 
 
 def test_a_failure_is_a_warning_event() -> None:

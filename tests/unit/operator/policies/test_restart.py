@@ -19,18 +19,32 @@ from builders import (
     status_in,
 )
 
-from finetune_operator.api.types import Failure, PastFailure, Phase, Restarts, StageName
+from finetune_operator.api.types import (
+    Adaptation,
+    Failure,
+    PastFailure,
+    Phase,
+    Resolved,
+    Restarts,
+    StageName,
+)
 from finetune_operator.policies.facts import Facts, State
 from finetune_operator.policies.restart import STOPS, reason_to_stop, restart_or_end
 
+SMALLEST = {
+    "globalBatchSize": 16,
+    "microBatchSize": 1,
+    "activationCheckpointing": "Enabled",
+    "steps": 90,
+}
 P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
 
 
-def failure(name: str = "CudaOom", step: int | None = 7, stage: StageName = T) -> Failure:
+def failure(name: str = "NonFinite", step: int | None = 7, stage: StageName = T) -> Failure:
     return Failure(failure_class=name, stage=stage, attempt=1, step=step, message="so it is")
 
 
-def past(name: str = "CudaOom", step: int | None = 7, stage: StageName = T) -> PastFailure:
+def past(name: str = "NonFinite", step: int | None = 7, stage: StageName = T) -> PastFailure:
     return PastFailure(failure_class=name, stage=stage, attempt=0, step=step)
 
 
@@ -60,7 +74,7 @@ ROWS = [
         facts({"recovery": {"maxRestarts": 0}}),
         failure(),
         "no_budget_was_given",
-        "CudaOom",
+        "NonFinite",
         id="no restart was wanted: the failure speaks for itself",
     ),
     pytest.param(
@@ -69,6 +83,16 @@ ROWS = [
         "no_budget_was_given",
         "Evicted",
         id="nor after an eviction",
+    ),
+    pytest.param(
+        facts(
+            {"training": SMALLEST},
+            resolved=Resolved(adaptations=(Adaptation(change="zeroStage 2 → 3"),) * 2),
+        ),
+        failure("CudaOom"),
+        "nothing_is_left_to_make_smaller",
+        "CudaOom",
+        id="the foot of the ladder",
     ),
     pytest.param(
         facts(past_failures=(past(), past("Evicted"))),
@@ -127,7 +151,7 @@ def test_every_stop_has_a_row_and_the_rows_stand_in_the_order_of_the_stops() -> 
 GOES_ON = [
     pytest.param(facts(), failure(), id="the first failure"),
     pytest.param(facts(past_failures=(past(),)), failure(step=8), id="at another step"),
-    pytest.param(facts(past_failures=(past(),)), failure("NonFinite"), id="of another class"),
+    pytest.param(facts(past_failures=(past(),)), failure("Internal"), id="of another class"),
     pytest.param(
         facts(past_failures=(past(step=None),)), failure(step=None), id="at a step that is unknown"
     ),
@@ -156,6 +180,11 @@ GOES_ON = [
         failure(),
         id="a budget that was raised",
     ),
+    pytest.param(
+        facts(past_failures=(past("CudaOom"),) * 3, restarts=Restarts(program=3)),
+        failure("CudaOom"),
+        id="less memory in use is no repetition and costs no budget",
+    ),
 ]
 
 
@@ -176,11 +205,11 @@ def due(known: Facts, told: Failure) -> datetime:
 def test_pauses_double_up_to_the_longest_and_start_anew_after_progress() -> None:
     spec = {"recovery": {"maxRestarts": 99, "backoffSeconds": {"initial": 10, "max": 60}}}
     stuck = [
-        (due(facts(spec, past_failures=(past("NonFinite"),) * n), failure()) - NOW).total_seconds()
+        (due(facts(spec, past_failures=(past("Internal"),) * n), failure()) - NOW).total_seconds()
         for n in range(5)
     ]
     assert stuck == [10, 20, 40, 60, 60]
-    moved = facts(spec, past_failures=(past("NonFinite"),) * 4)
+    moved = facts(spec, past_failures=(past("Internal"),) * 4)
     assert due(moved, failure(step=8)) == NOW + seconds(10)
 
 
@@ -189,7 +218,7 @@ def test_the_announcement_says_when_why_and_what_is_left_in_one_sentence() -> No
     assert verdict.message == verdict.pending_reason
     assert verdict.message == (
         "trying again in 5 s (restart 2 of 3 after failures of the program, "
-        "spec.recovery.maxRestarts): train failed with CudaOom: so it is"
+        "spec.recovery.maxRestarts): train failed with NonFinite: so it is"
     )
     assert verdict.changes["restarts"] == Restarts(program=2, infrastructure=4)
 
@@ -202,7 +231,7 @@ def test_a_job_that_is_to_sleep_is_not_promised_a_time() -> None:
 def test_an_exhausted_budget_is_said_in_one_sentence_with_its_field() -> None:
     known = facts({"recovery": {"maxRestarts": 2}}, restarts=Restarts(program=2))
     assert restart_or_end(known, failure()).message == (
-        "train failed with CudaOom: so it is; 2 restarts after failures of the program did not "
+        "train failed with NonFinite: so it is; 2 restarts after failures of the program did not "
         "help (spec.recovery.maxRestarts: 2)"
     )
 

@@ -1,0 +1,51 @@
+"""What a training that ran out of memory tries next: smaller, with the same global batch.
+
+The rungs, in this order: a smaller micro-batch with more accumulation, until it is 1; activation
+checkpointing; a higher ZeRO stage, where there are ranks to share with. Each costs more time than
+the one before and changes no result beyond rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+HIGHEST_STAGE = 3
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What decides how much memory a rank needs."""
+
+    micro: int
+    accumulation: int
+    activation_checkpointing: bool
+    zero_stage: int
+    world_size: int
+
+
+def next_rung(fit: Fit) -> tuple[Fit, str] | None:
+    """The next smaller fit and what changes, in words; None: there is none."""
+    share = fit.micro * fit.accumulation
+    if fit.micro > 1:
+        micro = max(size for size in range(1, fit.micro // 2 + 1) if share % size == 0)
+        smaller = replace(fit, micro=micro, accumulation=share // micro)
+        return smaller, (
+            f"microBatchSize {fit.micro} → {micro}, "
+            f"accumulation {fit.accumulation} → {smaller.accumulation}"
+        )
+    if not fit.activation_checkpointing:
+        return replace(fit, activation_checkpointing=True), "activationCheckpointing Enabled"
+    if fit.world_size > 1 and fit.zero_stage < HIGHEST_STAGE:
+        stage = fit.zero_stage + 1
+        return replace(fit, zero_stage=stage), f"zeroStage {fit.zero_stage} → {stage}"
+    return None
+
+
+def descend(fit: Fit, rungs: int) -> Fit:
+    """``rungs`` times smaller, or as small as it gets."""
+    for _ in range(rungs):
+        rung = next_rung(fit)
+        if rung is None:
+            break
+        fit, _ = rung
+    return fit

@@ -1,0 +1,105 @@
+"""Training that ran out of memory goes on smaller, down a ladder, with the same global batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import KEY, UID, make_facts, make_spec, status_in
+
+from finetune_operator.api.types import Failure, FineTuneJobStatus, StageName
+from finetune_operator.memory_ladder import Fit, descend, next_rung
+from finetune_operator.plan import Platform, plan_training
+from finetune_operator.policies.facts import Facts, State
+from finetune_operator.policies.restart import restart_or_end
+from finetune_operator.settings import Settings
+
+
+def out_of_memory(name: str = "CudaOom", stage: StageName = StageName.TRAIN) -> Failure:
+    return Failure(failure_class=name, stage=stage, attempt=0, step=0, message="out of memory")
+
+
+def facts(spec: dict[str, Any] | None = None, **status: Any) -> Facts:
+    return make_facts(status_in(StageName.TRAIN, **status), spec=make_spec(**(spec or {})))
+
+
+def test_the_ladder_step_by_step() -> None:
+    fit, told = Fit(6, 2, False, 1, world_size=2), []
+    while rung := next_rung(fit):
+        before, (fit, change) = fit, rung
+        told.append(change)
+        assert fit.micro * fit.accumulation == before.micro * before.accumulation
+    assert told == [
+        "microBatchSize 6 → 3, accumulation 2 → 4",
+        "microBatchSize 3 → 1, accumulation 4 → 12",
+        "activationCheckpointing Enabled",
+        "zeroStage 1 → 2",
+        "zeroStage 2 → 3",
+    ]
+    assert fit == Fit(1, 12, True, 3, world_size=2)
+    assert descend(fit, 5) == fit
+
+
+@pytest.mark.parametrize("micro", range(1, 65))
+def test_every_rung_is_smaller_and_keeps_the_global_batch(micro: int) -> None:
+    fit = Fit(micro, 3, False, 0, world_size=1)
+    for _ in range(8):
+        rung = next_rung(fit)
+        if rung is None:
+            break
+        assert rung[0].micro < fit.micro or rung[0].activation_checkpointing
+        fit = rung[0]
+        assert fit.micro * fit.accumulation == micro * 3
+    assert fit.zero_stage == 0, "a single rank has nobody to share with"
+    assert next_rung(fit) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "failure", "change"),
+    [
+        ({}, out_of_memory(), "microBatchSize 2 → 1, accumulation 4 → 8"),
+        ({}, out_of_memory("HostOom"), "microBatchSize 2 → 1, accumulation 4 → 8"),
+        ({"workers": {"gpusPerWorker": 1, "ranksPerWorker": None}}, out_of_memory("HostOom"), None),
+        ({"recovery": {"onOutOfMemory": "Fail"}}, out_of_memory(), None),
+        ({}, out_of_memory(stage=StageName.EXPORT), None),
+        ({}, out_of_memory("Internal"), None),
+    ],
+)
+def test_what_follows_from_too_little_memory(
+    spec: dict[str, Any], failure: Failure, change: str | None
+) -> None:
+    known = facts(spec)
+    verdict = restart_or_end(known, failure)
+    assert verdict.state is State.MOVING
+    restarts, (past,) = verdict.changes["restarts"], verdict.changes["past_failures"]
+    if change is None:
+        assert (restarts.program, restarts.memory, past.budget) == (1, None, "Program")
+        assert "resolved" not in verdict.changes
+        return
+    assert (restarts.program, restarts.memory, past.budget) == (0, 1, None)
+    assert f"with less memory in use: {change}" in verdict.message
+    (step,) = verdict.changes["resolved"].adaptations
+    assert (step.attempt, step.failure_class, step.change) == (0, failure.failure_class, change)
+
+
+def test_the_plan_rests_on_the_steps_taken_and_keeps_them() -> None:
+    known = facts()
+    status = known.status
+    for rungs, micro, checkpointing in ((1, 1, "Disabled"), (2, 1, "Enabled")):
+        changes = restart_or_end(known, out_of_memory()).changes
+        status = FineTuneJobStatus.model_validate(
+            status.model_copy(update={"resolved": changes["resolved"]}).wire()
+        )
+        plan = plan_training(KEY, UID, make_spec(), status, Platform(Settings()), {})
+        resolved = plan.resolved
+        assert len(resolved.adaptations or ()) == rungs
+        assert (resolved.micro_batch_size, resolved.activation_checkpointing) == (
+            micro,
+            checkpointing,
+        )
+        assert resolved.global_batch_size == 16
+        assert plan.run_config["training"]["microBatchSize"] == micro
+        assert plan.run_config["training"]["activationCheckpointing"] is (
+            checkpointing == "Enabled"
+        )
+        known = make_facts(status, spec=make_spec())
