@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import select
 import signal
 import socket
@@ -102,8 +103,9 @@ class RankProcess:
     """Where it writes the stacks of its threads on SIGUSR2."""
     exit_code: int | None = None
     """128 + n for signal n; None while it runs."""
-    hang: dict[str, Any] | None = None
-    """Its failure, where it stood still and was ended for it."""
+    hung: bool = False
+    seen: dict[str, Any] | None = None
+    """Its failure, where it could not say so itself: it hung, or the kernel killed it."""
     told_to_end: bool = False
     """It was still running when another one had died, and we asked it to go."""
 
@@ -136,6 +138,8 @@ class Launcher:
     order_of_death: list[RankProcess] = field(default_factory=list)
     started_at: float = field(default_factory=time.time)
     asked_to_stop: bool = False
+    oom_kills: int = field(default_factory=lambda: oom_kills())
+    """Processes of this container that the kernel had killed for memory when it started."""
     listened_at: float = field(default_factory=time.monotonic)
     term_at: float = math.inf
     """When the ranks that remain are asked to go (monotonic clock)."""
@@ -177,12 +181,12 @@ class Launcher:
     def _of_failure(self, rank: RankProcess) -> dict[str, Any]:
         code = rank.exit_code or 0
         recent = rank.log.recent
-        result = (None if rank.hang else rank.record()) or {
+        result = (None if rank.seen else rank.record()) or {
             "stage": "train",
             "attempt": self.pod.attempt,
             "outcome": "preempted" if code == PREEMPTED else "failed",
         }
-        failure = result.setdefault("failure", rank.hang or silent_death(code, recent))
+        failure = result.setdefault("failure", rank.seen or silent_death(code, recent))
         failure.update(rank=rank.rank, localRank=rank.local_rank, exitCode=code)
         if "signature" not in failure and failure.get("class") != UNFORESEEN:
             # The error of an unforeseen failure was asked already; the log may hold older ones.
@@ -293,13 +297,16 @@ class Launcher:
             read_all, self.pod.folder / "heartbeats", self.pod.config.workers.world_size
         )
         if guilty(rank.rank, sight, rank.silence.times, beats):
-            rank.hang = hang_failure(rank.silence, sight)
+            rank.seen = hang_failure(rank.silence, sight)
+            rank.hung = True
             rank.send(signal.SIGKILL)
 
     def _on_end(self, rank: RankProcess, code: int) -> None:
         rank.exit_code = rank.process.returncode = code if code >= 0 else 128 - code
-        if rank.hang is not None:
+        if rank.hung:
             rank.exit_code = HANG
+        elif self._was_too_large(rank):
+            rank.seen = dict(HOST_OOM)
         if self.asked_to_stop and rank.exit_code == 128 + signal.SIGTERM:
             rank.exit_code = PREEMPTED  # it was too young to catch the signal
         self.order_of_death.append(rank)
@@ -316,6 +323,11 @@ class Launcher:
         self.term_at = min(self.term_at, now + pause)
         self.kill_at = min(self.kill_at, now + pause + TERM_SECONDS)
 
+    def _was_too_large(self, rank: RankProcess) -> bool:
+        """The kernel killed it for the container's memory limit."""
+        killed = rank.exit_code == 128 + signal.SIGKILL and not rank.told_to_end
+        return killed and oom_kills() > self.oom_kills
+
     def _end_survivors(self) -> None:
         now = time.monotonic()
         if now >= self.term_at:
@@ -327,6 +339,28 @@ class Launcher:
         if now >= self.kill_at:
             self._send_all(signal.SIGKILL)
             self.kill_at = math.inf
+
+
+OOM_KILLS = (
+    Path("/sys/fs/cgroup/memory.events"),  # version 2
+    Path("/sys/fs/cgroup/memory/memory.oom_control"),
+)
+HOST_OOM = {
+    "class": "HostOom",
+    "exitCode": 128 + signal.SIGKILL,
+    "message": "the kernel ended the rank: the container reached its memory limit",
+}
+"""PID 1 lives on, so the kubelet does not call the container OOMKilled."""
+
+
+def oom_kills(files: Sequence[Path] = OOM_KILLS) -> int:
+    """How many processes of this container the kernel has killed for its memory limit."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            found = re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE)
+            if found:
+                return int(found[1])
+    return 0
 
 
 def silent_death(code: int, recent: Sequence[str]) -> dict[str, Any]:

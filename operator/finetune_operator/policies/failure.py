@@ -44,6 +44,8 @@ def classify(pod: ChildPod, report: FailureReport | None) -> str:
         return Reason.HOST_OOM.value
     if pod.disruption:
         return Reason.EVICTED.value
+    if report and report.failure_class == Reason.HOST_OOM:  # of one rank: PID 1 lived on
+        return Reason.HOST_OOM.value
     if report and report.failure_class in BY_NAME:
         return str(report.failure_class)
     if ended and ended.exit_code in BY_EXIT_CODE:

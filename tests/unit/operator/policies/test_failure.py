@@ -46,6 +46,11 @@ def test_every_exit_code_of_the_table_has_its_class(failure: Any) -> None:
     [
         pytest.param(ended_pod(code=137, reason="OOMKilled"), "HostOom", id="memory limit"),
         pytest.param(
+            ended_pod(code=137, words=failure_words(**{"class": "HostOom"})),
+            "HostOom",
+            id="memory limit, and the launcher lived on to tell",
+        ),
+        pytest.param(
             ended_pod(code=71, reason="OOMKilled", words=failure_words(**{"class": "CudaOom"})),
             "HostOom",
             id="the kubelet knows better than the trainer what killed a rank",

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from unit.trainer.launcher.launching import Start
 
+from finetune_trainer.launcher import oom_kills
+
 FOREVER = "exec sleep 60"
 
 
@@ -100,6 +102,21 @@ def test_a_signal_without_a_word_is_explained_by_itself(start: Start) -> None:
     failure = run.message["failure"]
     assert (failure["signature"], failure["class"]) == ("Killed", "Internal")
     assert "resources.limits.memory" in failure["hint"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("memory.events", "low 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n"),
+        ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
+    ],
+)
+def test_the_kernel_says_how_many_processes_it_killed_for_memory(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    assert oom_kills([tmp_path / "none"]) == 0
+    (tmp_path / name).write_text(text)
+    assert oom_kills([tmp_path / "none", tmp_path / name]) == 2
 
 
 def test_a_record_is_not_explained_by_an_older_line_of_the_log(start: Start) -> None:
