@@ -138,7 +138,9 @@ def _conditions(
     prepared = ("True", Reason.PREPARED.value, "model and data are prepared")
     published = ("True", Reason.PUBLISHED.value, "the result was loaded again and compared")
     gang = ("False", Reason.PENDING.value, "")
-    if facts.stage.name is not StageName.PREPARE and not verdict.state.terminal:
+    if status.trained is not None:
+        gang = ("False", Reason.TRAINED.value, "training is over and its pods are gone")
+    elif facts.stage.name is StageName.TRAIN and not verdict.state.terminal:
         gang = _kept(facts, ConditionType.GANG_READY) or gang
     return {
         ConditionType.RECONCILING.value: (reconciling, reason, message),

@@ -49,6 +49,7 @@ class Reason(StrEnum):
     """Not judged yet."""
     PREPARING = "Preparing"
     PREPARED = "Prepared"
+    TRAINED = "Trained"
     QUEUED = "Queued"
     STARTING = "Starting"
     WAITING_FOR_PODS = "WaitingForPods"

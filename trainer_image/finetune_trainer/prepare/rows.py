@@ -119,12 +119,15 @@ def _skip_line(stream: BinaryIO) -> None:
 
 def _json_row(place: str, number: int, line: bytes) -> RawRow:
     try:
-        return _object_row(place, number, _parse(line.decode()))
+        return _object_row(place, number, _parse(line.decode().rstrip("\r\n")))
     except UnicodeDecodeError as error:
         fault = f"byte {error.start + 1} of the row is not UTF-8"
         return RawRow(place, number, fault=fault, rule=ENCODING, excerpt=_excerpt(line))
     except (ValueError, RecursionError) as error:
-        fault = f"not valid JSON ({error})"[:MAX_EXCERPT]
+        # The line of the file stands in ``place``; the error would count it as line 1.
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        fault = f"not valid JSON ({what}{where})"[:MAX_EXCERPT]
         return RawRow(place, number, fault=fault, excerpt=_excerpt(line))
 
 

@@ -136,7 +136,7 @@ def messages(*turns: tuple[str, object]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("bad", "rule", "reason"),
     [
-        ('{"prompt": ', "brokenRows", "not valid JSON (Expecting value"),
+        ('{"prompt": ', "brokenRows", "not valid JSON (Expecting value at column 12)"),
         ("[1]", "brokenRows", "a row must be a JSON object"),
         ('{"messages": ' + "9" * 5000 + "}", "brokenRows", "not valid JSON (Exceeds the limit"),
         ("[" * 100_000, "brokenRows", "not valid JSON (maximum recursion depth"),
