@@ -107,7 +107,7 @@ def told_to_fail(code: int, *, attempts: int = 99) -> dict[str, Any]:
 def test_a_gang_that_fails_once_goes_on_from_its_checkpoint_and_says_what_it_cost(
     jobs: Jobs, kubectl: Kubectl
 ) -> None:
-    jobs.apply("once", steps=12, workers=told_to_fail(71, attempts=1))
+    jobs.apply("once", steps=12, workers=told_to_fail(70, attempts=1))
     status = jobs.wait_phase("once", "Succeeded", "Failed")
     assert status["phase"] == "Succeeded"
     assert status["restarts"] == {
@@ -116,7 +116,7 @@ def test_a_gang_that_fails_once_goes_on_from_its_checkpoint_and_says_what_it_cos
     (past,) = status["pastFailures"]
     assert past.pop("at") and past.pop("node")
     assert past == {
-        "class": "CudaOom", "stage": "train", "attempt": 0, "step": 7, "budget": "Program",
+        "class": "Internal", "stage": "train", "attempt": 0, "step": 7, "budget": "Program",
         "stepsRedone": 2,
     }  # fmt: skip
     assert status["resumedFrom"] == {"attempt": 0, "step": 5}
@@ -166,7 +166,7 @@ def test_a_gang_that_fails_for_ever_spends_its_budget_and_says_so_in_one_sentenc
 
 def test_a_failure_that_repeats_itself_ends_the_job_although_there_is_budget(jobs: Jobs) -> None:
     recovery = {"maxRestarts": 9, "backoffSeconds": {"initial": 1}}
-    jobs.apply("stubborn", steps=12, workers=told_to_fail(71), recovery=recovery)
+    jobs.apply("stubborn", steps=12, workers=told_to_fail(70), recovery=recovery)
     status = jobs.wait_phase("stubborn", "Failed", "Succeeded")
     assert jobs.reason("stubborn") == "RepeatedFailure"
     message = next(c["message"] for c in status["conditions"] if c["type"] == "Failed")
@@ -230,7 +230,7 @@ def test_an_operator_killed_while_a_gang_restarts_pays_once(
 ) -> None:
     process = OperatorProcess(kubectl, place, RELEASE)
     recovery = {"backoffSeconds": {"initial": 8}}
-    jobs.apply("interrupted", steps=12, workers=told_to_fail(71, attempts=1), recovery=recovery)
+    jobs.apply("interrupted", steps=12, workers=told_to_fail(70, attempts=1), recovery=recovery)
     wait_for("it goes down", lambda: jobs.status("interrupted").get("phase") == "Restarting")
     for _ in range(3):
         process.kill()
