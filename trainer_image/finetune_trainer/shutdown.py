@@ -50,6 +50,8 @@ class Shutdown:
         self._rank = 0
         self._world_size = 1
         self._agreed = threading.Event()
+        self._asked = False
+        """By a SIGTERM of its own; the other ranks' reach it through the store, often before."""
         self._lock = threading.Lock()
         threading.Thread(target=self._watch, name="shutdown", daemon=True).start()
 
@@ -82,11 +84,12 @@ class Shutdown:
                 self._agree(store)
 
     def _on_signal(self, store: Store | None) -> None:
+        again, self._asked = self._asked, True
         if store is None:
             self._leave(Preempted("asked to stop before training began"))
-        elif self.agreed:
+        elif again:
             self._leave(Preempted("asked to stop a second time, before the checkpoint was saved"))
-        else:
+        elif not self.agreed:
             log.info("SIGTERM: asking the other ranks to stop after this step")
             self._agree(store)
 

@@ -72,6 +72,15 @@ def test_a_rank_without_the_signal_learns_of_the_stop_from_the_store() -> None:
     assert (process.returncode, out.splitlines()[-1]) == (0, "agreed")
 
 
+def test_its_own_sigterm_after_the_news_from_the_store_does_not_cost_the_checkpoint() -> None:
+    """Pods of a gang are told one after the other; the news travels faster."""
+    process = start("watch.arm(store, 1, 2); store.keys |= {'stop', 'stop/0'}", busy=2.5)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=10)
+    assert (process.returncode, out.splitlines()[-1]) == (0, "agreed")
+
+
 @pytest.mark.parametrize(
     ("arrange", "words"),
     [
