@@ -17,7 +17,7 @@ quickstart: ## fine-tune a small model on a local cluster and prove that it lear
 test: ## all tests, end to end on a cluster of their own [ARGS=-k...]
 	@$(BOOTSTRAP) --root tests -- python -m pytest tests $(ARGS)
 
-test-unit: ## the tests that need no cluster, in seconds
+test-unit: ## the tests that need no cluster
 	@$(BOOTSTRAP) tests -- python -m pytest tests -m "not e2e and not gpu" --ignore tests/parity $(ARGS)
 
 test-mutations: ## remove one behaviour after the other; the named test must notice
