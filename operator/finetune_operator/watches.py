@@ -1,8 +1,8 @@
 """kopf's HTTP session, made here: what kopf lists goes straight into the stores.
 
 kopf lists a kind page by page and then asks for the watch. Handing each listed object to a worker
-of its own, as kopf does, costs more than all that is decided on it. So this session keeps the
-objects and shows kopf empty pages; events of the watches are left to kopf.
+of its own, as kopf does, costs more than all that is decided on it. So the session made here keeps
+the objects and shows kopf empty pages; events of the watches are left to kopf.
 """
 
 from __future__ import annotations

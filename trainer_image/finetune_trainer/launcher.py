@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import re
 import select
 import signal
 import socket
@@ -28,6 +27,7 @@ from typing import Any
 
 from finetune_trainer import outcome
 from finetune_trainer.config import RUN_JSON, WORKSPACE, RunConfig, load_run_config
+from finetune_trainer.container import available_cpus, oom_kills
 from finetune_trainer.errors import ConfigInvalid
 from finetune_trainer.explanation import explain
 from finetune_trainer.failures import BY_EXIT_CODE, BY_NAME
@@ -35,6 +35,7 @@ from finetune_trainer.hang import Silence, guilty, hang_failure, judge, process_
 from finetune_trainer.heartbeat import read_all
 from finetune_trainer.last_lines import last_lines
 from finetune_trainer.logs import RankLog, configure
+from finetune_trainer.rank_process import COLLECTIVE, HOST_OOM, PREEMPTED, RankProcess
 from finetune_trainer.signatures.signature import UNFORESEEN
 
 TERM_SECONDS = 1.0
@@ -47,9 +48,7 @@ LOG_LIMIT = 16 * 2**20
 STACKS_SECONDS = 1.0
 """What a rank gets to write its stacks; the signal interrupts whatever it waits in."""
 
-COLLECTIVE = BY_NAME["CollectiveTimeout"].exit_code
 HANG = BY_NAME["Hang"].exit_code
-PREEMPTED = BY_NAME["Preempted"].exit_code
 _PR_SET_CHILD_SUBREAPER = 36
 
 log = logging.getLogger(__name__)
@@ -87,46 +86,6 @@ class Pod:
             termination_log=Path(env.get("FINETUNE_TERMINATION_LOG", outcome.TERMINATION_LOG)),
             run_json=run_json,
         )
-
-
-@dataclass
-class RankProcess:
-    """One rank: its process, its log, and how it ended."""
-
-    rank: int
-    local_rank: int
-    process: subprocess.Popen[bytes]
-    log: RankLog
-    record_path: Path
-    silence: Silence
-    stacks: Path
-    """Where it writes the stacks of its threads on SIGUSR2."""
-    exit_code: int | None = None
-    """128 + n for signal n; None while it runs."""
-    hung: bool = False
-    seen: dict[str, Any] | None = None
-    """Its failure, where it could not say so itself: it hung, or the kernel killed it."""
-    told_to_end: bool = False
-    """It was still running when another one had died, and we asked it to go."""
-
-    @property
-    def followed(self) -> bool:
-        """It ended because another rank did: killed by us, or left without its peers."""
-        ours = (128 + signal.SIGTERM, 128 + signal.SIGKILL, PREEMPTED)
-        return self.exit_code == COLLECTIVE or (self.told_to_end and self.exit_code in ours)
-
-    def send(self, number: signal.Signals) -> None:
-        if self.exit_code is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, number)
-
-    def record(self) -> dict[str, Any] | None:
-        """What the rank said at its end, if it could."""
-        try:
-            content = json.loads(self.record_path.read_text())
-        except (OSError, ValueError):
-            return None
-        return content if isinstance(content, dict) else None
 
 
 @dataclass
@@ -341,28 +300,6 @@ class Launcher:
             self.kill_at = math.inf
 
 
-OOM_KILLS = (
-    Path("/sys/fs/cgroup/memory.events"),  # version 2
-    Path("/sys/fs/cgroup/memory/memory.oom_control"),
-)
-HOST_OOM = {
-    "class": "HostOom",
-    "exitCode": 128 + signal.SIGKILL,
-    "message": "the kernel ended the rank: the container reached its memory limit",
-}
-"""PID 1 lives on, so the kubelet does not call the container OOMKilled."""
-
-
-def oom_kills(files: Sequence[Path] = OOM_KILLS) -> int:
-    """How many processes of this container the kernel has killed for its memory limit."""
-    for file in files:
-        with contextlib.suppress(OSError):
-            found = re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE)
-            if found:
-                return int(found[1])
-    return 0
-
-
 def silent_death(code: int, recent: Sequence[str]) -> dict[str, Any]:
     """The failure of a rank that left no record: ``code`` is its exit code, ``recent`` its log."""
     if code > 128:
@@ -389,26 +326,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-CPU_QUOTAS = (
-    ("/sys/fs/cgroup/cpu.max",),  # version 2: both numbers in one file
-    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-)
-
-
-def available_cpus(quotas: Sequence[Sequence[str]] = CPU_QUOTAS) -> int:
-    """CPUs that this container may use: its cgroup quota, rounded up, or all that it sees."""
-    seen = len(os.sched_getaffinity(0))
-    for files in quotas:
-        try:
-            quota, period = " ".join(Path(file).read_text() for file in files).split()
-            if quota in ("max", "-1"):
-                return seen
-            return min(seen, max(1, -(-int(quota) // int(period))))
-        except (OSError, ValueError):
-            continue
-    return seen
 
 
 def become_reaper() -> None:

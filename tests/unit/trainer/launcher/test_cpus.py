@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.launcher import available_cpus
+from finetune_trainer.container import available_cpus
 
 SEEN = len(os.sched_getaffinity(0))
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from unit.trainer.launcher.launching import Start
 
-from finetune_trainer.launcher import oom_kills
+from finetune_trainer.container import oom_kills
 
 FOREVER = "exec sleep 60"
 
