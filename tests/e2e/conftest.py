@@ -108,6 +108,12 @@ def operator(cluster: LocalCluster, kubectl: Kubectl, images: Images) -> str:
 def shared_operator_asleep(kubectl: Kubectl, operator: str) -> Iterator[None]:
     """The session's operator, which installed the CRD, sleeps while a module uses its own."""
     kubectl("scale", SHARED_DEPLOYMENT, "--replicas=0", namespace=operator)
+    selector = "app.kubernetes.io/name=finetune-operator"
+    wait_for(
+        "the shared operator sleeps",
+        lambda: not kubectl.json("get", "pods", "-l", selector, namespace=operator)["items"],
+        60,
+    )
     yield
     kubectl("scale", SHARED_DEPLOYMENT, "--replicas=1", namespace=operator)
 
