@@ -97,7 +97,7 @@ class Launcher:
     order_of_death: list[RankProcess] = field(default_factory=list)
     started_at: float = field(default_factory=time.time)
     asked_to_stop: bool = False
-    oom_kills: int = field(default_factory=lambda: oom_kills())
+    oom_kills: int = field(default_factory=oom_kills)
     """Processes of this container that the kernel had killed for memory when it started."""
     listened_at: float = field(default_factory=time.monotonic)
     term_at: float = math.inf
@@ -262,7 +262,7 @@ class Launcher:
 
     def _on_end(self, rank: RankProcess, code: int) -> None:
         rank.exit_code = rank.process.returncode = code if code >= 0 else 128 - code
-        if rank.hung:
+        if rank.hung and code == -signal.SIGKILL:  # it may have come back and ended by itself
             rank.exit_code = HANG
         elif self._was_too_large(rank):
             rank.seen = dict(HOST_OOM)
