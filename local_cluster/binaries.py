@@ -36,6 +36,7 @@ class Family:
     tools: dict[str, str]  # program -> Go package
     version_module: str = ""  # the module whose pinned version `version_variables` receive
     version_variables: tuple[str, ...] = ()
+    folders: tuple[tuple[str, str], ...] = ()  # (name here, folder in `version_module`): copied
 
     @property
     def source(self) -> Path:
@@ -75,6 +76,8 @@ class Family:
             hasher.update(path.read_bytes())
         hasher.update(f"{self.ldflags()}\0{platform.machine()}".encode())
         hasher.update(repr(sorted(self.tools.items())).encode())
+        if self.folders:
+            hasher.update(repr(self.folders).encode())
         return hasher.hexdigest()[:16]
 
     def folder(self, cache: Cache) -> Path:
@@ -108,8 +111,15 @@ FAMILIES = (
     ),
     Family("coredns", {"coredns": "."}),
     Family("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
+    # No part of a cluster: what people run beside the operator, with its own chart.
+    Family(
+        "kueue",
+        {"kueue": "sigs.k8s.io/kueue/cmd/kueue"},
+        "sigs.k8s.io/kueue",
+        folders=(("chart", "charts/kueue"),),
+    ),
 )
-CLUSTER_FAMILIES = tuple(family.name for family in FAMILIES if family.name != "helm")
+CLUSTER_FAMILIES = ("kubernetes", "etcd", "containerd", "coredns")
 
 
 class Binaries:
@@ -156,7 +166,10 @@ class Binaries:
         listed = self._go(go, ["list", "-mod=readonly", "-deps", *packages], family, environment)
         total = len(listed.splitlines())
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as temporary:
+        unfinished = f".building-{family.name}-"
+        for left in target.parent.glob(f"{unfinished}*"):  # by a build that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=unfinished) as temporary:
             work = Path(temporary) / "bin"
             work.mkdir()
             # Several programs at once share their compilation; a single one may need another
@@ -173,6 +186,10 @@ class Binaries:
                     report(stage, f"{seen} of at most {total} packages compiled")
 
             self._go(go, command, family, environment, compiled)
+            for name, inside in family.folders:
+                module = ["list", "-mod=readonly", "-m", "-f", "{{.Dir}}", family.version_module]
+                found = self._go(go, module, family, environment).strip()
+                shutil.copytree(f"{found}/{inside}", work / name, copy_function=shutil.copy)
             work.chmod(0o755)
             work.rename(target)
         report(stage, "done")

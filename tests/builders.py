@@ -11,6 +11,7 @@ from finetune_operator.api.types import FineTuneJobStatus, StageName
 from finetune_operator.engine.store import Key
 from finetune_operator.errors import Fault, InvalidSpec
 from finetune_operator.observed import (
+    Admission,
     ChildJob,
     ChildPod,
     Observed,
@@ -111,6 +112,7 @@ def make_child_job(stage: StageName = StageName.TRAIN, attempt: int = 0, **field
         "ready": 0,
         "failed": 0,
         "deleting": False,
+        "started": None,
         "suspended": False,
         "complete": False,
         "failure": None,
@@ -205,6 +207,7 @@ def make_facts(
     pods: tuple[ChildPod, ...] = (),
     evidence: tuple[ChildPod, ...] = (),
     warning: tuple[str, str] | None = None,
+    admission: Admission | None = None,
     spec: Mapping[str, Any] | None = None,
     now: datetime = NOW,
     obstacle: Obstacle | None = None,
@@ -227,7 +230,7 @@ def make_facts(
         status=known,
         plan=plan,
         faults=faults,
-        observed=Observed(jobs, pods, evidence, warning),
+        observed=Observed(jobs, pods, evidence, warning, admission),
         now=now,
         obstacle=obstacle,
         refusal=refusal,

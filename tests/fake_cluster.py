@@ -21,6 +21,7 @@ from finetune_operator.engine.store import Key
 from finetune_operator.errors import NameConflict, NotThere, Refused, Stale
 from finetune_operator.gather import Stores
 from finetune_operator.observed import (
+    Admission,
     ChildJob,
     ChildPod,
     StoredJob,
@@ -120,6 +121,9 @@ class FakeCluster:
 
     async def config_map_keys(self, namespace: str, name: str) -> frozenset[str] | None:
         return frozenset({"jinja"})
+
+    async def admission(self, namespace: str, job_uid: str) -> Admission | None:
+        return None  # no Kueue here
 
     async def newest_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
         return None

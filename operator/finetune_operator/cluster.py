@@ -19,9 +19,18 @@ from .api.types import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from .engine.store import Key
 from .engine.together import Together
 from .engine.wire import parse
-from .errors import ClusterError, NameConflict, NotThere, Refused, Stale, Unavailable
+from .errors import ClusterError, Forbidden, NameConflict, NotThere, Refused, Stale, Unavailable
 from .objects.labels import JOB_LABEL
-from .observed import ChildJob, ChildPod, StoredJob, read_child_job, read_child_pod, read_job
+from .observed import (
+    Admission,
+    ChildJob,
+    ChildPod,
+    StoredJob,
+    read_admission,
+    read_child_job,
+    read_child_pod,
+    read_job,
+)
 from .policies.validity import Claim
 
 FIELD_MANAGER = "finetune-operator"
@@ -39,6 +48,7 @@ _PATHS = {
     "ConfigMap": (_CORE, "configmaps"),
     "PersistentVolumeClaim": (_CORE, "persistentvolumeclaims"),
     "Event": (_CORE, "events"),
+    "Workload": ("/apis/kueue.x-k8s.io/v1beta2", "workloads"),
 }
 
 
@@ -84,6 +94,9 @@ class Cluster(Protocol):
 
     async def newest_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
         """Reason and message of the newest Warning event about an object."""
+
+    async def admission(self, namespace: str, job_uid: str) -> Admission | None:
+        """What Kueue says about a Job; None: there is no Kueue, or it must not be asked."""
 
 
 class KubernetesCluster:
@@ -235,6 +248,14 @@ class KubernetesCluster:
         newest = max(events, key=_event_time)
         return newest.get("reason", ""), newest.get("message", "")[:1024]
 
+    async def admission(self, namespace: str, job_uid: str) -> Admission | None:
+        query = {"labelSelector": f"kueue.x-k8s.io/job-uid={job_uid}"}
+        try:
+            answer = await self._request("GET", "Workload", _path("Workload", namespace), query)
+        except (NotThere, Forbidden):
+            return None
+        return read_admission(answer["items"])
+
     async def _create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Create; where the name is taken, what took it."""
         kind, meta = manifest["kind"], manifest["metadata"]
@@ -322,6 +343,8 @@ def _error(
     text = f"{verb} {path}: {code} {message}"[:1024]
     if code == 404:
         return NotThere(text)
+    if code == 403 and verb == "GET":
+        return Forbidden(text)
     if code == 409:
         return Stale(text)
     if code == 429 or code >= 500 or "NamespaceTerminating" in str(status.get("details", "")):

@@ -6,6 +6,7 @@ FineTuneError
     ├── Unavailable      no answer, or a 5xx or 429 answer
     ├── Stale            the object changed since it was read: start the pass again
     ├── NotThere         the object is gone
+    ├── Forbidden        the operator's role does not let it read this
     └── Refused          the API server said no: becomes a condition, tried again slowly
         └── NameConflict the name belongs to an object that is not ours
 """
@@ -68,6 +69,10 @@ class NotThere(ClusterError):
     """The object does not exist (any more)."""
 
     expected = True
+
+
+class Forbidden(ClusterError):
+    """The operator's role does not let it read this."""
 
 
 class Refused(ClusterError):

@@ -21,6 +21,7 @@ from .observed import ChildJob, ChildPod, Observed, StoredJob
 from .plan import Platform, TrainingPlan, plan_training
 from .policies.facts import Facts, Obstacle
 from .policies.pending import warning_about
+from .policies.queue import held_by_queue
 from .policies.validity import Claim, Surroundings, find_obstacle
 from .progress import ProgressBoard
 from .sources import ResolvedOutput, named_job
@@ -124,6 +125,9 @@ class Gatherer:
         if uid := warning_about(facts):
             warning = await self._ask("warning", job.key.namespace, uid)
             observed = replace(observed, warning=warning)
+        if held_by_queue(facts) and facts.stage.job is not None:
+            admission = await self._ask("admission", job.key.namespace, facts.stage.job.uid)
+            observed = replace(observed, admission=admission)
         obstacle = None
         if facts.stage.job is None and not plan.spec.suspend:
             around = await self._surroundings(plan)
@@ -182,6 +186,7 @@ class Gatherer:
                 "claim": self._cluster.claim,
                 "config_map": self._cluster.config_map_keys,
                 "warning": self._cluster.newest_warning,
+                "admission": self._cluster.admission,
             }[what]
             if len(self._answers) > 1000:
                 self._answers.clear()

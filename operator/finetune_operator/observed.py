@@ -80,6 +80,8 @@ class ChildJob:
     ready: int
     failed: int
     deleting: bool
+    started: datetime | None
+    """When it was last allowed to have pods; None: it is not, or not seen by its controller."""
     suspended: bool
     complete: bool
     failure: tuple[str, str] | None
@@ -138,6 +140,18 @@ class ChildPod:
 
 
 @dataclass(frozen=True)
+class Admission:
+    """What Kueue says about a Job: its Workload, cut down."""
+
+    known: bool = False
+    """There is a Workload for it."""
+    waiting: str = ""
+    """Why there is no quota for it, in Kueue's words; empty: it has quota, or nothing was said."""
+    evicted: tuple[str, str] | None = None
+    """Reason and message of condition Evicted."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """The children of a job, its own and those of an earlier job of the same name."""
 
@@ -147,6 +161,8 @@ class Observed:
     """Ended pods of the present attempt that may be gone by now."""
     warning: tuple[str, str] | None = None
     """Reason and message of the newest Warning event that explains why pods do not come up."""
+    admission: Admission | None = None
+    """Of the present attempt's Job, where a queue holds it; None: not asked, or not readable."""
 
     def job(self, name: str, owner_uid: str) -> ChildJob | None:
         for job in self.jobs:
@@ -192,10 +208,30 @@ def read_child_job(raw: Raw) -> ChildJob:
         ready=status.get("ready") or 0,
         failed=status.get("failed") or 0,
         deleting="deletionTimestamp" in meta,
+        started=_time(status["startTime"]) if status.get("startTime") else None,
         suspended=bool(spec.get("suspend")),
         complete="Complete" in true,
         failure=true.get("Failed"),
         failing=true.get("FailureTarget"),
+    )
+
+
+def read_admission(workloads: Iterable[Raw]) -> Admission:
+    """The Workloads of one Job; more than one only while Kueue replaces the first."""
+    newest = max(workloads, key=lambda raw: str(raw["metadata"]["creationTimestamp"]), default=None)
+    if newest is None:
+        return Admission()
+    conditions = {
+        condition["type"]: condition
+        for condition in (newest.get("status") or {}).get("conditions") or ()
+    }
+    quota, evicted = conditions.get("QuotaReserved", {}), conditions.get("Evicted", {})
+    return Admission(
+        known=True,
+        waiting=quota.get("message", "")[:MAX_TEXT] if quota.get("status") == "False" else "",
+        evicted=(evicted.get("reason", ""), evicted.get("message", "")[:MAX_TEXT])
+        if evicted.get("status") == "True"
+        else None,
     )
 
 

@@ -24,6 +24,7 @@ from .policies.attempts import (
     start_timeout,
 )
 from .policies.deadline import deadline_exceeded, seconds_left
+from .policies.evicted import evicted
 from .policies.facts import Action, Facts, State, Verb, Verdict
 from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
 from .policies.secrets import without_secrets
@@ -42,6 +43,7 @@ RULES: tuple[Rule, ...] = (
     deadline_exceeded,
     suspended,
     resumed,
+    evicted,  # a queue takes the gang's quota back
     between_attempts,  # given back, or failed and worth another try: pods go, time passes
     job_vanished,
     leftovers_alive,  # from here on: nothing may be created beside living pods

@@ -272,6 +272,7 @@ class TestRights:
             "configmaps": ["create", "delete", "get", "patch"],
             "persistentvolumeclaims": ["create", "get"],
             "events": ["create", "list"],
+            "workloads": ["list"],
         }
 
     def test_roles_are_bound_to_the_operator_alone(self, render: Render) -> None:

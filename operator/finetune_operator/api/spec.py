@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.alias_generators import to_camel
 
+from .queue import Queue
 from .recovery import Recovery
 from .schema import Rule, SpecModel
 from .sources import Data, Model
@@ -18,6 +19,7 @@ SECONDS_PER_YEAR = 365 * 86_400
 
 MUTABLE = frozenset(
     {
+        "queue",
         "recovery",
         "suspend",
         "active_deadline_seconds",
@@ -43,6 +45,8 @@ class FineTuneJobSpec(SpecModel):
     """Partitioning of the training state."""
     workers: Workers
     """The gang of training pods."""
+    queue: Queue | None = None
+    """The queue that admits the training pods. Absent: they start at once."""
     prepare: Stage = Stage()
     """The pod that fetches and tokenizes model and data before training."""
     export: Stage = Stage()

@@ -12,6 +12,8 @@ JOB_LABEL = f"{GROUP}/job"
 UID_LABEL = f"{GROUP}/uid"
 STAGE_LABEL = f"{GROUP}/stage"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "finetune-operator"}
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 

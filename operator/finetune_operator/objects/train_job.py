@@ -8,7 +8,7 @@ from ..api.types import StageName
 from ..plan import TrainingPlan
 from ..run_config import METRICS_PORT
 from .job import build_job
-from .labels import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL
+from .labels import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, PRIORITY_LABEL, QUEUE_LABEL
 from .pod import container_resources, field_ref, pod_template
 
 GPU = "nvidia.com/gpu"
@@ -61,7 +61,19 @@ def build_train_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
         },
         pod=pod,
     )
-    return build_job(plan, StageName.TRAIN, attempt, template)
+    return _queued(plan, build_job(plan, StageName.TRAIN, attempt, template))
+
+
+def _queued(plan: TrainingPlan, job: dict[str, Any]) -> dict[str, Any]:
+    """Held back until its queue admits it. Suspended from the first moment: without the queue's
+    webhook, or without the queue, the gang would go past everybody else's quota."""
+    queue = plan.spec.queue
+    if queue is not None:
+        job["metadata"]["labels"][QUEUE_LABEL] = queue.name
+        if queue.priority_class:
+            job["metadata"]["labels"][PRIORITY_LABEL] = queue.priority_class
+        job["spec"]["suspend"] = True
+    return job
 
 
 def _ports(ranks: int) -> list[dict[str, Any]]:

@@ -122,7 +122,7 @@ def start_timeout(facts: Facts) -> Verdict | None:
         return None
     if stage.job.suspended:  # it waits in a queue and holds nothing
         return None
-    left = limit - facts.seconds_since(stage.job.created)
+    left = limit - facts.seconds_since(stage.job.started or stage.job.created)
     if left > 0:
         return None
     times = facts.status.start_timeouts or 0
@@ -157,7 +157,8 @@ def pods_not_ready(facts: Facts) -> Verdict | None:
     seen, again = explain(facts)
     deadline = None
     if stage.name is StageName.TRAIN and not stage.job.suspended:
-        deadline = facts.spec.start_deadline_seconds - facts.seconds_since(stage.job.created)
+        since = stage.job.started or stage.job.created  # time in a queue does not count
+        deadline = facts.spec.start_deadline_seconds - facts.seconds_since(since)
     again = min((s for s in (again, deadline) if s is not None), default=None)
     if seen is None:
         return _again(waiting(facts, stage.name), again, ())

@@ -13,6 +13,7 @@ from ..api.types import Failure, Reason, StageName
 from ..observed import ChildPod
 from ..reports import FailureReport, read_last_words
 from .facts import Facts
+from .queue import held_by_queue
 
 CONSEQUENCES = frozenset({"CollectiveTimeout", "Preempted", "Rendezvous"})
 """How ranks end when another one has died before: never the cause while there is another."""
@@ -58,6 +59,8 @@ def classify(pod: ChildPod, report: FailureReport | None) -> str:
 def digest(facts: Facts) -> Failure:
     """What is known about the failure of the present attempt."""
     stage = facts.stage
+    if held_by_queue(facts):
+        return _taken_back(facts)
     culprit = find_culprit((*facts.observed.last_words, *stage.pods))
     if culprit is None:
         return _without_pod(facts)
@@ -186,6 +189,35 @@ def _exit_code(pod: ChildPod, report: FailureReport | None) -> int | None:
     return report.exit_code if report else None
 
 
+def _taken_back(facts: Facts) -> Failure:
+    """Whatever the pods of a suspended Job say, they were told to go."""
+    said = facts.observed.admission
+    if said is not None and said.evicted is not None:
+        reason, words = said.evicted
+        message = f"the queue took its quota back ({reason}): {words}"
+    elif facts.spec.queue is not None:
+        message = "the queue took its quota back"
+    else:
+        message = "its Kubernetes Job was suspended by someone else"
+    return _moment_of_telling(
+        facts,
+        Failure(
+            failure_class=Reason.EVICTED.value,
+            stage=facts.stage.name,
+            attempt=facts.stage.attempt,
+            step=_step(None, facts),
+            message=message[:1024],
+        ),
+    )
+
+
+def _moment_of_telling(facts: Facts, failure: Failure) -> Failure:
+    """Told before, with the time of then: else every pass would find it a little later."""
+    known = facts.status.failure
+    told = known is not None and known.model_copy(update={"at": None}) == failure
+    return failure.model_copy(update={"at": known.at if known and told else facts.now})
+
+
 def _without_pod(facts: Facts) -> Failure:
     """No pod is left to ask: the Kubernetes Job's own words."""
     job = facts.stage.job
@@ -197,14 +229,13 @@ def _without_pod(facts: Facts) -> Failure:
         # A pod that failed by itself stays with its Job; one that is missing was taken away.
         name = (Reason.EVICTED if disrupted else Reason.POD_LOST).value
         message = f"{SENTENCES[name]}: {message}" if message else SENTENCES[name]
-    failure = Failure(
-        failure_class=name,
-        stage=facts.stage.name,
-        attempt=facts.stage.attempt,
-        step=_step(None, facts),
-        message=message[:1024],
+    return _moment_of_telling(
+        facts,
+        Failure(
+            failure_class=name,
+            stage=facts.stage.name,
+            attempt=facts.stage.attempt,
+            step=_step(None, facts),
+            message=message[:1024],
+        ),
     )
-    # Told before, with the time of then: else every pass would find it a little later.
-    known = facts.status.failure
-    told = known is not None and known.model_copy(update={"at": None}) == failure
-    return failure.model_copy(update={"at": known.at if known and told else facts.now})

@@ -10,6 +10,7 @@ from ..api.signatures.signature import find
 from ..api.types import Phase, Reason
 from ..observed import ChildJob, ChildPod
 from .facts import Facts
+from .queue import POLL_SECONDS, sentence_of_queue
 
 PATIENCE_SECONDS = 5.0
 """Pods that start normally pass through these states too: say nothing before."""
@@ -52,7 +53,7 @@ def explain(facts: Facts) -> tuple[Waiting | None, float | None]:
     if job is None or job.finished:
         return None, None
     if job.suspended:
-        return _queued(job), None
+        return Waiting(Reason.QUEUED, sentence_of_queue(facts, job), Phase.QUEUED), POLL_SECONDS
     pods = sorted((p for p in facts.stage.pods if not p.finished), key=lambda pod: pod.index)
     if missing := _not_created(facts, job, pods):
         return missing, None
@@ -86,14 +87,6 @@ def warning_about(facts: Facts, *, soon: bool = False) -> str | None:
         if creating and facts.seconds_since(pod.created) >= patience:
             return pod.uid
     return None
-
-
-def _queued(job: ChildJob) -> Waiting:
-    return Waiting(
-        Reason.QUEUED,
-        f"Job {job.name} is held back by a queue: waiting for admission",
-        phase=Phase.QUEUED,
-    )
 
 
 def _not_created(facts: Facts, job: ChildJob, pods: list[ChildPod]) -> Waiting | None:

@@ -22,6 +22,7 @@ from finetune_operator.errors import (
     Stale,
     Unavailable,
 )
+from finetune_operator.observed import Admission
 
 OWNED = {"ownerReferences": [{"uid": UID}]}
 CONFIG_MAP = {
@@ -277,6 +278,19 @@ async def test_the_newest_warning_explains(script: Script, cluster: KubernetesCl
     assert await cluster.newest_warning(KEY.namespace, "j") == ("New", "b")
     assert script.asked[0][2]["fieldSelector"] == "involvedObject.uid=j,type=Warning"
     assert await cluster.newest_warning(KEY.namespace, "j") is None
+
+
+async def test_kueue_is_asked_by_the_jobs_uid(script: Script, cluster: KubernetesCluster) -> None:
+    workload = {
+        "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
+        "status": {"conditions": [{"type": "QuotaReserved", "status": "False", "message": "no"}]},
+    }
+    path = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{KEY.namespace}/workloads"
+    script.on("GET", path, (200, {"items": [workload]}), (403, {}), (404, {}))
+    assert await cluster.admission(KEY.namespace, "j") == Admission(known=True, waiting="no")
+    assert script.asked[0][2]["labelSelector"] == "kueue.x-k8s.io/job-uid=j"
+    assert await cluster.admission(KEY.namespace, "j") is None, "it must not be asked"
+    assert await cluster.admission(KEY.namespace, "j") is None, "there is no Kueue"
 
 
 async def test_what_does_not_exist_is_none(cluster: KubernetesCluster) -> None:

@@ -317,6 +317,17 @@ ROWS: list[Any] = [
         ("resumed", Phase.STARTING, State.MOVING, "Resumed", ""),
         id="also when the pods are still on their way out",
     ),
+    # evicted
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(suspended=True)),
+        ("evicted", Phase.RESTARTING, State.MOVING, "Restarting", ""),
+        id="a queue took the gang's quota back",
+    ),
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(suspended=True), pods=(make_pod(deleting=True),)),
+        ("evicted", Phase.RESTARTING, State.MOVING, "Draining", ""),
+        id="its pods save and go first",
+    ),
     # between_attempts
     pytest.param(
         make_facts(

@@ -110,7 +110,7 @@ ROWS = [
         id="a volume that cannot be mounted",
     ),
     pytest.param(
-        gang(suspended=True), Reason.QUEUED, "held back by a queue", id="a queue says not yet"
+        gang(suspended=True), Reason.QUEUED, "held back: somebody", id="somebody says not yet"
     ),
 ]
 
