@@ -38,6 +38,7 @@ def upload_image(
     *,
     links: Mapping[str, str] | None = None,
     command: Sequence[str] = (),
+    user: str = "",
 ) -> str:
     """Make an image of one layer and upload it to the registry at `address`; its digest.
 
@@ -50,7 +51,11 @@ def upload_image(
         {
             "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
-            "config": {"Cmd": list(command), "Env": ["PATH=/bin"]},
+            "config": {
+                "Cmd": list(command),
+                "Env": ["PATH=/bin"],
+                **({"User": user} if user else {}),
+            },
             "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
         }
     ).encode()

@@ -17,7 +17,6 @@ from local_cluster.oci import upload_image
 NAMESPACE = "kueue-system"
 RELEASE = "kueue"
 REPOSITORY = "localhost:5000/kueue"
-DEPLOYMENT = "deployment/kueue-controller-manager"
 
 
 @contextmanager
@@ -26,9 +25,8 @@ def running_kueue(cluster: LocalCluster, kubectl: Kubectl) -> Iterator[None]:
     cluster.binaries.build(["kueue"], lambda stage, detail: print(f"[{stage}] {detail}"))
     program = cluster_binaries.path("kueue")
     tag = program.parent.name.rpartition("-")[2]
-    upload_image(
-        cluster.registry, f"{REPOSITORY}:{tag}", {"manager": program.read_bytes()}, links={}
-    )
+    program_alone = {"manager": program.read_bytes()}
+    upload_image(cluster.registry, f"{REPOSITORY}:{tag}", program_alone, user="65532")
     helm(
         kubectl, NAMESPACE, "upgrade", "--install", RELEASE, str(program.parent / "chart"),
         "--create-namespace", "--set-string",
