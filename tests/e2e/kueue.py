@@ -27,18 +27,20 @@ def running_kueue(cluster: LocalCluster, kubectl: Kubectl) -> Iterator[None]:
     tag = program.parent.name.rpartition("-")[2]
     program_alone = {"manager": program.read_bytes()}
     upload_image(cluster.registry, f"{REPOSITORY}:{tag}", program_alone, user="65532")
-    helm(
-        kubectl, NAMESPACE, "upgrade", "--install", RELEASE, str(program.parent / "chart"),
-        "--create-namespace", "--set-string",
-        f"controllerManager.manager.image.repository={REPOSITORY},"
-        f"controllerManager.manager.image.tag={tag}",
-        "--wait", "--timeout", "120s",
-    )  # fmt: skip
-    # Ready comes before the webhooks' certificates have reached the API server.
-    wait_for("kueue takes objects", lambda: _applies(kubectl, flavor()), 60)
-    yield
-    helm(kubectl, NAMESPACE, "uninstall", RELEASE, "--wait")
-    kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    try:
+        helm(
+            kubectl, NAMESPACE, "upgrade", "--install", RELEASE, str(program.parent / "chart"),
+            "--create-namespace", "--set-string",
+            f"controllerManager.manager.image.repository={REPOSITORY},"
+            f"controllerManager.manager.image.tag={tag}",
+            "--wait", "--timeout", "120s",
+        )  # fmt: skip
+        # Ready comes before the webhooks' certificates have reached the API server.
+        wait_for("kueue takes objects", lambda: _applies(kubectl, flavor()), 60)
+        yield
+    finally:  # its webhooks would go on refusing everybody's Deployments
+        helm(kubectl, NAMESPACE, "uninstall", RELEASE, "--ignore-not-found", "--wait")
+        kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
 def _applies(kubectl: Kubectl, manifest: dict[str, Any]) -> bool:
