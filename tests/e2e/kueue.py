@@ -39,6 +39,9 @@ def running_kueue(cluster: LocalCluster, kubectl: Kubectl) -> Iterator[None]:
         wait_for("kueue takes objects", lambda: _applies(kubectl, flavor()), 60)
         yield
     finally:  # its webhooks would go on refusing everybody's Deployments
+        # While it still takes its finalizers off: else the CRDs never go.
+        for kind in ("workloads", "localqueues", "clusterqueues", "resourceflavors"):
+            kubectl.run("delete", f"{kind}.kueue.x-k8s.io", "--all", "-A", "--timeout=60s")
         helm(kubectl, NAMESPACE, "uninstall", RELEASE, "--ignore-not-found", "--wait")
         kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 

@@ -69,8 +69,8 @@ def test_an_evicted_gang_saves_queues_again_and_goes_on(jobs: Jobs, kubectl: Kub
     assert status["restarts"] == PAID, "no failure of the program"
     failure = status["pastFailures"][-1]
     assert failure["class"] == "Evicted"
-    assert "insufficient unused quota for nvidia.com/gpu" in status["pendingReason"]
-    assert status["pendingReason"].startswith("Job low-a1 waits in queue gold:")
+    said = _words(jobs, "low", "insufficient unused quota for nvidia.com/gpu")
+    assert said.startswith("Job low-a1 waits in queue gold:")
     assert jobs.wait_phase("vip", "Succeeded", "Failed")["phase"] == "Succeeded"
 
     status = jobs.wait_phase("low", "Succeeded", "Failed")
@@ -83,11 +83,7 @@ def test_an_evicted_gang_saves_queues_again_and_goes_on(jobs: Jobs, kubectl: Kub
 
 def test_a_gang_that_no_quota_can_hold_says_so_in_one_sentence(jobs: Jobs) -> None:
     queued(jobs, "wide", workers=GPUS + 1, steps=2)
-    jobs.wait_phase("wide", "Queued")
-    said = wait_for(
-        "Kueue's words",
-        lambda: "nvidia.com/gpu" in (text := jobs.status("wide")["pendingReason"]) and text,
-    )
+    said = _words(jobs, "wide", "insufficient quota for nvidia.com/gpu")
     assert said.startswith("Job wide-a0 waits in queue gold:")
     assert "request > maximum capacity" in said and "\n" not in said
     assert not any("wide-a0" in pod for pod in jobs.children("wide", "pods"))
@@ -101,13 +97,21 @@ def test_a_queue_that_is_not_there_is_named_and_heals_when_it_comes(
     jobs: Jobs, kubectl: Kubectl
 ) -> None:
     queued(jobs, "early", steps=2, queue={"name": "silver"})
-    jobs.wait_phase("early", "Queued")
-    wait_for(
-        "Kueue's words", lambda: "silver doesn't exist" in jobs.status("early")["pendingReason"]
-    )
+    _words(jobs, "early", "silver doesn't exist")
     kubectl.apply(kueue.local_queue("silver", "team"), namespace=jobs.namespace)
     status = jobs.wait_phase("early", "Succeeded", "Failed")
     assert status["phase"] == "Succeeded" and "pendingReason" not in status
+
+
+def _words(jobs: Jobs, name: str, part: str) -> str:
+    """The pending reason of a queued job, once it says this."""
+    jobs.wait_phase(name, "Queued")
+
+    def said() -> str | None:
+        text = jobs.status(name).get("pendingReason") or ""
+        return text if part in text else None
+
+    return str(wait_for(f"{name} says {part}", said))
 
 
 def _step(jobs: Jobs, name: str) -> int:

@@ -10,7 +10,7 @@ from ..api.signatures.signature import find
 from ..api.types import Phase, Reason
 from ..observed import ChildJob, ChildPod
 from .facts import Facts
-from .queue import POLL_SECONDS, sentence_of_queue
+from .queue import POLL_SECONDS, has_words, sentence_of_queue
 
 PATIENCE_SECONDS = 5.0
 """Pods that start normally pass through these states too: say nothing before."""
@@ -53,6 +53,9 @@ def explain(facts: Facts) -> tuple[Waiting | None, float | None]:
     if job is None or job.finished:
         return None, None
     if job.suspended:
+        early = PATIENCE_SECONDS - facts.seconds_since(job.created)
+        if early > 0 and not has_words(facts):
+            return None, early
         return Waiting(Reason.QUEUED, sentence_of_queue(facts, job), Phase.QUEUED), POLL_SECONDS
     pods = sorted((p for p in facts.stage.pods if not p.finished), key=lambda pod: pod.index)
     if missing := _not_created(facts, job, pods):

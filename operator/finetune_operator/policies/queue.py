@@ -16,6 +16,11 @@ def held_by_queue(facts: Facts) -> bool:
     return facts.stage.name is StageName.TRAIN and job is not None and job.suspended
 
 
+def has_words(facts: Facts) -> bool:
+    """The queue has said why it holds the gang back; at first it says nothing."""
+    return facts.observed.admission is not None and bool(facts.observed.admission.waiting)
+
+
 def sentence_of_queue(facts: Facts, job: ChildJob) -> str:
     """What the gang waits for, in one sentence."""
     queue, said = facts.spec.queue, facts.observed.admission

@@ -95,6 +95,17 @@ def test_the_sentence_says_what_the_queue_waits_for(admission: Admission, part: 
     assert not decision.actions and decision.again_after is not None
 
 
+def test_a_young_job_is_not_told_as_queued_before_kueue_has_spoken() -> None:
+    """Kueue takes a moment to look at a Job: no status is written for that."""
+    young = {"created": NOW - seconds(2), "suspended": True}
+    facts = make_facts(
+        status_in(T), jobs=(make_child_job(T, **young),), spec=QUEUED, admission=Admission()
+    )
+    decision = decide(facts)
+    assert decision.status["phase"] == "Starting" and "pendingReason" not in decision.status
+    assert decision.again_after == pytest.approx(3)
+
+
 def test_without_a_queue_in_the_spec_nobody_is_blamed() -> None:
     decision = decide(held(spec=make_spec()))
     assert "somebody suspended it" in decision.status["pendingReason"]
