@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from benchmarks import (
+    checkpoint_section,
     control_plane_section,
     parity_section,
     start_up_section,
@@ -20,6 +21,7 @@ SECTIONS: dict[str, Section] = {
     "control-plane": control_plane_section.SECTION,
     "start-up": start_up_section.SECTION,
     "trainer": trainer_section.SECTION,
+    "checkpoint": checkpoint_section.SECTION,
     "parity": parity_section.SECTION,
 }
 

@@ -36,15 +36,29 @@ class Speed:
     """Share of that time that is not forward, backward or optimizer."""
 
 
-def prepare(workspace: Path, model: Path) -> None:
+def prepare(workspace: Path, model: Path, *, sequence_length: int = 256) -> None:
     """Model and data on ``workspace``, by the prepare stage."""
-    _run_json(workspace, model, {}, 1)
+    _run_json(workspace, model, {}, 1, {"sequenceLength": sequence_length}, {})
     _wait([_start("prepare", workspace, {})])
 
 
 def train(workspace: Path, model: Path, method: dict[str, Any], steps: int, attempt: int) -> Speed:
     """Train ``steps`` steps as attempt ``attempt`` and read what they took."""
-    _run_json(workspace, model, method, steps)
+    return speed(run(workspace, model, method, steps, attempt))
+
+
+def run(
+    workspace: Path,
+    model: Path,
+    method: dict[str, Any],
+    steps: int,
+    attempt: int,
+    *,
+    data: dict[str, Any] | None = None,
+    checkpoint: dict[str, Any] | None = None,
+) -> Path:
+    """Train, and return the run's metrics.jsonl. ``data`` and ``checkpoint``: as in run.json."""
+    _run_json(workspace, model, method, steps, data or {}, checkpoint or {})
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
     pods = [
@@ -63,7 +77,7 @@ def train(workspace: Path, model: Path, method: dict[str, Any], steps: int, atte
         for index in range(WORKERS)
     ]
     _wait(pods)
-    return speed(workspace / "attempts" / str(attempt) / "metrics.jsonl")
+    return workspace / "attempts" / str(attempt) / "metrics.jsonl"
 
 
 def speed(metrics: Path) -> Speed:
@@ -80,7 +94,14 @@ def speed(metrics: Path) -> Speed:
     )
 
 
-def _run_json(workspace: Path, model: Path, method: dict[str, Any], steps: int) -> None:
+def _run_json(
+    workspace: Path,
+    model: Path,
+    method: dict[str, Any],
+    steps: int,
+    data: dict[str, Any],
+    checkpoint: dict[str, Any],
+) -> None:
     def source(split: str, file: str) -> dict[str, str]:
         return {"name": split, "field": f"spec.data.{split}[0]", "path": str(DATA), "file": file}
 
@@ -91,6 +112,7 @@ def _run_json(workspace: Path, model: Path, method: dict[str, Any], steps: int) 
             "train": [source("train", TRAIN_FILE)],
             "eval": [source("eval", EVAL_FILE)],
             "sequenceLength": 256,
+            **data,
         },
         "method": method,
         "training": {
@@ -102,6 +124,7 @@ def _run_json(workspace: Path, model: Path, method: dict[str, Any], steps: int) 
         "zeroStage": 2,
         "workers": {"count": WORKERS, "ranksPerWorker": 1, "device": "CPU"},
         "evaluation": {"baseline": False},
+        "checkpoint": checkpoint,
     }
     (workspace / "run.json").write_text(json.dumps(content))
 

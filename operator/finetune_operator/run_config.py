@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .api.types import Baseline, Cleaning, FineTuneJobSpec
+from .api.types import Baseline, Cleaning, FineTuneJobSpec, Switch
 from .engine.store import Key
 from .memory_ladder import Fit
 from .sources import CHAT_TEMPLATE_PATH, Source, data_source
@@ -46,6 +46,7 @@ def run_config(
             },
             "checkpoint": {
                 "everySteps": spec.checkpoint.every_steps,
+                "asynchronous": spec.checkpoint.asynchronous is Switch.ENABLED,
                 "keep": spec.checkpoint.keep,
                 "afterSuccess": spec.checkpoint.after_success.value,
             },

@@ -35,6 +35,8 @@ OVER_SECONDS = 10.0
 """From the death of a rank to the end of its gang."""
 WORK_SECONDS = 600.0
 """For what loads torch and trains, also on a host with other work."""
+IN_FLIGHT = 3
+"""Steps while a checkpoint of the tiny model is written beside them, with some to spare."""
 ONE_CPU = {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}
 """Four ranks share the machine: each computes with one thread, as its limit says."""
 ROWS = 40
@@ -273,7 +275,7 @@ def test_a_killed_rank_and_an_evicted_pod_change_nothing_of_the_result(
     assert (restarts["program"], restarts["infrastructure"], status["attempt"]) == (1, 1, 2)
     assert "failure" not in status and "restarts" not in ends["calm"]
 
-    # What was lost: at most an interval by the kill, nothing by the eviction.
+    # Lost are at most an interval and what was in flight by the kill, nothing by the eviction.
     parts = [curve(attempts("rough") / str(attempt)) for attempt in range(3)]
     last = [part[-1][0] for part in parts]
     parents = [
@@ -283,7 +285,7 @@ def test_a_killed_rank_and_an_evicted_pod_change_nothing_of_the_result(
     began = [parent["step"] for parent in parents]
     print(f"killed after step {last[0]}, went on from {began[0]}; evicted after step {last[1]}, "
           f"went on from {began[1]}; {restarts['stepsRedone']} steps told as lost")  # fmt: skip
-    assert began[0] % interval == 0 and 0 <= last[0] - began[0] <= interval
+    assert began[0] % interval == 0 and 0 <= last[0] - began[0] <= interval + IN_FLIGHT
     assert began[1] == last[1]
     assert status["resumedFrom"] == {"attempt": 1, "step": began[1]}
     assert killed["stepsRedone"] == max(0, killed["step"] - began[0])
@@ -304,6 +306,46 @@ def test_a_killed_rank_and_an_evicted_pod_change_nothing_of_the_result(
         for name in ("calm", "rough")
     ]
     assert adapters[0] == adapters[1] and merged[0] == merged[1]
+
+
+def test_a_rank_killed_while_a_checkpoint_is_written_costs_that_one_alone(
+    jobs: Jobs, kubectl: Kubectl, attempts: Any, place: str
+) -> None:
+    steps, interval = 120, 10
+    jobs.apply(
+        "torn",
+        steps=steps,
+        data=DATA,
+        method={"full": {}},
+        checkpoint={"everySteps": interval},
+        workers={"resources": ONE_CPU},
+    )
+    first = attempts("torn") / "0"
+    wait_for("step 20", lambda: step_of(first, 1) >= 20, WORK_SECONDS, 0.1)
+    pods = kubectl.json("get", "pods", "-l", "finetune.dev/job=torn", namespace=place)["items"]
+    inside = processes_of({pod["metadata"]["uid"] for pod in pods})
+    (rank,) = [p.pid for p in inside if b"RANK=1" in p.environment and b".rank" in p.command]
+    wait_for("a save", lambda: list((first / "checkpoints").glob("*.tmp")), 60, 0.001)
+    os.kill(rank, signal.SIGKILL)
+    (torn,) = (first / "checkpoints").glob("*.tmp")
+    at = int(torn.stem.removeprefix("step-"))
+
+    status = jobs.wait_phase("torn", "Succeeded", "Failed", seconds=WORK_SECONDS)
+    assert status["phase"] == "Succeeded", status.get("failure")
+    assert status["attempt"] == 1
+    parent = json.loads((first.parent / "1/parent.json").read_text())
+    assert (parent["attempt"], parent["step"]) == (0, at - interval)
+    assert not torn.exists() and not (first / f"checkpoints/step-{at}").exists()
+    parts = [curve(first.parent / str(attempt)) for attempt in range(2)]
+    again = [one for one in parts[0] if one[0] > at - interval]
+    assert len(again) >= interval, "training had gone on"
+    assert parts[1][: len(again)] == again, "the same losses as before"
+    assert parts[1][-1][0] == steps
+    told = [line for line in lines_of(first.parent / "1") if "stallSeconds" in line]
+    assert [line["step"] for line in told] == list(range(at, steps, interval))
+    stall, seconds = (sum(line[key] for line in told) for key in ("stallSeconds", "seconds"))
+    print(f"killed while step {at} was written, after step {parts[0][-1][0]}; training stood still "
+          f"for {stall:.2f} s of the {seconds:.2f} s of {len(told)} checkpoints")  # fmt: skip
 
 
 def test_a_stopped_rank_is_found_and_named_and_the_gang_goes_on(
@@ -381,5 +423,9 @@ def test_a_container_that_is_too_small_gets_a_smaller_training_of_the_same_batch
 
 def curve(attempt: Path) -> list[tuple[int, float]]:
     """Step and loss, as one attempt wrote them."""
-    lines = map(json.loads, (attempt / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    return [(line["step"], line["loss"]) for line in lines_of(attempt) if "loss" in line]
+
+
+def lines_of(attempt: Path) -> list[dict[str, Any]]:
+    """What rank 0 wrote of each step, evaluation and checkpoint."""
+    return [json.loads(line) for line in (attempt / "metrics.jsonl").read_text().splitlines()]

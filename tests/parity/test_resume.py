@@ -146,10 +146,13 @@ def test_final_weights_without_space_stop_all_ranks_with_the_same_class(tmp_path
     assert not (tmp_path / "adapter").exists()
 
 
-def test_trap_39_retention_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_trap_39_retention_keeps_the_newest_and_the_best(
+    tmp_path: Path, asynchronous: bool
+) -> None:
     small = job(2)
     small.config["checkpoint"] = {"keep": 2}
-    left = run_gang(save_often, 2, small, tmp_path, [1, 2, 3, 4, 5], 2)[0]
+    left = run_gang(save_often, 2, small, tmp_path, [1, 2, 3, 4, 5], 2, asynchronous)[0]
     assert left == [2, 4, 5]
     folder = tmp_path / "attempts/0/checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["step-2", "step-4", "step-5"]

@@ -3,30 +3,36 @@
 A checkpoint appears by one rename, after every file is durable and listed in the manifest with its
 hash; what a reader finds under ``step-<N>`` is whole. If one rank cannot write, all ranks learn it
 in the next exchange and stop with the same error, instead of waiting for each other.
+
+A save may go on beside the training: `begin` copies the state, a thread of each rank writes its
+copy, and once the ranks' votes say that all have, `land` publishes. The votes travel with the sums
+that the ranks exchange after each step anyway, so no collective ever runs in a second thread.
 """
 
 from __future__ import annotations
 
-import logging
-import shutil
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer import lineage, manifest, shards
-from finetune_trainer.durable import sync
+from finetune_trainer import lineage, manifest, shards, tensor_file
+from finetune_trainer.checkpoint_folder import CheckpointFolder
 from finetune_trainer.engine import Engine
-from finetune_trainer.errors import DiskFull, NoValidCheckpoint, StageError, failure_class
+from finetune_trainer.errors import (
+    DiskFull,
+    HardwareFault,
+    NoValidCheckpoint,
+    StageError,
+    failure_class,
+)
+from finetune_trainer.flight import Flight
 from finetune_trainer.gang import Gang
 from finetune_trainer.lineage import Parent
+from finetune_trainer.snapshot import Snapshot
 
 FORMAT = 1
-SPACE_FACTOR = 1.2
-"""Free space that must be there, as a multiple of what the checkpoint will take."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,18 @@ class Published:
         return {"step": self.step, "verified": True, "bytes": self.bytes}
 
 
+@dataclass(frozen=True)
+class _Draft:
+    """A checkpoint that nobody can see yet."""
+
+    step: int
+    content: dict[str, Any]
+    """The manifest without the files."""
+    protect: frozenset[int]
+
+
 class Checkpoints:
-    """The checkpoints of one attempt. `save` and `load` are collective."""
+    """The checkpoints of one attempt. Methods are collective unless they say otherwise."""
 
     def __init__(
         self, workspace: Path, attempt: int, gang: Gang, *, keep: int, identity: dict[str, Any]
@@ -50,10 +66,11 @@ class Checkpoints:
         checkpoint with another one is refused."""
         self._workspace = workspace
         self._attempt = attempt
-        self._folder = lineage.attempt_folder(workspace, attempt) / "checkpoints"
+        self._folder = CheckpointFolder(workspace, attempt, keep=keep)
         self._gang = gang
-        self._keep = keep
         self._identity = identity
+        self._snapshot = Snapshot()
+        self._flight: tuple[_Draft, Flight] | None = None
         self.published: list[Published] = []
 
     def save(
@@ -65,40 +82,69 @@ class Checkpoints:
         space does not suffice, and on every rank if one of them runs out.
         """
         partitions = engine.partitions()
-        temporary = self._folder / f"step-{step}.tmp"
-        self._together(lambda: self._make_room(temporary, shards.size(partitions)))
-        name = f"rank-{self._gang.place.rank}.safetensors"
-        files = self._together(lambda: _write_shard(temporary / name, partitions))
+        draft = self._drafted(engine, step, state, shards.size(partitions), protect)
+        path = self._shard_path(step)
+        return self._publish(draft, self._together(lambda: shards.write(path, partitions)))
 
-        def publish() -> int:
-            if not self._gang.is_first:
-                return 0
-            listed = {name: facts for shard in files for name, facts in shard.items()}
-            content = {
-                "format": FORMAT,
-                "step": step,
-                "attempt": self._attempt,
-                "worldSize": self._gang.place.world_size,
-                "zeroStage": engine.stage,
-                "precision": engine.precision,
-                "identity": self._identity,
-                "scaler": engine.scaler_state(),
-                "state": state,
-                "files": listed,
-                "at": round(time.time(), 3),
-            }
-            manifest.write(temporary, content)
-            final = self._folder / f"step-{step}"
-            if final.exists():  # left by a run of the same attempt that ended before its parent
-                _discard(final)
-            temporary.rename(final)
-            sync(self._folder)
-            return sum(int(facts["size"]) for facts in listed.values())
+    def begin(
+        self, engine: Engine, step: int, state: dict[str, Any], *, protect: Collection[int] = ()
+    ) -> None:
+        """As `save`, but return as soon as the state is copied; `land` publishes it.
 
-        done = Published(step, self._together(publish)[0])
-        self.published.append(done)
-        self._together(lambda: self._retire(protect))
-        return done
+        Keeps a copy of this rank's shard in host memory from the first call on. Raises as `save`
+        for lack of space; what the writing thread meets is raised by `land`, `finish` and
+        `abandon`. There must be no save in flight.
+        """
+        if self.in_flight:
+            raise StageError("a checkpoint was begun before the last one was done")
+        partitions = engine.partitions()
+        tensors = shards.stretches(partitions)
+        draft = self._drafted(engine, step, state, shards.size(partitions), protect)
+        content: list[memoryview] = []
+        self._together(lambda: content.extend(self._snapshot.take(tensors)))
+        path = self._shard_path(step)
+        self._flight = draft, Flight(lambda stop: tensor_file.write(path, content, stop))
+
+    @property
+    def in_flight(self) -> bool:
+        return self._flight is not None
+
+    @property
+    def vote(self) -> float:
+        """This rank's part of the sum that `decided` judges.
+
+        1: its shard is written; the number of ranks: it cannot be, and all should know. Else 0.
+        """
+        if self._flight is None or not self._flight[1].over:
+            return 0.0
+        return float(self._gang.place.world_size) if self._flight[1].failed else 1.0
+
+    def decided(self, votes: float) -> bool:
+        """Whether `land` has something to do, by the sum of all ranks' votes. Not collective."""
+        return self.in_flight and votes >= self._gang.place.world_size
+
+    def land(self, *, protect: Collection[int] = ()) -> Published | None:
+        """Publish the save in flight if all ranks have written; else forget it.
+
+        Raises the error of a rank that cannot write, on all ranks.
+        """
+        if self._flight is None:
+            return None
+        (draft, flight), self._flight = self._flight, None
+        files = self._together(flight.outcome)
+        return None if None in files else self._publish(draft, files, protect)
+
+    def finish(self, *, protect: Collection[int] = ()) -> Published | None:
+        """Wait for the save in flight, then `land`."""
+        if self._flight is not None:
+            self._flight[1].wait()
+        return self.land(protect=protect)
+
+    def abandon(self, *, protect: Collection[int] = ()) -> Published | None:
+        """Stop the save in flight, then `land`: what came too late for that is published."""
+        if self._flight is not None:
+            self._flight[1].stop()
+        return self.land(protect=protect)
 
     def choose_parent(self) -> Parent | None:
         """Rank 0 looks for the newest whole checkpoint and fences the chain; all get the answer."""
@@ -108,7 +154,7 @@ class Checkpoints:
                 return None
             parent = lineage.newest_verified(self._workspace, self._attempt)
             lineage.claim(self._workspace, self._attempt, parent)
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.prepare()
             return parent
 
         chosen: Parent | None = self._together(choose)[0]
@@ -139,41 +185,55 @@ class Checkpoints:
         state: dict[str, Any] = content["state"]
         return state
 
-    def _make_room(self, temporary: Path, needed: int) -> None:
-        if self._gang.is_first:
-            for leftover in self._folder.glob("*.tmp"):
-                shutil.rmtree(leftover)
-            temporary.mkdir(parents=True)
-        free = shutil.disk_usage(self._workspace).free
-        total = needed * self._gang.place.world_size * SPACE_FACTOR
-        if free < total:
-            raise DiskFull(
-                f"a checkpoint takes about {total / 1e6:.0f} MB, the volume has "
-                f"{free / 1e6:.0f} MB left",
-                hint="enlarge the claim of spec.storage, or free space on it",
-            )
+    def _drafted(
+        self, engine: Engine, step: int, state: dict[str, Any], size: int, protect: Collection[int]
+    ) -> _Draft:
+        """Make room for ``size`` bytes of each rank, and note what the manifest will say."""
+        place = self._gang.place
 
-    def _retire(self, protect: Collection[int]) -> None:
-        """Remove all but the newest ``keep`` checkpoints of the chain, and the protected ones."""
-        if not self._gang.is_first:
-            return
-        history = [
-            (step, path)
-            for attempt, limit in [
-                (self._attempt, None),
-                *lineage.chain(self._workspace, self._attempt),
-            ]
-            for step, path in lineage.checkpoints_of(self._workspace, attempt)
-            if limit is None or step <= limit
-        ]
-        for step, path in history[self._keep :]:
-            if step in protect:
-                continue
-            try:
-                _discard(path)
-            except OSError as error:  # what is left over harms nobody
-                log.warning("cannot remove the checkpoint of step %d: %s", step, error)
-            self.published = [kept for kept in self.published if kept.step != step]
+        def make_room() -> None:
+            if self._gang.is_first:
+                self._folder.open(step)
+            self._folder.require_space(size * place.world_size)
+
+        self._together(make_room)
+        content = {
+            "format": FORMAT,
+            "step": step,
+            "attempt": self._attempt,
+            "worldSize": place.world_size,
+            "zeroStage": engine.stage,
+            "precision": engine.precision,
+            "identity": self._identity,
+            "scaler": engine.scaler_state(),
+            "state": state,
+            "at": round(time.time(), 3),
+        }
+        return _Draft(step, content, frozenset(protect))
+
+    def _publish(
+        self, draft: _Draft, files: list[dict[str, Any]], protect: Collection[int] = ()
+    ) -> Published:
+        """``files``: size and hash of each rank's shard."""
+
+        def publish() -> None:
+            if self._gang.is_first:
+                listed = {_shard(rank): facts for rank, facts in enumerate(files)}
+                self._folder.publish(draft.step, {**draft.content, "files": listed})
+
+        def retire() -> None:
+            if self._gang.is_first:
+                gone = self._folder.retire({*draft.protect, *protect})
+                self.published = [kept for kept in self.published if kept.step not in gone]
+
+        self._together(publish)
+        done = Published(draft.step, sum(int(facts["size"]) for facts in files))
+        self.published.append(done)
+        self._together(retire)
+        return done
+
+    def _shard_path(self, step: int) -> Path:
+        return self._folder.temporary(step) / _shard(self._gang.place.rank)
 
     def _together(self, action: Any) -> list[Any]:
         """Do it on every rank and exchange the results; an error of one is an error of all."""
@@ -190,22 +250,14 @@ class Checkpoints:
         return [value for value, _ in results]
 
 
-def _write_shard(path: Path, partitions: Any) -> dict[str, Any]:
-    shards.write(path, partitions)
-    return {path.name: manifest.fingerprint(path)}
-
-
-def _discard(folder: Path) -> None:
-    """Remove a checkpoint so that nobody sees half of it."""
-    trash = folder.with_name(f".trash-{folder.name}")
-    shutil.rmtree(trash, ignore_errors=True)
-    folder.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
+def _shard(rank: int) -> str:
+    return f"rank-{rank}.safetensors"
 
 
 def _portable(error: Exception | None) -> StageError | None:
-    """The error as another rank can raise it."""
+    """The error as another rank can raise it, in the same class."""
     if error is None or isinstance(error, StageError):
         return error
-    kind = DiskFull if failure_class(error) is DiskFull.failure else StageError
+    failure = failure_class(error)
+    kind = next((kind for kind in (DiskFull, HardwareFault) if kind.failure is failure), StageError)
     return kind(f"the checkpoint cannot be written: {error}")

@@ -196,6 +196,8 @@ class Evaluation(_Section):
 class Checkpoint(_Section):
     every_steps: int | None = None
     """None: only on SIGTERM."""
+    asynchronous: bool = True
+    """Written beside the training, from a copy in host memory."""
     keep: int = 2
     after_success: Literal["Keep", "Delete"] = "Keep"
 

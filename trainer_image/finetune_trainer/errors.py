@@ -62,6 +62,10 @@ class Hang(StageError):
     failure = BY_NAME["Hang"]
 
 
+class HardwareFault(StageError):
+    failure = BY_NAME["HardwareFault"]
+
+
 class Rendezvous(StageError):
     failure = BY_NAME["Rendezvous"]
 

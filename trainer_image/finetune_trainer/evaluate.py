@@ -39,11 +39,14 @@ def evaluate(
     logits_to_keep: bool,
     on_pass: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
+    vote: Callable[[], float] = lambda: 0.0,
+    voted: Callable[[float], None] = lambda votes: None,
 ) -> Evaluation | None:
     """Score all rows with the model as it is. Returns None when the ranks were asked to stop.
 
-    ``on_pass`` is called after every forward pass. Leaves the random state as it was, so that how
-    often a job evaluates does not change what it learns.
+    ``on_pass`` is called after every forward pass, and ``voted`` with the sum over all ranks of
+    ``vote``: a checkpoint in flight is published meanwhile. Leaves the random state as it was, so
+    that how often a job evaluates does not change what it learns.
     """
     began = time.monotonic()
     share = share_of(
@@ -60,9 +63,10 @@ def evaluate(
             for numbers in share:
                 batch = collate([rows.row(int(number)) for number in numbers])
                 summed = loss_sum(engine, batch.to(engine.device), logits_to_keep=logits_to_keep)
-                part, stopped = gang.sums(float(summed), float(stop()))
+                part, stopped, votes = gang.sums(float(summed), float(stop()), vote())
                 total += part
                 on_pass()
+                voted(votes)
                 if stopped:
                     return None
     finally:

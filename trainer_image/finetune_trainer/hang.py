@@ -19,6 +19,7 @@ AWAKE_SECONDS = 10.0
 EARLIER_SECONDS = 2.0
 """So much later another rank must have fallen silent to be innocent; clocks differ a little."""
 _COLLECTIVE = ("torch/distributed/distributed_c10d.py", "deepspeed/comm/")
+_WAITS_FOR_WRITER, _WRITER = "finetune_trainer/checkpoint.py", "finetune_trainer/tensor_file.py"
 _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>.+)$')
 
 
@@ -82,7 +83,7 @@ def judge(state: str, stacks: str) -> Sight:
     for file, _, name in frames:
         if any(part in file for part in _COLLECTIVE):
             return Sight(Doing.WAITING, f"waits for other ranks in {name}")
-    file, line, name = next(_frames(stacks.rstrip().rpartition("\n\n")[2]))
+    file, line, name = _standing(stacks)
     return Sight(Doing.UNKNOWN, f"stands in {name}, {'/'.join(Path(file).parts[-2:])}:{line}")
 
 
@@ -120,6 +121,17 @@ def process_state(pid: int) -> str:
     except OSError:
         return ""
     return stat.rpartition(")")[2].split()[0]
+
+
+def _standing(stacks: str) -> tuple[str, str, str]:
+    """Where the main thread stands; where it waits for the writer of a checkpoint, that one."""
+    threads = [list(_frames(part)) for part in stacks.split("\n\n")]
+    *others, main = filter(None, threads)
+    if any(file.endswith(_WAITS_FOR_WRITER) for file, _, _ in main):
+        for frames in others:
+            if any(file.endswith(_WRITER) for file, _, _ in frames):
+                return frames[0]
+    return main[0]
 
 
 def _fell_silent_first(rank: int, beats: Iterable[Mapping[str, Any]]) -> bool:

@@ -22,6 +22,7 @@ from finetune_trainer.gang import Gang
 from finetune_trainer.heartbeat import Phase
 from finetune_trainer.loss import accepts_logits_to_keep, loss_sum
 from finetune_trainer.reporter import Reporter
+from finetune_trainer.saver import Saver
 from finetune_trainer.schedule import learning_rate
 from finetune_trainer.shutdown import Shutdown
 from finetune_trainer.state import TrainState
@@ -65,6 +66,12 @@ class Loop:
         self.reporter.planned(
             self.steps, self.state, self.windows.per_epoch, self.checkpoints.published
         )
+        self.saver = Saver(
+            self.engine,
+            self.checkpoints,
+            self.reporter,
+            asynchronous=self.config.checkpoint.asynchronous,
+        )
 
     def run(self) -> None:
         """Train to the end. Raises ``Preempted`` after a checkpoint when asked to stop."""
@@ -75,9 +82,10 @@ class Loop:
             if self._evaluation_due():
                 self._evaluate()
             if self.state.step >= self.steps:
+                self.saver.finish(self.state)
                 return
             if self._due(self.config.checkpoint.every_steps) and self.state.step > self._first:
-                self._save()
+                self.saver.save(self.state)
             if self._step():
                 self._leave()
 
@@ -92,7 +100,7 @@ class Loop:
             self.steps,
         )
         mine, outcome = self.train_window(window, rate)
-        summed, stop = self.gang.sums(mine, float(self.shutdown.agreed))
+        summed, stop, written = self.gang.sums(mine, float(self.shutdown.agreed), self.saver.vote)
         loss = summed / window.supervised if window.supervised else math.nan
         seconds = time.monotonic() - began
         self._account(window, seconds)
@@ -116,6 +124,7 @@ class Loop:
             self.reporter.gpu_memory(
                 torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
             )
+        self.saver.settle(written, self.state)
         return bool(stop)
 
     def train_window(self, window: Window, rate: float) -> tuple[float, StepOutcome | None]:
@@ -213,6 +222,8 @@ class Loop:
             logits_to_keep=self._keep,
             on_pass=lambda: self.reporter.beat("eval", self.state.step),
             stop=lambda: self.shutdown.agreed,
+            vote=lambda: self.saver.vote,
+            voted=lambda votes: self.saver.settle(votes, self.state),
         )
         if result is None:
             self._leave()
@@ -230,27 +241,10 @@ class Loop:
         self.reporter.spent("evaluate", result.seconds)
         self.reporter.evaluated(self.state, result, baseline=baseline)
 
-    def _save(self) -> None:
-        self._phase("checkpoint")
-        began = time.monotonic()
-        published = self.checkpoints.save(
-            self.engine,
-            self.state.step,
-            self.state.content(),
-            protect={self.state.best["step"]} if self.state.best else (),
-        )
-        seconds = time.monotonic() - began
-        self.reporter.spent("checkpoint", seconds)
-        self.reporter.saved(published, self.checkpoints.published, seconds)
-        log.info(
-            "checkpoint of step %d: %d bytes in %.2f s", published.step, published.bytes, seconds
-        )
-        self._phase("train")
-
     def _leave(self) -> None:
         """All ranks agreed to stop: save what is new, then go."""
         if self.state.step > self._first:
-            self._save()
+            self.saver.save_now(self.state)
         raise Preempted(f"asked to stop; everything up to step {self.state.step} is saved")
 
     def _phase(self, phase: Phase) -> None:

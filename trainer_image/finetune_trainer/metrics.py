@@ -70,7 +70,18 @@ METRICS = (
     Metric("checkpoint_bytes", Gauge, "Size of the last checkpoint over all ranks"),
     Metric("checkpoint_last_success_timestamp_seconds", Gauge, "When it was published"),
     Metric("step_seconds", Histogram, "Duration of an optimizer step", every_rank=True),
-    Metric("checkpoint_seconds", Histogram, "Duration of a checkpoint", every_rank=True),
+    Metric(
+        "checkpoint_seconds",
+        Histogram,
+        "From the begin of a checkpoint until it was published",
+        every_rank=True,
+    ),
+    Metric(
+        "checkpoint_stall_seconds",
+        Histogram,
+        "How long training stood still for a checkpoint",
+        every_rank=True,
+    ),
     Metric(
         "heartbeat_timestamp_seconds",
         Gauge,

@@ -205,12 +205,26 @@ class Reporter:
             result.seconds,
         )
 
-    def saved(self, published: Any, all_published: list[Any], seconds: float) -> None:
+    def saved(
+        self, published: Any, all_published: list[Any], *, seconds: float, stood_still: float
+    ) -> None:
+        """``seconds`` from its begin until it was published, of which training did not go on for
+        ``stood_still``."""
         self._metrics["checkpoint_seconds"].observe(seconds)
-        if self._first:
-            self._metrics["checkpoint_bytes"].set(published.bytes)
-            self._metrics["checkpoint_last_success_timestamp_seconds"].set(time.time())
-            self._progress.update(checkpoints=[p.content() for p in all_published[-5:]])
+        self._metrics["checkpoint_stall_seconds"].observe(stood_still)
+        if not self._first:
+            return
+        self._metrics["checkpoint_bytes"].set(published.bytes)
+        self._metrics["checkpoint_last_success_timestamp_seconds"].set(time.time())
+        self._progress.update(checkpoints=[p.content() for p in all_published[-5:]])
+        self._line(
+            {
+                "step": published.step,
+                "checkpointBytes": published.bytes,
+                "seconds": seconds,
+                "stallSeconds": stood_still,
+            }
+        )
 
     def _line(self, content: dict[str, Any]) -> None:
         try:

@@ -12,7 +12,7 @@ import torch
 
 from finetune_trainer import engine as engines
 from finetune_trainer import gang as gangs
-from finetune_trainer import lean_imports
+from finetune_trainer import lean_imports, shards
 from finetune_trainer.batches import PackedRows
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
@@ -93,6 +93,9 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         require_isolation(engine, train_rows, logits_to_keep=keep)
     reporter.spent("load", time.monotonic() - began)
     log.info("ready to train: ZeRO %d, %s", engine.stage, precision)
+    if config.checkpoint.every_steps is not None and config.checkpoint.asynchronous:
+        size = shards.expected_size(engine.partitions(), engine.base_optimizer)
+        log.info("checkpoints are written from a copy: %.0f MB of host memory", size / 1e6)
     loop = Loop(
         config=config,
         engine=engine,

@@ -9,7 +9,6 @@ code.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -19,30 +18,38 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
-from finetune_trainer.durable import sync
+from finetune_trainer import tensor_file
 from finetune_trainer.partition import Partition, Piece
 
 MASTER = "master"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Of AdamW, each of the size of the weights."""
 
 
 def size(partitions: Iterable[Partition]) -> int:
-    """Bytes that `write` will need, without the header."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in _stretches(partitions).values())
+    """Bytes that a shard will take, without the header."""
+    return sum(tensor.nbytes for tensor in stretches(partitions).values())
 
 
-def write(path: Path, partitions: Iterable[Partition]) -> None:
-    """Write this rank's stretches and make them durable. Raises ``OSError``."""
-    tensors = {
-        key: tensor.detach().to("cpu", copy=True).contiguous()
-        for key, tensor in _stretches(partitions).items()
-    }
-    try:
-        save_file(tensors, path)
-    except Exception as error:  # the library wraps the system's error in its own
-        raise _as_os_error(error, path) from error
-    sync(path)
+def expected_size(partitions: Iterable[Partition], optimizer: torch.optim.Optimizer) -> int:
+    """`size` as it will be after the first step, when the optimizer has its state."""
+    states = len(_MOMENTS) if isinstance(optimizer, torch.optim.AdamW) else 0
+    return sum(
+        piece.numel * partition.master.element_size() * (1 + states)
+        for partition in partitions
+        for piece in partition.pieces
+        if partition.mine
+    )
+
+
+def write(path: Path, partitions: Iterable[Partition]) -> dict[str, Any]:
+    """Write this rank's stretches and make them durable. Returns size and hash.
+
+    Raises ``OSError``.
+    """
+    tensors = tensor_file.arranged(stretches(partitions))
+    return tensor_file.write(path, tensor_file.parts(tensors))
 
 
 def read(paths: Sequence[Path], partitions: Sequence[Partition]) -> None:
@@ -76,7 +83,8 @@ class _Saved:
         return tensor
 
 
-def _stretches(partitions: Iterable[Partition]) -> dict[str, torch.Tensor]:
+def stretches(partitions: Iterable[Partition]) -> dict[str, torch.Tensor]:
+    """What a shard holds, by key: views of the engine's own memory."""
     found = {}
     for partition in partitions:
         if not partition.mine:
@@ -137,12 +145,3 @@ def _state_tensor(partition: Partition, what: str) -> torch.Tensor:
 def _placed(scalar: torch.Tensor, master: torch.Tensor) -> torch.Tensor:
     # The fused optimizer of a GPU keeps its step count there, the others in host memory.
     return scalar.to(master.device) if master.is_cuda else scalar.clone()
-
-
-def _as_os_error(error: Exception, path: Path) -> OSError:
-    if isinstance(error, OSError):
-        return error
-    for number in (28, 122, 30, 13, 5):  # ENOSPC EDQUOT EROFS EACCES EIO
-        if f"os error {number}" in str(error):
-            return OSError(number, os.strerror(number), str(path))
-    return OSError(5, str(error), str(path))

@@ -29,10 +29,29 @@ Current thread 0x00007f00 (most recent call first):
   File "/opt/app/finetune_trainer/loop.py", line 140 in train_window
 """
 
+WRITER = """Thread 0x00007f02 (most recent call first):
+  File "/opt/app/finetune_trainer/tensor_file.py", line 99 in write
+  File "/opt/app/finetune_trainer/flight.py", line 70 in _run
+
+"""
+WAITING_FOR_IT = """Current thread 0x00007f00 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 1119 in join
+  File "/opt/app/finetune_trainer/flight.py", line 50 in wait
+  File "/opt/app/finetune_trainer/checkpoint.py", line 140 in finish
+"""
+
 
 @pytest.mark.parametrize(
     ("state", "stacks", "doing", "words"),
     [
+        ("S", WRITER + WAITING, Doing.WAITING, "waits for other ranks in all_reduce"),
+        ("S", WRITER + STANDING, Doing.UNKNOWN, "stands in row, prepare/store.py:12"),
+        (
+            "S",
+            WRITER + WAITING_FOR_IT,
+            Doing.UNKNOWN,
+            "stands in write, finetune_trainer/tensor_file.py:99",
+        ),
         ("T", "", Doing.STANDING, "SIGSTOP"),
         ("D", "", Doing.STANDING, "disk"),
         ("S", "", Doing.STANDING, "answers no signal"),

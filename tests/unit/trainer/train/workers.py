@@ -311,11 +311,17 @@ def fill_up_at_the_end(place: Place, job: Job, folder: Path) -> dict[str, Any]:
     return {"error": None}
 
 
-def save_often(place: Place, job: Job, workspace: Path, steps: list[int], best: int) -> list[int]:
+def save_often(
+    place: Place, job: Job, workspace: Path, steps: list[int], best: int, asynchronous: bool
+) -> list[int]:
     """Save at each step, protecting ``best``; returns the steps that are left."""
     loop = assembled(job, place, workspace)
     for step in steps:
-        loop.checkpoints.save(loop.engine, step, {}, protect={best})
+        if asynchronous:
+            loop.checkpoints.begin(loop.engine, step, {}, protect={best})
+            loop.checkpoints.finish()
+        else:
+            loop.checkpoints.save(loop.engine, step, {}, protect={best})
     return [published.step for published in loop.checkpoints.published]
 
 

@@ -1,0 +1,82 @@
+"""The section "Checkpoint": training that saves beside it against training that stands still."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+
+from benchmarks import checkpoint, trainer
+from benchmarks.checkpoint import Save
+from benchmarks.record import Section
+from local_cluster.images.model import load_model_file
+
+EVERY = 4
+SEQUENCE_LENGTH = 128
+MODES = {"blocking": False, "asynchronous": True}
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=int, default=3, help="runs of each kind, one after another")
+    parser.add_argument("--saves", type=int, default=2, help="checkpoints of each run")
+
+
+def _measure(options: argparse.Namespace) -> str:
+    found: defaultdict[str, list[Save]] = defaultdict(list)
+    with tempfile.TemporaryDirectory(prefix="finetune-bench-") as folder:
+        workspace = Path(folder)
+        model = load_model_file(workspace / "carrier")
+        trainer.prepare(workspace, model, sequence_length=SEQUENCE_LENGTH)
+        for _ in range(options.runs):
+            for name, asynchronous in MODES.items():
+                metrics = trainer.run(
+                    workspace,
+                    model,
+                    {},
+                    EVERY * (options.saves + 1),
+                    0,
+                    data={"sequenceLength": SEQUENCE_LENGTH},
+                    checkpoint={"everySteps": EVERY, "asynchronous": asynchronous},
+                )
+                found[name] += checkpoint.saves(metrics, EVERY)
+                shutil.rmtree(workspace / "attempts")
+    return text(found)
+
+
+def text(found: dict[str, list[Save]]) -> str:
+    """The table of all saves by mode."""
+    size = found["blocking"][0].bytes
+    middle = {
+        name: {
+            figure: median(getattr(save, figure) for save in saves)
+            for figure in ("stall", "stood_still", "seconds")
+        }
+        for name, saves in found.items()
+    }
+    ratio = middle["asynchronous"]["stall"] / middle["blocking"]["stall"]
+    rows = [
+        f"| {name} | {len(found[name])} | {one['stall']:.2f} s "
+        f"({min(s.stall for s in found[name]):.2f}–{max(s.stall for s in found[name]):.2f}) "
+        f"| {one['stood_still']:.2f} s | {one['seconds']:.2f} s |"
+        for name, one in middle.items()
+    ]
+    return f"""
+SmolLM2-135M in FP32, full fine-tuning with AdamW, ZeRO-2, two ranks with one thread each, rows of
+{SEQUENCE_LENGTH} tokens; a checkpoint of {size / 1e9:.2f} GB every {EVERY} steps. Runs of both
+kinds alternate; figures are medians over all checkpoints. Stall: how much longer the {EVERY} steps
+after its begin took than as many undisturbed steps of the same run; so it holds what hashing and
+writing take away from training beside them.
+
+| saving | checkpoints | stall of training (from–to) | of it standing still | until published |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+
+Asynchronous by blocking: **{ratio:.2f}** (goal ≤ 0.5, stretch 0.3). The price is a copy of the
+state in host memory, {size / 1e9:.2f} GB over all ranks.
+"""
+
+
+SECTION = Section("Checkpoint", _measure, _add_options)

@@ -1,0 +1,96 @@
+"""The folder of an attempt's checkpoints: room, appearance by rename, retention. Rank 0's work."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer import lineage, manifest
+from finetune_trainer.durable import sync
+from finetune_trainer.errors import DiskFull
+
+SPACE_FACTOR = 1.2
+"""Free space that must be there, as a multiple of what the checkpoint will take."""
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointFolder:
+    def __init__(self, workspace: Path, attempt: int, *, keep: int) -> None:
+        """``keep``: how many checkpoints of the whole chain survive, besides protected ones."""
+        self._workspace = workspace
+        self._attempt = attempt
+        self._path = lineage.attempt_folder(workspace, attempt) / "checkpoints"
+        self._keep = keep
+
+    def temporary(self, step: int) -> Path:
+        """Where the files of a checkpoint are written; no reader looks there."""
+        return self._path / f"step-{step}.tmp"
+
+    def prepare(self) -> None:
+        """Remove what attempts left half written, which may be as large as a checkpoint."""
+        for pattern in ("*.tmp", ".trash-*"):
+            for leftover in self._workspace.glob(f"attempts/*/checkpoints/{pattern}"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        self._path.mkdir(parents=True, exist_ok=True)
+
+    def open(self, step: int) -> None:
+        """An empty temporary folder, the only one: what was not published is gone."""
+        for leftover in self._path.glob("*.tmp"):
+            shutil.rmtree(leftover)
+        self.temporary(step).mkdir(parents=True)
+
+    def require_space(self, needed: int) -> None:
+        """Raise ``DiskFull`` where ``needed`` bytes and some more do not fit. For every rank."""
+        free, total = shutil.disk_usage(self._workspace).free, needed * SPACE_FACTOR
+        if free < total:
+            raise DiskFull(
+                f"a checkpoint takes about {total / 1e6:.0f} MB, the volume has "
+                f"{free / 1e6:.0f} MB left",
+                hint="enlarge the claim of spec.storage, or free space on it",
+            )
+
+    def publish(self, step: int, content: dict[str, Any]) -> None:
+        """Let the checkpoint appear; all its files are durable. ``content``: its manifest."""
+        temporary, final = self.temporary(step), self._path / f"step-{step}"
+        manifest.write(temporary, content)
+        if final.exists():  # left by a run of the same attempt that ended before its parent
+            _discard(final)
+        temporary.rename(final)
+        sync(self._path)
+
+    def retire(self, protect: Collection[int]) -> set[int]:
+        """Remove all but the newest checkpoints of the chain and the protected ones.
+
+        Returns the steps that are gone.
+        """
+        history = [
+            (step, path)
+            for attempt, limit in [
+                (self._attempt, None),
+                *lineage.chain(self._workspace, self._attempt),
+            ]
+            for step, path in lineage.checkpoints_of(self._workspace, attempt)
+            if limit is None or step <= limit
+        ]
+        gone = set()
+        for step, path in history[self._keep :]:
+            if step in protect:
+                continue
+            try:
+                _discard(path)
+            except OSError as error:  # what is left over harms nobody
+                log.warning("cannot remove the checkpoint of step %d: %s", step, error)
+            gone.add(step)
+        return gone
+
+
+def _discard(folder: Path) -> None:
+    """Remove a checkpoint so that nobody sees half of it."""
+    trash = folder.with_name(f".trash-{folder.name}")
+    shutil.rmtree(trash, ignore_errors=True)
+    folder.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
