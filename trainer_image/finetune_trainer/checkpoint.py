@@ -44,16 +44,24 @@ class Checkpoints:
     """The checkpoints of one attempt. `save` and `load` are collective."""
 
     def __init__(
-        self, workspace: Path, attempt: int, gang: Gang, *, keep: int, identity: dict[str, Any]
+        self,
+        workspace: Path,
+        attempt: int,
+        gang: Gang,
+        *,
+        keep: int,
+        identity: dict[str, Any],
+        suspect: Collection[tuple[int, int]] = (),
     ) -> None:
         """``identity`` says what the state belongs to (digests of model and data, method…): a
-        checkpoint with another one is refused."""
+        checkpoint with another one is refused. ``suspect``: see ``lineage.newest_verified``."""
         self._workspace = workspace
         self._attempt = attempt
         self._folder = lineage.attempt_folder(workspace, attempt) / "checkpoints"
         self._gang = gang
         self._keep = keep
         self._identity = identity
+        self._suspect = suspect
         self.published: list[Published] = []
 
     def save(
@@ -106,7 +114,7 @@ class Checkpoints:
         def choose() -> Parent | None:
             if not self._gang.is_first:
                 return None
-            parent = lineage.newest_verified(self._workspace, self._attempt)
+            parent = lineage.newest_verified(self._workspace, self._attempt, self._suspect)
             lineage.claim(self._workspace, self._attempt, parent)
             self._folder.mkdir(parents=True, exist_ok=True)
             return parent
