@@ -55,7 +55,7 @@ JOB_METRICS = (
     ),
 )
 
-RESTART_CAUSES = ("program", "infrastructure", "memory")
+RESTART_CAUSES = ("program", "infrastructure", "memory", "rollBacks")
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class TrainingPlan:
             self.sources,
             self.fit,
             self.learning_rate,
+            self.resolved.passed_over or (),
         )
 
     @property
@@ -186,6 +187,7 @@ def plan_training(
         image=image,
         reasons={name: reason for name, reason in reasons.items() if reason} or None,
         adaptations=adaptations,
+        passed_over=status.resolved.passed_over if status.resolved else None,
     )
     return TrainingPlan(
         key=key,

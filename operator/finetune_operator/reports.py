@@ -72,6 +72,9 @@ class _Training(_Report):
     checkpoints: Annotated[tuple[CheckpointReport, ...], Field(max_length=1000)] = ()
     best: BestReport | None = None
     resumed_from: ResumedReport | None = None
+    skipped: Annotated[dict[Word, Count], Field(max_length=16)] | None = None
+    last_bad_step: Count | None = None
+    loss_spikes: Count | None = None
 
 
 class ProgressReport(_Training):

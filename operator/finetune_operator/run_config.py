@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .api.types import Baseline, Cleaning, FineTuneJobSpec, Switch
+from .api.types import Baseline, Cleaning, FineTuneJobSpec, PassedOver, Switch
 from .engine.store import Key
 from .memory_ladder import Fit
 from .sources import CHAT_TEMPLATE_PATH, Source, data_source
@@ -20,6 +20,7 @@ def run_config(
     sources: tuple[Source, ...],
     fit: Fit,
     learning_rate: float,
+    passed_over: tuple[PassedOver, ...] = (),
 ) -> dict[str, Any]:
     """run.json as a dict; camelCase, absent instead of null."""
     by_slot = {source.slot: source for source in sources}
@@ -50,7 +51,7 @@ def run_config(
                 "keep": spec.checkpoint.keep,
                 "afterSuccess": spec.checkpoint.after_success.value,
             },
-            "recovery": {"hangAfterSeconds": spec.recovery.hang_after_seconds},
+            "recovery": _recovery(spec, passed_over),
             "output": {
                 "formats": [form.value for form in spec.output.formats],
                 "external": spec.output.uri is not None,
@@ -127,8 +128,25 @@ def _training(spec: FineTuneJobSpec, fit: Fit, learning_rate: float) -> dict[str
         "dropout": float(training.dropout),
         "precision": training.precision.value if training.precision else "Auto",
         "activationCheckpointing": fit.activation_checkpointing,
-        "maxNonfiniteSteps": training.max_nonfinite_steps,
         "seed": training.seed,
+    }
+
+
+def _recovery(spec: FineTuneJobSpec, passed_over: tuple[PassedOver, ...]) -> dict[str, Any]:
+    recovery = spec.recovery
+    return {
+        "hangAfterSeconds": recovery.hang_after_seconds,
+        "onNonFinite": recovery.on_non_finite.value,
+        "onLossSpike": recovery.on_loss_spike.value,
+        "lossSpike": {
+            "factor": float(recovery.loss_spike.factor),
+            "windowSteps": recovery.loss_spike.window_steps,
+        },
+        "maxSkippedSteps": recovery.max_skipped_steps,
+        "passedOver": [
+            {"attempt": each.attempt, "firstStep": each.first_step, "lastStep": each.last_step}
+            for each in passed_over
+        ],
     }
 
 

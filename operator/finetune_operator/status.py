@@ -198,7 +198,11 @@ def _event(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
     """An Event for each change of the reason: transitions, never progress."""
     if verdict.quiet or facts.condition(ConditionType.RECONCILING)[1] == verdict.reason:
         return None
-    bad = verdict.state in (State.STUCK, State.FAILED) or verdict.pending_reason is not None
+    bad = (
+        verdict.state in (State.STUCK, State.FAILED)
+        or verdict.pending_reason is not None
+        or verdict.reason == Reason.STEPS_SKIPPED
+    )
     return build_event(
         facts.key,
         facts.job.uid,

@@ -51,7 +51,7 @@ def test_fp16_finds_its_loss_scale_and_stays_close_to_fp32(stage: int, exact: li
     skipped = result["state"]["skipped_steps"]
     assert result["scales"][0] == 2**16
     assert result["scales"][-1] == 2 ** (16 - skipped), "each overflow halves it, once"
-    assert result["state"]["nonfinite_in_a_row"] == 0, "searching the scale is no failure"
+    assert result["state"]["bad_in_a_row"] == 0, "searching the scale is no failure"
     # A skipped step leaves the run a step behind; until then it follows fp32.
     first = next(
         (n for n, step in enumerate(result["steps"]) if step["gradNorm"] == float("inf")), 8

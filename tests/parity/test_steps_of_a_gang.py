@@ -159,17 +159,18 @@ def test_trap_12_steps_that_are_not_finite_are_counted_and_end_the_job(stage: in
             "training": {
                 "learningRate": 1e30,
                 "maxGradNorm": 0,
-                "maxNonfiniteSteps": 2,
                 "schedule": {"type": "Constant", "warmupFraction": 0},
                 "optimizer": {"type": "SGD"},
             },
+            "recovery": {"maxSkippedSteps": 2},
         },
     )
     results = run_gang(diverge, 2, job)
     assert [result["error"] for result in results] == ["NonFinite"] * 2
-    assert "2 steps in a row" in results[0]["message"]
+    assert results[0]["message"] == results[1]["message"]
+    assert "after 2 steps in a row that were left out" in results[0]["message"]
     assert "packed rows" in results[0]["message"]
-    assert results[0]["state"]["skipped_steps"] == 2
+    assert results[0]["state"]["skipped"] == {"nonfinite": 3}
     steps = [json.loads(line) for line in results[0]["lines"]]
     assert "loss" in steps[0]
     assert "loss" not in steps[-1] or math.isfinite(steps[-1]["loss"]), "JSON has no NaN"

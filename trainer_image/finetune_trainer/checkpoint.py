@@ -60,10 +60,17 @@ class Checkpoints:
     """The checkpoints of one attempt. Methods are collective unless they say otherwise."""
 
     def __init__(
-        self, workspace: Path, attempt: int, gang: Gang, *, keep: int, identity: dict[str, Any]
+        self,
+        workspace: Path,
+        attempt: int,
+        gang: Gang,
+        *,
+        keep: int,
+        identity: dict[str, Any],
+        suspect: Collection[tuple[int, int]] = (),
     ) -> None:
         """``identity`` says what the state belongs to (digests of model and data, method…): a
-        checkpoint with another one is refused."""
+        checkpoint with another one is refused. ``suspect``: see ``lineage.newest_verified``."""
         self._workspace = workspace
         self._attempt = attempt
         self._folder = CheckpointFolder(workspace, attempt, keep=keep)
@@ -71,6 +78,7 @@ class Checkpoints:
         self._identity = identity
         self._snapshot = Snapshot()
         self._flight: tuple[_Draft, Flight] | None = None
+        self._suspect = suspect
         self.published: list[Published] = []
 
     def save(
@@ -152,7 +160,7 @@ class Checkpoints:
         def choose() -> Parent | None:
             if not self._gang.is_first:
                 return None
-            parent = lineage.newest_verified(self._workspace, self._attempt)
+            parent = lineage.newest_verified(self._workspace, self._attempt, self._suspect)
             lineage.claim(self._workspace, self._attempt, parent)
             self._folder.prepare()
             return parent

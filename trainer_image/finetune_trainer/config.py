@@ -171,8 +171,6 @@ class Training(_Section):
     dropout: float = 0.0
     precision: Literal["Auto", "BF16", "FP16", "FP32"] = "Auto"
     activation_checkpointing: bool = False
-    max_nonfinite_steps: int = 3
-    """Skipped steps in a row before the job stops."""
     seed: int = 42
 
 
@@ -202,9 +200,37 @@ class Checkpoint(_Section):
     after_success: Literal["Keep", "Delete"] = "Keep"
 
 
+class SpikeRule(_Section):
+    """See ``spikes``."""
+
+    factor: float = 8.0
+    window_steps: int = 64
+
+
+class PassedOver(_Section):
+    """Steps whose rows are left out, after an attempt that they ended."""
+
+    attempt: int
+    """Checkpoints of this attempt and those before it are suspect from ``first_step`` on."""
+    first_step: int
+    """From 1."""
+    last_step: int
+    """Inclusive."""
+
+
 class Recovery(_Section):
     hang_after_seconds: int = 300
     """Without a sign of life from a rank that trains or evaluates; see ``patience``."""
+    on_non_finite: Literal["Skip", "RollBack", "Stop"] = "Skip"
+    on_loss_spike: Literal["Ignore", "Skip", "RollBack", "Stop"] = "Ignore"
+    max_skipped_steps: int = 3
+    """Steps in a row that may be left out for their numbers; one more ends the attempt."""
+    loss_spike: SpikeRule = SpikeRule()
+    passed_over: tuple[PassedOver, ...] = ()
+
+    def passes_over(self, step: int) -> bool:
+        """Whether the rows of a step, numbered from 1, are left out."""
+        return any(each.first_step <= step <= each.last_step for each in self.passed_over)
 
 
 class Output(_Section):

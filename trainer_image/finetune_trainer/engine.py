@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -34,6 +34,8 @@ class StepOutcome:
     """Norm of the whole gradient before clipping."""
     searching_scale: bool = False
     """FP16 only: not applied because the loss scale was too high; it has been lowered."""
+    refused: bool = False
+    """Not applied because the caller did not want it."""
 
 
 @dataclass
@@ -173,8 +175,26 @@ class Engine:
         return self._engine(**inputs)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient of ``loss`` to that of the window; averages over ranks, nothing else."""
-        self._engine.backward(loss, scale_wrt_gas=False)
+        """Add the gradient of ``loss`` to that of the window; averages over ranks, nothing else.
+
+        A loss that is not finite can have a finite gradient. It must not be applied either, so it
+        becomes one that is not finite, without waiting for the device.
+        """
+        sound = torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
+        self._engine.backward(loss * sound, scale_wrt_gas=False)
+
+    def refuse(self, learning_rate: float) -> StepOutcome:
+        """End the window without applying it; a backward pass of NaN must have been its last.
+
+        To the engine it is a step with a gradient that is not finite: it changes no weight and no
+        state of the optimizer. The loss scale of FP16 must not take it for its own overflow.
+        """
+        scaler = self.scaler_state()
+        if scaler:  # at its minimum it would give up
+            self.restore_scaler({"cur_scale": 2 * scaler["cur_scale"]})
+        outcome = self.step(learning_rate)
+        self.restore_scaler(scaler)
+        return replace(outcome, applied=False, searching_scale=False, refused=True)
 
     def step(self, learning_rate: float) -> StepOutcome:
         """End the window: reduce, check, clip, update. Raises ``NonFinite`` at the last resort."""

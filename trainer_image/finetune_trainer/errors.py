@@ -46,6 +46,10 @@ class NonFinite(StageError):
     failure = BY_NAME["NonFinite"]
 
 
+class LossSpike(StageError):
+    failure = BY_NAME["LossSpike"]
+
+
 class DiskFull(StageError):
     failure = BY_NAME["DiskFull"]
 

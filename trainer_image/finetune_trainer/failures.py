@@ -41,6 +41,7 @@ FAILURE_CLASSES = (
     FailureClass("Hang", 76, Budget.INFRASTRUCTURE, "a rank made no progress"),
     FailureClass("HardwareFault", 77, Budget.INFRASTRUCTURE, "the hardware reported a fault"),
     FailureClass("Rendezvous", 78, Budget.INFRASTRUCTURE, "the ranks never met"),
+    FailureClass("LossSpike", 79, Budget.PROGRAM, "the loss is far above that of the steps before"),
 )
 
 BY_EXIT_CODE = {failure.exit_code: failure for failure in FAILURE_CLASSES}

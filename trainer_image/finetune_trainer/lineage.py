@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,30 +71,47 @@ def chain(workspace: Path, attempt: int) -> Iterator[tuple[int, int | None]]:
         current, limit = int(parent["attempt"]), int(parent["step"])
 
 
-def newest_verified(workspace: Path, attempt: int) -> Parent | None:
+def newest_verified(
+    workspace: Path, attempt: int, suspect: Collection[tuple[int, int]] = ()
+) -> Parent | None:
     """The checkpoint that ``attempt`` has to start from; None: there never was one.
 
-    Raises ``NoValidCheckpoint`` when there are some and none is whole: starting again from nothing
-    is then the user's decision.
+    ``suspect`` are pairs of attempt and step: what that attempt and those before it saved after so
+    many steps may hold the harm that ended it, so older ones go first, and among the suspect ones
+    the oldest. Raises ``NoValidCheckpoint`` when there are some and none is whole: starting again
+    from nothing is then the user's decision.
     """
     faults: list[str] = []
-    for ancestor, limit in chain(workspace, attempt):
-        for step, path in checkpoints_of(workspace, ancestor):
-            if limit is not None and step > limit:
-                continue
-            try:
-                digest = manifest.verify(path)
-            except CorruptCheckpointError as error:
-                log.warning("skipping checkpoint step %d of attempt %d: %s", step, ancestor, error)
-                faults.append(f"step {step} of attempt {ancestor}: {error}")
-                continue
-            return Parent(ancestor, step, digest, path)
+    for ancestor, step, path in _by_trust(workspace, attempt, suspect):
+        try:
+            digest = manifest.verify(path)
+        except CorruptCheckpointError as error:
+            log.warning("skipping checkpoint step %d of attempt %d: %s", step, ancestor, error)
+            faults.append(f"step {step} of attempt {ancestor}: {error}")
+            continue
+        return Parent(ancestor, step, digest, path)
     if faults:
         raise NoValidCheckpoint(
             f"no checkpoint passes verification: {'; '.join(faults)}",
             hint="delete attempts/ on the job's volume to start over",
         )
     return None
+
+
+def _by_trust(
+    workspace: Path, attempt: int, suspect: Collection[tuple[int, int]]
+) -> Iterator[tuple[int, int, Path]]:
+    """The checkpoints of the chain as (attempt, step, folder), in the order to try them."""
+    doubtful: list[tuple[int, int, Path]] = []
+    for ancestor, limit in chain(workspace, attempt):
+        for step, path in checkpoints_of(workspace, ancestor):
+            if limit is not None and step > limit:
+                continue
+            if any(ancestor <= by and step >= since for by, since in suspect):
+                doubtful.append((ancestor, step, path))
+            else:
+                yield ancestor, step, path
+    yield from reversed(doubtful)
 
 
 def claim(workspace: Path, attempt: int, parent: Parent | None) -> None:

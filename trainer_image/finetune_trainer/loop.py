@@ -6,13 +6,24 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from finetune_trainer.batches import PackedRows, Window, Windows, collate, share_of
+from finetune_trainer import diagnosis
+from finetune_trainer.bad_numbers import BadNumbers
+from finetune_trainer.batches import (
+    Batch,
+    Indices,
+    PackedRows,
+    Window,
+    Windows,
+    collate,
+    share_of,
+)
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine, StepOutcome
@@ -58,6 +69,9 @@ class Loop:
             seed=training.seed,
             global_batch_size=self.config.global_batch_size,
         )
+        self.numbers = BadNumbers(self.config.recovery, self.state)
+        self._parts: list[tuple[Indices, torch.Tensor]] = []
+        """Rows and summed loss of each micro-batch of the current step, on this rank."""
         self._keep = accepts_logits_to_keep(self.engine.module)
         self._first = self.state.step
         self._compute_seconds = 0.0
@@ -93,18 +107,30 @@ class Loop:
         """Train on one window. Returns whether the ranks agreed to stop after it."""
         began = time.monotonic()
         window = self.windows[self.state.step]
+        if self.config.recovery.passes_over(window.step + 1):
+            return self._pass_over(window)
         rate = learning_rate(
             self.config.training.schedule,
             self.config.training.learning_rate,
             self.state.step,
             self.steps,
         )
-        mine, outcome = self.train_window(window, rate)
-        summed, stop, written = self.gang.sums(mine, float(self.shutdown.agreed), self.saver.vote)
+        agreed: list[float] = []
+
+        def exchange(mine: float) -> list[float]:
+            return list(self.gang.sums(mine, float(self.shutdown.agreed), self.saver.vote))
+
+        def unwanted(mine: float) -> bool:
+            agreed[:] = exchange(mine)
+            return self.numbers.spike(agreed[0] / window.supervised) is not None
+
+        early = unwanted if self.numbers.refuses_spikes else None
+        mine, outcome = self.train_window(window, rate, early)
+        summed, stop, written = agreed or exchange(mine)
         loss = summed / window.supervised if window.supervised else math.nan
         seconds = time.monotonic() - began
         self._account(window, seconds)
-        self._judge(window, loss, outcome)
+        skipped = self._judge(window, loss, outcome)
         self._recent.append((window.tokens, seconds))
         self.reporter.step_done(
             self.state,
@@ -114,6 +140,7 @@ class Loop:
                 "gradNorm": outcome.grad_norm if outcome else None,
             },
             window=window,
+            skipped=skipped,
             seconds=seconds,
             compute_seconds=self._compute_seconds,
             speed=self._speed(),
@@ -127,39 +154,69 @@ class Loop:
         self.saver.settle(written, self.state)
         return bool(stop)
 
-    def train_window(self, window: Window, rate: float) -> tuple[float, StepOutcome | None]:
+    def train_window(
+        self, window: Window, rate: float, unwanted: Callable[[float], bool] | None = None
+    ) -> tuple[float, StepOutcome | None]:
         """Gradients of this rank's share, then one update of all ranks.
+
+        ``unwanted`` is asked before the last backward pass, with this rank's part of the loss sum,
+        on all ranks together: whether the step is not to count.
 
         Returns this rank's part of the loss sum, and None for the outcome where the window has no
         supervised token and therefore no gradient.
         """
-        training, place = self.config.training, self.gang.place
-        seed_for_step(training.seed, window.step, place.rank)
         self._compute_seconds = 0.0
         if window.supervised == 0:
             return 0.0, None
-        share = share_of(
+        total = torch.zeros((), dtype=torch.float64, device=self.engine.device)
+        # The engine averages over ranks; what we want is the sum over all of them, divided by
+        # the number of targets in the whole window.
+        scale = self._scale(window)
+        refused = False
+        self._parts = []
+        share = self._share(window)
+        for number, rows in enumerate(share, 1):
+            batch = self._batch(rows)
+            began = time.monotonic()
+            summed = loss_sum(self.engine, batch.to(self.engine.device), logits_to_keep=self._keep)
+            total += summed.detach()
+            self._parts.append((rows, summed.detach()))
+            if number == len(share) and unwanted is not None:
+                refused = unwanted(float(total))
+            self.engine.backward(summed * (math.nan if refused else scale))
+            self._compute_seconds += time.monotonic() - began
+            self.reporter.beat("train", self.state.step)
+        began = time.monotonic()
+        outcome = self.engine.refuse(rate) if refused else self.engine.step(rate)
+        summed_here = float(total)  # waits for the device, so that its work counts as such
+        self._compute_seconds += time.monotonic() - began
+        return summed_here, outcome
+
+    def _share(self, window: Window) -> list[Indices]:
+        """This rank's micro-batches, with dropout seeded for them."""
+        training, place = self.config.training, self.gang.place
+        seed_for_step(training.seed, window.step, place.rank)
+        return share_of(
             window.rows,
             rank=place.rank,
             world_size=place.world_size,
             micro_batch_size=training.micro_batch_size,
         )
-        total = torch.zeros((), dtype=torch.float64, device=self.engine.device)
-        for numbers in share:
-            batch = collate([self.train_rows.row(int(number)) for number in numbers])
-            began = time.monotonic()
-            summed = loss_sum(self.engine, batch.to(self.engine.device), logits_to_keep=self._keep)
-            # The engine averages over ranks; what we want is the sum over all of them, divided by
-            # the number of targets in the whole window.
-            self.engine.backward(summed * (place.world_size / window.supervised))
-            self._compute_seconds += time.monotonic() - began
-            total += summed.detach()
-            self.reporter.beat("train", self.state.step)
-        began = time.monotonic()
-        outcome = self.engine.step(rate)
-        summed_here = float(total)  # waits for the device, so that its work counts as such
-        self._compute_seconds += time.monotonic() - began
-        return summed_here, outcome
+
+    def _batch(self, rows: Indices) -> Batch:
+        return collate([self.train_rows.row(int(number)) for number in rows])
+
+    def _scale(self, window: Window) -> float:
+        return self.gang.place.world_size / window.supervised
+
+    def _pass_over(self, window: Window) -> bool:
+        """Leave a window out that ended an earlier attempt. Returns whether to stop."""
+        (stop,) = self.gang.sums(float(self.shutdown.agreed))
+        self.state.step = window.step + 1
+        self.state.samples = self.windows.samples_before(self.state.step)
+        self.numbers.count(self.state.step, "passed_over")
+        self.reporter.passed_over(self.state)
+        return bool(stop)
 
     def _account(self, window: Window, seconds: float) -> None:
         self.state.step = window.step + 1
@@ -168,38 +225,40 @@ class Loop:
         self.state.supervised_tokens += window.supervised
         self.reporter.spent("train", seconds)
 
-    def _judge(self, window: Window, loss: float, outcome: StepOutcome | None) -> None:
-        """Count what was skipped; stop after too many steps in a row that were not finite."""
-        if outcome is None:
-            self.state.skipped_steps += 1
-            self.reporter.skipped("no_tokens")
-            return
-        if not outcome.applied:
-            self.state.skipped_steps += 1
-            self.reporter.skipped("loss_scale" if outcome.searching_scale else "nonfinite")
-        # Finding the loss scale of FP16 overflows gradients, not the loss.
-        bad = not math.isfinite(loss) or not (outcome.applied or outcome.searching_scale)
-        if not bad:
-            self.state.nonfinite_in_a_row = 0
-            return
-        self.state.nonfinite_in_a_row += 1
-        limit = self.config.training.max_nonfinite_steps
-        rows = ", ".join(str(row) for row in window.rows[:16])
-        log.warning(
-            "step %d: loss %s, gradient norm %s: not applied (%d of %d in a row); packed rows %s",
-            window.step,
-            loss,
-            outcome.grad_norm,
-            self.state.nonfinite_in_a_row,
-            limit,
-            rows,
+    def _judge(self, window: Window, loss: float, outcome: StepOutcome | None) -> str | None:
+        """Count what was skipped and tell what was bad. Returns why the step changed no weight.
+
+        Raises ``NonFinite`` or ``LossSpike`` where the policy ends training here.
+        """
+        step = self.state.step
+        spikes = self.state.loss_spikes
+        found = self.numbers.judge(step, loss, outcome)
+        self.reporter.judged(self.state, found.skipped, spike=self.state.loss_spikes > spikes)
+        if found.ends is not None:
+            where = self._not_finite(window) if found.ends is NonFinite else self._highest()
+            raise found.ends(found.fault + where if found.fault else where, hint=found.hint)
+        if found.fault is not None:
+            rows = ", ".join(str(row) for row in window.rows[:16])
+            what = "not applied" if found.skipped else "applied"
+            log.warning("%s: %s; packed rows %s", found.fault, what, rows)
+        return found.skipped
+
+    def _not_finite(self, window: Window) -> str:
+        self.reporter.beat("train", window.step)
+        place = diagnosis.not_finite(
+            self.engine,
+            ((rows, self._batch(rows)) for rows in self._share(window)),
+            scale=self._scale(window),
+            logits_to_keep=self._keep,
         )
-        if self.state.nonfinite_in_a_row >= limit:
-            raise NonFinite(
-                f"loss or gradients were not finite in {limit} steps in a row, the last is step "
-                f"{window.step} (packed rows {rows})",
-                hint="lower spec.training.learningRate, or look at these rows",
-            )
+        return diagnosis.tell(self.gang.gather(place))
+
+    def _highest(self) -> str:
+        targets = self.train_rows.num_supervised
+        mine = diagnosis.highest(
+            (rows, float(summed), int(targets[rows].sum())) for rows, summed in self._parts
+        )
+        return diagnosis.tell_highest(self.gang.gather(mine))
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.state.step % every == 0
@@ -276,5 +335,6 @@ def result_of(loop: Loop, seconds: dict[str, float]) -> dict[str, Any]:
         "metrics": loop.state.metrics,
         "checkpoints": [p.content() for p in loop.checkpoints.published[-5:]],
         "best": loop.state.best,
+        **loop.state.told,
         "seconds": {key: round(value, 2) for key, value in seconds.items()},
     }

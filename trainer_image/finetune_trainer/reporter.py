@@ -92,11 +92,27 @@ class Reporter:
             best=state.best,
             checkpoints=[p.content() for p in published],
             metrics=state.metrics,
+            **state.told,
         )
 
-    def skipped(self, reason: str) -> None:
+    def judged(self, state: Any, skipped: str | None, *, spike: bool) -> None:
+        """What became of a step: why it changed no weight, and whether its loss was a spike."""
+        if not self._first:
+            return
+        if skipped:
+            self._metrics["steps_skipped"].labels(skipped).inc()
+        if spike:
+            self._metrics["loss_spikes"].inc()
+        if skipped or spike:
+            self._progress.update(**state.told)
+
+    def passed_over(self, state: Any) -> None:
+        """A step whose rows were left out because of an earlier attempt."""
+        self.phase("train", state.step)
+        self.judged(state, "passed_over", spike=False)
         if self._first:
-            self._metrics["steps_skipped"].labels(reason).inc()
+            self._metrics["step"].set(state.step)
+            self._line({"step": state.step, "skipped": "passed_over"})
 
     def step_done(
         self,
@@ -104,13 +120,15 @@ class Reporter:
         numbers: dict[str, float | None],
         *,
         window: Any,
+        skipped: str | None,
         seconds: float,
         compute_seconds: float,
         speed: float,
         eta: float,
         loss_scale: float,
     ) -> None:
-        """``numbers``: loss, learningRate and gradNorm of the step.
+        """``numbers``: loss, learningRate and gradNorm of the step; ``skipped``: why it changed no
+        weight.
 
         ``compute_seconds`` is the part of ``seconds`` in forward, backward and optimizer.
         """
@@ -167,6 +185,7 @@ class Reporter:
                 "step": state.step,
                 "epoch": epoch,
                 **numbers,
+                "skipped": skipped,
                 "seconds": seconds,
                 "computeSeconds": compute_seconds,
                 "tokens": window.tokens,

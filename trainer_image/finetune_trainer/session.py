@@ -79,6 +79,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         gang,
         keep=config.checkpoint.keep,
         identity=identity(config, rank.workspace),
+        suspect=[(each.attempt, each.first_step) for each in config.recovery.passed_over],
     )
     parent = checkpoints.choose_parent()
     reporter.resumed(parent)

@@ -54,6 +54,8 @@ class Reason(StrEnum):
     STARTING = "Starting"
     WAITING_FOR_PODS = "WaitingForPods"
     TRAINING = "Training"
+    STEPS_SKIPPED = "StepsSkipped"
+    """Training goes on, and left steps out for their numbers."""
     RESTARTING = "Restarting"
     EXPORTING = "Exporting"
     PUBLISHED = "Published"

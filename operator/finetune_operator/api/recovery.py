@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from .schema import Rule, SpecModel
+from .schema import DecimalRange, Rule, SpecModel
 
 PauseSeconds = Annotated[int, Field(ge=1, le=86_400)]
 
@@ -39,6 +39,34 @@ class OnOutOfMemory(StrEnum):
     FAIL = "Fail"
 
 
+class OnNonFinite(StrEnum):
+    """What follows when a loss or gradient is infinite or not a number."""
+
+    SKIP = "Skip"
+    ROLL_BACK = "RollBack"
+    STOP = "Stop"
+
+
+class OnLossSpike(StrEnum):
+    """What follows when the loss of a step lies far above those before it."""
+
+    IGNORE = "Ignore"
+    SKIP = "Skip"
+    ROLL_BACK = "RollBack"
+    STOP = "Stop"
+
+
+class LossSpike(SpecModel):
+    """When a loss is a spike: above the median of the last losses by `factor` times their spread,
+    and above the highest of them by half of that. Spread: 1.4826 × median absolute deviation, at
+    least 0.05 nats per token."""
+
+    factor: Annotated[str, DecimalRange(2, 1000, example="8")] = "8"
+    """Spreads between the median and the limit, a decimal string."""
+    window_steps: Annotated[int, Field(ge=8, le=1024)] = 64
+    """Steps whose losses are compared. Nothing is a spike before half of them are done."""
+
+
 class Recovery(SpecModel):
     """What happens after a failure: all pods of the stage end, then it starts again; training goes
     on from the newest verified checkpoint. A failure that would only repeat ends the job at
@@ -56,6 +84,23 @@ class Recovery(SpecModel):
     """Adapt: the next attempt uses less memory for the same global batch: a smaller micro-batch
     with more accumulation, then activation checkpointing, then a higher ZeRO stage; each step
     stands in `status.resolved.adaptations`. Fail: like any failure of the program."""
+    on_non_finite: OnNonFinite = OnNonFinite.SKIP
+    """An infinite loss or gradient, or NaN, never changes a weight. Skip: training goes on with the
+    next step. RollBack: it goes on from a checkpoint before that step and passes over its rows and
+    those of the steps just before it. Stop: the job fails. Overflow while FP16 searches its loss
+    scale does not count."""
+    on_loss_spike: OnLossSpike = OnLossSpike.IGNORE
+    """Ignore: the step counts, and the spike is told. Skip: the step changes no weight. RollBack
+    and Stop: as above."""
+    loss_spike: LossSpike = LossSpike()
+    """When a loss is a spike."""
+    max_skipped_steps: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Steps in a row that may be skipped; one more is a failure of the program."""
+    roll_back_steps: Annotated[int, Field(ge=1, le=100_000)] = 10
+    """Optimizer steps that a roll-back passes over: the bad one and those just before it. It goes
+    back to the newest checkpoint before all of them, if there is one, else to the oldest one."""
+    max_roll_backs: Annotated[int, Field(ge=1, le=32)] = 3
+    """Roll-backs of a job; no other budget pays for them. One more bad step ends it."""
     hang_after_seconds: Annotated[int, Field(ge=10, le=86_400)] = 300
     """A rank that gives no sign of life for so many seconds while it trains or evaluates is
     ended, and with it the attempt; it always gets ten times as long as its steps take, and six

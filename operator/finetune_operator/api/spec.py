@@ -166,6 +166,16 @@ FineTuneJobSpec.rules = (
         ),
     ),
     Rule(
+        cel="has(self.checkpoint.everySteps) || (self.recovery.onNonFinite != 'RollBack'"
+        " && self.recovery.onLossSpike != 'RollBack')",
+        message="RollBack goes back to a checkpoint: set checkpoint.everySteps, or Skip or Stop",
+        field_path=".recovery",
+        check=lambda spec: (
+            spec.checkpoint.every_steps is not None
+            or "RollBack" not in (spec.recovery.on_non_finite, spec.recovery.on_loss_spike)
+        ),
+    ),
+    Rule(
         cel="!has(self.model.secretRef) || self.model.uri.startsWith('hf://')"
         " || self.data.train.exists(source, source.uri.startsWith('hf://'))"
         " || (has(self.data.eval)"

@@ -62,6 +62,19 @@ class Adaptation(StatusModel):
     """What is different since then; the global batch stays as it was."""
 
 
+class PassedOver(StatusModel):
+    """Steps whose rows are left out since training went back behind them."""
+
+    attempt: Counter | None = None
+    """Attempt that the last of these steps ended."""
+    failure_class: Annotated[str | None, Field(alias="class")] = None
+    """NonFinite or LossSpike."""
+    first_step: Counter | None = None
+    """The first of them; steps are numbered from 1."""
+    last_step: Counter | None = None
+    """The bad one."""
+
+
 class Resolved(StatusModel):
     """What absent fields became."""
 
@@ -89,6 +102,8 @@ class Resolved(StatusModel):
     """Why, by field name."""
     adaptations: Annotated[tuple[Adaptation, ...], Field(max_length=32)] | None = None
     """What was made smaller after training ran out of memory, in order."""
+    passed_over: Annotated[tuple[PassedOver, ...], Field(max_length=32)] | None = None
+    """Steps that were passed over after roll-backs, in order; they count as done."""
 
 
 class ModelStatus(StatusModel):
@@ -177,6 +192,13 @@ class Progress(StatusModel):
     """Seconds of training that remain, by the speed of late."""
     tokens_per_second: Decimal | None = None
     """Tokens without padding, all ranks together."""
+    skipped: Annotated[dict[str, Counter], Field(max_length=16)] | None = None
+    """Steps that changed no weight, by reason: nonfinite, lossSpike, passedOver (after a
+    roll-back), lossScale (FP16 searches it), noTokens (nothing to learn in them)."""
+    last_bad_step: Counter | None = None
+    """The last step that changed no weight because of its loss or gradients, numbered from 1."""
+    loss_spikes: Counter | None = None
+    """Loss spikes so far, whatever followed from them."""
     updated_at: Timestamp | None = None
     """When rank 0 said so."""
 
@@ -311,7 +333,8 @@ class PastFailure(StatusModel):
     at: Timestamp | None = None
     """When."""
     budget: Literal["Program", "Infrastructure"] | None = None
-    """Which budget paid for the restart; absent: none, it went on with less memory in use."""
+    """Which budget paid for the restart; absent: none, it went on with less memory in use or
+    rolled back."""
     steps_redone: Counter | None = None
     """Steps that were lost with the attempt: those after the checkpoint from which a later one
     went on. Absent until it did."""
@@ -327,13 +350,16 @@ class Restarts(StatusModel):
     memory: Counter | None = None
     """With less memory in use (`resolved.adaptations`); paid by nobody, because they end by
     themselves."""
+    roll_backs: Counter | None = None
+    """Behind bad numbers (`resolved.passedOver`); limited by `spec.recovery.maxRollBacks`."""
     steps_redone: Counter | None = None
     """Optimizer steps that were lost and trained again."""
 
     @computed_field
     def total(self) -> Counter:
-        """program, infrastructure and memory together."""
-        return (self.program or 0) + (self.infrastructure or 0) + (self.memory or 0)
+        """program, infrastructure, memory and rollBacks together."""
+        counts = (self.program, self.infrastructure, self.memory, self.roll_backs)
+        return sum(count or 0 for count in counts)
 
 
 class ResumedFrom(StatusModel):

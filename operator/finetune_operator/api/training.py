@@ -134,9 +134,6 @@ class Training(SpecModel):
     activation_checkpointing: Switch = Switch.DISABLED
     """Enabled computes activations again in the backward pass: less memory, about a third more
     time."""
-    max_nonfinite_steps: Annotated[int, Field(ge=1, le=1000)] = 3
-    """Steps in a row with a non-finite loss or gradient after which the job fails. None of them
-    changes a weight."""
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
     """Seed of order, initialization and dropout."""
 

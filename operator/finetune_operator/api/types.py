@@ -9,7 +9,7 @@ from pydantic import Field
 from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
-from .recovery import Backoff, OnOutOfMemory, Recovery
+from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .sources import (
     ChatTemplate,
@@ -37,6 +37,7 @@ from .status import (
     Logs,
     Metrics,
     ModelStatus,
+    PassedOver,
     PastFailure,
     Phase,
     Progress,
@@ -172,6 +173,7 @@ __all__ = [
     "Logs",
     "Lora",
     "LossOn",
+    "LossSpike",
     "Method",
     "Metrics",
     "Model",
@@ -180,6 +182,8 @@ __all__ = [
     "NodeAffinity",
     "Normalize",
     "ObjectMeta",
+    "OnLossSpike",
+    "OnNonFinite",
     "OnOutOfMemory",
     "Optimizer",
     "OptimizerType",
@@ -187,6 +191,7 @@ __all__ = [
     "OutputFormat",
     "Overlong",
     "Packing",
+    "PassedOver",
     "PastFailure",
     "Phase",
     "PodAffinity",

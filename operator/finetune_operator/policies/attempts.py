@@ -25,7 +25,7 @@ from .facts import (
     new_attempt,
     record_job,
 )
-from .history import tell_start
+from .history import left_out, tell_skipped, tell_start
 from .numbers import progress_changes
 from .pending import explain
 
@@ -188,10 +188,13 @@ def running(facts: Facts) -> Verdict:
     }[stage.name]
     training = stage.name is StageName.TRAIN
     changes: dict[str, Any] = {"failure": None}
+    ready = {ConditionType.GANG_READY.value: ("True", reason.value, "all training pods are ready")}
     if training:
         changes |= {"start_timeouts": None, **progress_changes(facts)}
-        message += tell_start(facts.status.model_copy(update=changes))
-    ready = {ConditionType.GANG_READY.value: ("True", reason.value, "all training pods are ready")}
+        status = facts.status.model_copy(update=changes)
+        message += tell_start(status) + tell_skipped(status)
+        if left_out(status):
+            reason = Reason.STEPS_SKIPPED
     return Verdict(
         phase=RUNNING_PHASES[stage.name],
         state=state,

@@ -45,16 +45,49 @@ def tell_start(status: FineTuneJobStatus) -> str:
     where = f"; attempt {status.attempt} went on from step {began.step}"
     if restarts is None:
         return where
-    count = sum(n or 0 for n in (restarts.program, restarts.infrastructure, restarts.memory))
-    times = "1 restart" if count == 1 else f"{count} restarts"
-    steps = "1 step" if restarts.steps_redone == 1 else f"{restarts.steps_redone or 0} steps"
+    count = restarts.total
+    times, steps = _counted(count, "restart"), _counted(restarts.steps_redone or 0, "step")
     return f"{where}; {times} so far, {steps} trained again"
 
 
-def spend(status: FineTuneJobStatus, failure: Failure, budget: Budget) -> dict[str, Any]:
+def left_out(status: FineTuneJobStatus) -> bool:
+    """Whether training left steps out for their numbers, in whichever attempt."""
+    skipped = (status.progress and status.progress.skipped) or {}
+    return any(skipped.get(name) for name in ("nonfinite", "lossSpike"))
+
+
+def tell_skipped(status: FineTuneJobStatus) -> str:
+    """Which steps changed no weight because of their numbers, and spikes, for a sentence."""
+    progress = status.progress
+    if progress is None:
+        return ""
+    skipped = progress.skipped or {}
+    parts = [f"{skipped[name]} {words}" for name, words in _SKIPPED.items() if skipped.get(name)]
+    count = sum(skipped.get(name, 0) for name in _SKIPPED)
+    last = progress.last_bad_step
+    at = f", the last for its numbers is step {last}" if last else ""
+    told = f"; {_counted(count, 'step')} left out ({', '.join(parts)}){at}" if count else ""
+    applied = (progress.loss_spikes or 0) - skipped.get("lossSpike", 0)
+    return told + (f"; {_counted(applied, 'loss spike')} trained on" if applied > 0 else "")
+
+
+_SKIPPED = {
+    "nonfinite": "not finite",
+    "lossSpike": "with a loss spike",
+    "passedOver": "passed over after going back",
+}
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def spend(
+    status: FineTuneJobStatus, failure: Failure, budget: Budget, *, rolled_back: bool = False
+) -> dict[str, Any]:
     """The restart counted and its failure remembered: both stand in the status, or neither.
 
-    ``Budget.NONE``: nobody pays, the next attempt uses less memory.
+    ``Budget.NONE``: nobody pays, the next attempt rolls back or uses less memory.
     """
     restarts = status.restarts or Restarts()
     program, infrastructure = restarts.program or 0, restarts.infrastructure or 0
@@ -63,7 +96,8 @@ def spend(status: FineTuneJobStatus, failure: Failure, budget: Budget) -> dict[s
         "infrastructure": infrastructure + (budget is Budget.INFRASTRUCTURE),
     }
     if budget is Budget.NONE:
-        counted["memory"] = (restarts.memory or 0) + 1
+        kind = "roll_backs" if rolled_back else "memory"
+        counted[kind] = (getattr(restarts, kind) or 0) + 1
     past = PastFailure(
         failure_class=failure.failure_class,
         stage=failure.stage,

@@ -141,6 +141,9 @@ def _progress(report: ProgressReport) -> Progress:
         epoch=_decimal(report.epoch, digits=4),
         eta_seconds=_seconds(report.eta_seconds),
         tokens_per_second=_decimal(report.tokens_per_second, digits=4),
+        skipped=report.skipped or None,
+        last_bad_step=report.last_bad_step,
+        loss_spikes=report.loss_spikes,
         updated_at=datetime.fromtimestamp(report.updated_at, UTC),
     )
 
@@ -153,6 +156,9 @@ def _finished(step: int, steps: int | None, words: LastWords, now: datetime) -> 
         steps=steps,
         eta_seconds=0,
         tokens_per_second=_decimal(words.tokens_per_second, digits=4),
+        skipped=words.skipped or None,
+        last_bad_step=words.last_bad_step,
+        loss_spikes=words.loss_spikes,
         updated_at=now,
     )
 

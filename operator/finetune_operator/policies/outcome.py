@@ -10,6 +10,7 @@ from .attempts import NOT_READY, gone_soon, overdue, waiting, write_ahead
 from .ending import POLL_SECONDS, name_pods
 from .facts import RUNNING_PHASES, Facts, State, Verdict, record_job
 from .failure import digest, digest_of_vanished, tell
+from .history import tell_skipped
 from .numbers import final_numbers, last_words, prepared_changes, trained_changes
 from .restart import reason_to_stop, restart_or_end
 
@@ -72,7 +73,7 @@ def _succeeded(facts: Facts) -> Verdict | None:
         phase=Phase.SUCCEEDED,
         state=State.SUCCEEDED,
         reason=Reason.SUCCEEDED,
-        message=f"the result lies at {changes['artifact'].uri}",
+        message=f"the result lies at {changes['artifact'].uri}{tell_skipped(facts.status)}",
         changes=changes,
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..api.failures import Budget
-from ..api.types import Adaptation, Failure, PastFailure, Phase, Reason, StageName
+from ..api.types import Adaptation, Failure, PassedOver, PastFailure, Phase, Reason, StageName
 from .attempts import NOT_READY
 from .budget import CAUSES, FIELDS, allowed, payer, spent
 from .deadline import is_over, sentence
@@ -20,6 +20,8 @@ from .failure import tell
 from .history import failures_in_a_row, resumption_changes, spend
 from .memory import may_adapt, smaller
 from .numbers import reported_start
+from .rollback import FIELDS as FIELDS_OF_NUMBERS
+from .rollback import passed_over, policy, rolled_back, rolls_back, tell_roll_back
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,25 @@ def nothing_is_left_to_make_smaller(facts: Facts, failure: Failure) -> Stop | No
     )
 
 
+def numbers_end_the_job(facts: Facts, failure: Failure) -> Stop | None:
+    """Loss or gradients went bad, and the user wants to see that."""
+    if policy(facts, failure) != "Stop":
+        return None
+    name = str(failure.failure_class)
+    return Stop(name, f"{tell(failure)}; {FIELDS_OF_NUMBERS[name]} is Stop")
+
+
+def rolled_back_often_enough(facts: Facts, failure: Failure) -> Stop | None:
+    """As many roll-backs were made as are allowed."""
+    done, limit = len(rolled_back(facts)), facts.spec.recovery.max_roll_backs
+    if not rolls_back(facts, failure) or done < limit:
+        return None
+    return Stop(
+        str(failure.failure_class),
+        f"{tell(failure)}; {done} roll-backs did not help (spec.recovery.maxRollBacks: {limit})",
+    )
+
+
 def repeats_itself(facts: Facts, failure: Failure) -> Stop | None:
     """The program failed like this before, at the same place."""
     if payer(failure) is not Budget.PROGRAM:
@@ -95,16 +116,19 @@ STOPS: tuple[Callable[[Facts, Failure], Stop | None], ...] = (
     time_is_up,
     no_budget_was_given,
     nothing_is_left_to_make_smaller,
+    numbers_end_the_job,
+    rolled_back_often_enough,
     repeats_itself,
     budget_is_spent,
 )
 STOPS_OF_ADAPTATION = (time_is_up, no_budget_was_given)
-"""Against an attempt that uses less memory: it is no repetition, and the ladder has an end."""
+"""Against an attempt that uses less memory or rolls back: it is no repetition, and has an end."""
 
 
 def reason_to_stop(facts: Facts, failure: Failure) -> Stop | None:
     """Why this failure is the last one; None: another attempt follows."""
-    rules = STOPS_OF_ADAPTATION if smaller(facts, failure) else STOPS
+    changed = smaller(facts, failure) or passed_over(facts, failure)
+    rules = STOPS_OF_ADAPTATION if changed else STOPS
     return next((stop for rule in rules if (stop := rule(facts, failure)) is not None), None)
 
 
@@ -119,13 +143,18 @@ def restart_or_end(facts: Facts, failure: Failure) -> Verdict:
 
 
 def _restart(facts: Facts, failure: Failure, resumed: Mapping[str, Any]) -> Verdict:
-    change, pauses = smaller(facts, failure), facts.spec.recovery.backoff_seconds
-    budget = Budget.NONE if change else payer(failure)
+    change, over = smaller(facts, failure), passed_over(facts, failure)
+    budget, pauses = payer(failure), facts.spec.recovery.backoff_seconds
+    if change or over:
+        budget = Budget.NONE
     status = facts.status.model_copy(update=dict(resumed))
     pause = backoff(pauses.initial, failures_in_a_row(status, failure), pauses.max)
     asleep = facts.spec.suspend
     when = "once spec.suspend is false" if asleep else f"in {int(pause.total_seconds())} s"
-    how = f"with less memory in use: {change}" if change else _restarts_so_far(facts, budget)
+    if over:
+        how = tell_roll_back(facts, over)
+    else:
+        how = f"with less memory in use: {change}" if change else _restarts_so_far(facts, budget)
     message = f"trying again {when} ({how}): {tell(failure)}"
     return Verdict(
         phase=Phase.RESTARTING,
@@ -136,8 +165,9 @@ def _restart(facts: Facts, failure: Failure, resumed: Mapping[str, Any]) -> Verd
         changes={
             **record_job(facts),
             **resumed,
-            **spend(status, failure, budget),
+            **spend(status, failure, budget, rolled_back=over is not None),
             **(_adapted(facts, failure, change) if change else {}),
+            **(_rolled_back(facts, over) if over else {}),
             "failure": failure,
             "next_attempt_time": facts.now + pause,
         },
@@ -157,6 +187,12 @@ def _adapted(facts: Facts, failure: Failure, change: str) -> dict[str, Any]:
     step = Adaptation(attempt=failure.attempt, failure_class=failure.failure_class, change=change)
     steps = (*(resolved.adaptations or ()), step)
     return {"resolved": resolved.model_copy(update={"adaptations": steps})}
+
+
+def _rolled_back(facts: Facts, over: PassedOver) -> dict[str, Any]:
+    """The steps to pass over, remembered: run.json of each later attempt holds them all."""
+    resolved = facts.known_plan.resolved
+    return {"resolved": resolved.model_copy(update={"passed_over": (*rolled_back(facts), over)})}
 
 
 def _same(past: PastFailure, failure: Failure) -> bool:

@@ -70,7 +70,7 @@ def test_a_job_without_numbers_has_none() -> None:
 def test_a_job_that_never_restarted_says_so() -> None:
     """A counter that appears with its first event hides that event from ``increase``."""
     told = text(make_job())
-    assert told.count("finetune_job_restarts_total{") == 3
+    assert told.count("finetune_job_restarts_total{") == 4
     assert 'finetune_job_steps_redone_total{finetunejob="demo",namespace="team-a"} 0.0' in told
 
 

@@ -38,7 +38,7 @@ SOFTWARE = (
     Signature(
         "NotFinite",
         "NonFinite",
-        r"loss or gradients were not finite in \d{1,6} steps"
+        r"loss or gradients are not finite at step \d{1,9}"
         r"|returned nan values in its \d{1,6}th output",
         "Loss or gradients became infinite or not a number.",
         "lower spec.training.learningRate or spec.training.maxGradNorm, and look at the rows named",

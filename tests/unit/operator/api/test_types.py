@@ -135,6 +135,7 @@ def test_exit_codes_are_distinct_and_of_the_program_alone() -> None:
         ("Hang", 76, Budget.INFRASTRUCTURE),
         ("HardwareFault", 77, Budget.INFRASTRUCTURE),
         ("Rendezvous", 78, Budget.INFRASTRUCTURE),
+        ("LossSpike", 79, Budget.PROGRAM),
     ],
 )
 def test_an_exit_code_never_changes_its_meaning(name: str, code: int, budget: Budget) -> None:

@@ -21,6 +21,7 @@ PAYERS = {
     "Internal": P,
     "CudaOom": P,
     "NonFinite": P,
+    "LossSpike": P,
     "HostOom": P,
     "UnknownFailure": P,
     "CollectiveTimeout": I,

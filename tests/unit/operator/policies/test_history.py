@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from finetune_operator.api.types import (
     Failure,
     FineTuneJobStatus,
     PastFailure,
+    Progress,
     Restarts,
     ResumedFrom,
     StageName,
@@ -23,10 +25,12 @@ from finetune_operator.policies.history import (
     failures_in_a_row,
     resumption_changes,
     spend,
+    tell_skipped,
     tell_start,
 )
 from finetune_operator.policies.numbers import reported_start
 from finetune_operator.reports import ResumedReport, read_progress
+from finetune_operator.status import decide
 
 P, T = StageName.PREPARE, StageName.TRAIN
 
@@ -194,3 +198,45 @@ def test_a_running_attempt_says_in_one_sentence_where_it_went_on_and_what_that_c
     assert tell_start(status) == ""
     suspended = status_in(T, attempt=2, resumed_from=ResumedFrom(attempt=1, step=7))
     assert tell_start(suspended) == "; attempt 2 went on from step 7"
+
+
+@pytest.mark.parametrize(
+    ("progress", "sentence"),
+    [
+        (None, ""),
+        (Progress(step=9), ""),
+        (Progress(skipped={"lossScale": 3, "noTokens": 1}), ""),
+        (
+            Progress(skipped={"nonfinite": 1}, last_bad_step=18),
+            "; 1 step left out (1 not finite), the last for its numbers is step 18",
+        ),
+        (
+            Progress(skipped={"passedOver": 10, "lossSpike": 1, "nonfinite": 2}, loss_spikes=1),
+            "; 13 steps left out (2 not finite, 1 with a loss spike, 10 passed over after going "
+            "back)",
+        ),
+        (Progress(loss_spikes=4), "; 4 loss spikes trained on"),
+    ],
+)
+def test_steps_that_were_left_out_are_told_in_the_sentence(
+    progress: Progress | None, sentence: str
+) -> None:
+    assert tell_skipped(FineTuneJobStatus(progress=progress)) == sentence
+
+
+def test_the_first_step_that_is_left_out_is_an_event() -> None:
+    def told(**fields: Any) -> Any:
+        told = {"attempt": 0, "step": 4, "updatedAt": 1795400000, **fields}
+        report = read_progress(json.dumps(told).encode())
+        job, pods = make_child_job(ready=2), tuple(make_pod(n) for n in (0, 1))
+        return make_facts(status_in(T), jobs=(job,), pods=pods, progress=report)
+
+    bad = {"skipped": {"nonfinite": 1}, "lastBadStep": 3}
+    calm, warned = running(told()), running(told(**bad))
+    assert (calm.reason, warned.reason) == ("Training", "StepsSkipped")
+    assert warned.message == (
+        "all ranks train; 1 step left out (1 not finite), the last for its numbers is step 3"
+    )
+    event = decide(told(**bad)).event
+    assert event is not None
+    assert (event["type"], event["reason"]) == ("Warning", "StepsSkipped")

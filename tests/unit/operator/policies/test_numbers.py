@@ -24,6 +24,8 @@ REPORT: dict[str, Any] = {
     "metrics": {"loss": 1.23456789, "learningRate": 0.0009, "baseline": {"evalLoss": 2.2}},
     "checkpoints": [{"step": 5}, {"step": 10, "verified": True, "bytes": 123}],
     "best": {"step": 10, "evalLoss": 1.8},
+    "skipped": {"nonfinite": 2},
+    "lossSpikes": 1,
     "ranks": [{"rank": 0, "phase": "train", "step": 12, "at": 1795400000.0}],
 }
 
@@ -38,6 +40,7 @@ def test_a_report_becomes_progress_metrics_and_checkpoints() -> None:
     assert (progress["step"], progress["percent"], progress["etaSeconds"]) == (12, 13, 401)
     assert (progress["epoch"], progress["tokensPerSecond"]) == ("0.4123", "180.3")
     assert progress["updatedAt"] == "2026-11-23T02:13:20Z"
+    assert (progress["skipped"], progress["lossSpikes"]) == ({"nonfinite": 2}, 1)
     assert changes["metrics"].wire() == {
         "loss": "1.23457",
         "learningRate": "0.0009",

@@ -22,6 +22,7 @@ from builders import (
 from finetune_operator.api.types import (
     Adaptation,
     Failure,
+    PassedOver,
     PastFailure,
     Phase,
     Resolved,
@@ -93,6 +94,26 @@ ROWS = [
         "nothing_is_left_to_make_smaller",
         "CudaOom",
         id="the foot of the ladder",
+    ),
+    pytest.param(
+        facts({"recovery": {"onNonFinite": "Stop"}}, past_failures=(past(),)),
+        failure(),
+        "numbers_end_the_job",
+        "NonFinite",
+        id="bad numbers were to stop the job",
+    ),
+    pytest.param(
+        facts(
+            {
+                "recovery": {"onNonFinite": "RollBack", "maxRollBacks": 1},
+                "checkpoint": {"everySteps": 5},
+            },
+            resolved=Resolved(passed_over=(PassedOver(first_step=1, last_step=4),)),
+        ),
+        failure(),
+        "rolled_back_often_enough",
+        "NonFinite",
+        id="one roll-back was allowed and made",
     ),
     pytest.param(
         facts(past_failures=(past(), past("Evicted"))),

@@ -107,6 +107,8 @@ def test_known_series_start_at_zero() -> None:
     skipped = families["finetune_train_steps_skipped"].samples
     assert {sample.labels["reason"]: sample.value for sample in skipped} == {
         "nonfinite": 0,
+        "loss_spike": 0,
+        "passed_over": 0,
         "loss_scale": 0,
         "no_tokens": 0,
     }

@@ -107,3 +107,34 @@ def test_the_parent_is_written_once(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         lineage.claim(tmp_path, 0, None)
     assert not list((tmp_path / "attempts/0").glob("*.tmp"))
+
+
+def trusted(workspace: Path, attempt: int, *suspect: tuple[int, int]) -> tuple[int, int] | None:
+    parent = newest_verified(workspace, attempt, suspect)
+    return (parent.attempt, parent.step) if parent else None
+
+
+def test_going_back_takes_the_newest_checkpoint_before_the_steps_that_are_passed_over(
+    tmp_path: Path,
+) -> None:
+    start(tmp_path, 0)
+    for step in (4, 8, 12):
+        publish(tmp_path, 0, step)
+    assert trusted(tmp_path, 1, (0, 9)) == (0, 8), "saved before step 9 was done"
+    assert trusted(tmp_path, 1, (0, 8)) == (0, 4)
+    assert trusted(tmp_path, 1, (0, 2)) == (0, 4), "all are suspect: the oldest"
+    (tmp_path / "attempts/0/checkpoints/step-4/rank-0.safetensors").write_bytes(b"torn")
+    assert trusted(tmp_path, 1, (0, 8)) == (0, 8), "the trusted one is torn"
+
+
+def test_what_a_later_attempt_saved_behind_those_steps_is_trusted(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    for step in (4, 8):
+        publish(tmp_path, 0, step)
+    parent = newest_verified(tmp_path, 1, [(0, 5)])
+    assert parent is not None and parent.step == 4
+    lineage.claim(tmp_path, 1, parent)
+    assert trusted(tmp_path, 2, (0, 5)) == (0, 4), "what lies beyond the parent is no history"
+    publish(tmp_path, 1, 8)
+    assert trusted(tmp_path, 2, (0, 5)) == (1, 8)
+    assert trusted(tmp_path, 2, (0, 5), (1, 7)) == (0, 4), "until that one is suspect too"

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
-from unit.trainer.train.tiny import random_rows, run_config, tiny_llama, write_rows
+from unit.trainer.train.tiny import VOCABULARY, random_rows, run_config, tiny_llama, write_rows
 
 from finetune_trainer import gang as gangs
 from finetune_trainer import shards
@@ -34,6 +35,7 @@ from finetune_trainer.weights import save_weights
 from finetune_trainer.zero_config import effective_stage, resolve_precision
 
 TIMEOUT = 60.0
+BAD_TOKEN = VOCABULARY - 1
 
 
 class NeverStop:
@@ -59,6 +61,10 @@ class Job:
     model: dict[str, Any] = field(default_factory=dict)
     supervised: float = 0.6
     first_gradient: bool = False
+    bad_row: int | None = None
+    """The only train row with the token ``BAD_TOKEN``."""
+    bad: str = "output"
+    """What that token does: see ``_make_bad``; ``surprise``: the row is noise among equal rows."""
 
     def run_config(self, world_size: int) -> RunConfig:
         workers = {"count": 1, "ranksPerWorker": world_size, "device": "CPU"}
@@ -74,6 +80,8 @@ def joined(place: Place) -> Gang:
 def built(job: Job, config: RunConfig) -> Engine:
     precision = resolve_precision(config.training.precision, torch.device("cpu"))
     model = tiny_llama(**job.model)
+    if job.bad_row is not None:
+        _make_bad(model, job.bad)
     torch.manual_seed(config.training.seed)
     return Engine(
         adapt(model, config),
@@ -83,8 +91,54 @@ def built(job: Job, config: RunConfig) -> Engine:
     )
 
 
+def _make_bad(model: Any, how: str) -> None:
+    """Let ``BAD_TOKEN`` make numbers that are not finite.
+
+    ``weight``: its embedding is NaN; ``output``: a layer's output; ``gradient``: that of a layer,
+    behind a finite loss; ``loss``: the loss is infinite where it is the target, and every gradient
+    finite.
+    """
+    met = [False]
+
+    def watch(_module: Any, _arguments: Any, inputs: dict[str, Any]) -> None:
+        met[0] = bool((inputs["input_ids"] == BAD_TOKEN).any())
+
+    model.register_forward_pre_hook(watch, with_kwargs=True)
+    layer = model.model.layers[1].mlp.act_fn
+    if how == "weight":
+        with torch.no_grad():
+            model.model.embed_tokens.weight[BAD_TOKEN] = float("nan")
+    if how == "output":
+        layer.register_forward_hook(lambda _m, _i, out: out * float("nan") if met[0] else None)
+    if how == "gradient":
+        layer.register_full_backward_hook(
+            lambda _m, grads, _o: (grads[0] * float("inf"),) if met[0] else None
+        )
+    if how == "loss":
+        column = torch.zeros(VOCABULARY)
+        column[BAD_TOKEN] = float("-inf")
+        model.lm_head.register_forward_hook(lambda _m, _i, out: out + column if met[0] else None)
+
+
 def rows_in(folder: Path, seed: int, lengths: list[list[int]], supervised: float) -> PackedDataset:
     write_rows(folder, random_rows(seed, lengths, supervised=supervised))
+    return PackedDataset(folder)
+
+
+def train_rows(folder: Path, job: Job) -> PackedDataset:
+    """The rows to train on, one of them bad if the job says so."""
+    rows = random_rows(1, job.lengths, supervised=job.supervised)
+    for number, row in enumerate(rows) if job.bad_row is not None else ():
+        for segment in row:
+            ids = segment.input_ids
+            if job.bad == "surprise" and number != job.bad_row:
+                ids[:] = np.arange(1, len(ids) + 1)
+            elif job.bad != "surprise":
+                ids[ids == BAD_TOKEN] = 1
+                if number == job.bad_row:
+                    ids[-1] = BAD_TOKEN
+                    segment.supervised[-1] = 1
+    write_rows(folder, rows)
     return PackedDataset(folder)
 
 
@@ -98,7 +152,14 @@ def assembled(job: Job, place: Place, shared: Path | None = None, attempt: int =
     workspace: Path = shared or gang.broadcast(Path(tempfile.mkdtemp()))
     scratch = Path(tempfile.mkdtemp())
     folder = workspace / "attempts" / str(attempt)
-    checkpoints = Checkpoints(workspace, attempt, gang, keep=config.checkpoint.keep, identity={})
+    checkpoints = Checkpoints(
+        workspace,
+        attempt,
+        gang,
+        keep=config.checkpoint.keep,
+        identity={},
+        suspect=[(each.attempt, each.first_step) for each in config.recovery.passed_over],
+    )
     parent = checkpoints.choose_parent()
     engine = built(job, config)
     state = TrainState()
@@ -108,7 +169,7 @@ def assembled(job: Job, place: Place, shared: Path | None = None, attempt: int =
         config=config,
         engine=engine,
         gang=gang,
-        train_rows=rows_in(scratch / "train", 1, job.lengths, job.supervised),
+        train_rows=train_rows(scratch / "train", job),
         eval_rows=rows_in(scratch / "eval", 2, job.eval_lengths, job.supervised),
         checkpoints=checkpoints,
         shutdown=NeverStop(),  # type: ignore[arg-type]
@@ -233,9 +294,23 @@ def poison(place: Place, job: Job) -> dict[str, Any]:
     return {"outcomes": outcomes, **{f"masters{n}": found for n, found in enumerate(masters)}}
 
 
-def diverge(place: Place, job: Job) -> dict[str, Any]:
-    """Train until the loop itself gives up. Brings home the error and the last lines told."""
+def one_bad_step(place: Place, job: Job) -> dict[str, Any]:
+    """Train on the windows of the first two steps. Brings home what became of them."""
     loop = assembled(job, place)
+    told, masters = [], [pieces(loop.engine, "master")]
+    for step in (0, 1):
+        mine, outcome = loop.train_window(loop.windows[step], 0.01)
+        assert outcome is not None
+        told.append((outcome.applied, outcome.grad_norm, mine))
+        masters.append(pieces(loop.engine, "master"))
+    return {"told": told, **{f"masters{n}": found for n, found in enumerate(masters)}}
+
+
+def diverge(
+    place: Place, job: Job, workspace: Path | None = None, attempt: int = 0
+) -> dict[str, Any]:
+    """Train until the loop itself gives up. Brings home the error and the last lines told."""
+    loop = assembled(job, place, workspace, attempt)
     try:
         loop.run()
     except Exception as error:
@@ -243,10 +318,12 @@ def diverge(place: Place, job: Job) -> dict[str, Any]:
         return {
             "error": type(error).__name__,
             "message": str(error),
+            "hint": getattr(error, "hint", None),
+            "beat": loop.reporter.heartbeat.step,
             "state": loop.state.content(),
             "lines": lines.read_text().splitlines() if lines.exists() else [],
         }
-    return {"error": None}
+    return {"error": None, "state": loop.state.content()}
 
 
 def stop_in(
@@ -340,12 +417,17 @@ def peer_dies(place: Place, job: Job) -> dict[str, Any]:
     return {"error": None}
 
 
-def train_in_fp16(place: Place, job: Job) -> dict[str, Any]:
-    """Train in FP16 on a CPU that DeepSpeed takes to be unable to: torch computes it, slowly."""
+def train_in_fp16(place: Place, job: Job, scale: float | None = None) -> dict[str, Any]:
+    """Train in FP16 on a CPU that DeepSpeed takes to be unable to: torch computes it, slowly.
+
+    ``scale``: the loss scale to begin with.
+    """
     import deepspeed.accelerator
 
     deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
     loop = assembled(job, place)
+    if scale is not None:
+        loop.engine.restore_scaler({"cur_scale": scale})
     scales = [loop.engine.loss_scale]
     stepped = loop.engine.step
 
