@@ -69,6 +69,7 @@ class Loop:
     def run(self) -> None:
         """Train to the end. Raises ``Preempted`` after a checkpoint when asked to stop."""
         self.engine.train()
+        self._phase("train")
         while True:
             # Looked at before a step and not after one, so that a resumed run catches up on what
             # the stopped one had no time for.
@@ -95,7 +96,7 @@ class Loop:
         summed, stop = self.gang.sums(mine, float(self.shutdown.agreed))
         loss = summed / window.supervised if window.supervised else math.nan
         seconds = time.monotonic() - began
-        self._account(window, seconds)
+        self._account(window)
         self._judge(window, loss, outcome)
         self._recent.append((window.tokens, seconds))
         self.reporter.step_done(
@@ -152,12 +153,11 @@ class Loop:
         self._compute_seconds += time.monotonic() - began
         return summed_here, outcome
 
-    def _account(self, window: Window, seconds: float) -> None:
+    def _account(self, window: Window) -> None:
         self.state.step = window.step + 1
         self.state.samples = self.windows.samples_before(self.state.step)
         self.state.tokens += window.tokens
         self.state.supervised_tokens += window.supervised
-        self.reporter.spent("train", seconds)
 
     def _judge(self, window: Window, loss: float, outcome: StepOutcome | None) -> None:
         """Count what was skipped; stop after too many steps in a row that were not finite."""
@@ -227,7 +227,6 @@ class Loop:
         best = self.state.best
         if math.isfinite(result.loss) and (best is None or result.loss < best["evalLoss"]):
             self.state.best = {"step": self.state.step, "evalLoss": result.loss}
-        self.reporter.spent("evaluate", result.seconds)
         self.reporter.evaluated(self.state, result, baseline=baseline)
 
     def _save(self) -> None:
@@ -240,7 +239,6 @@ class Loop:
             protect={self.state.best["step"]} if self.state.best else (),
         )
         seconds = time.monotonic() - began
-        self.reporter.spent("checkpoint", seconds)
         self.reporter.saved(published, self.checkpoints.published, seconds)
         log.info(
             "checkpoint of step %d: %d bytes in %.2f s", published.step, published.bytes, seconds
@@ -271,9 +269,9 @@ def seed_for_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(drawn[0]))
 
 
-def result_of(loop: Loop, seconds: dict[str, float]) -> dict[str, Any]:
+def result_of(loop: Loop) -> dict[str, Any]:
     """The final numbers of a job, for its outcome."""
-    trained = seconds.get("train", 0.0)
+    trained = loop.reporter.step_seconds
     return {
         "step": loop.state.step,
         "steps": loop.steps,
@@ -282,5 +280,5 @@ def result_of(loop: Loop, seconds: dict[str, float]) -> dict[str, Any]:
         "metrics": loop.state.metrics,
         "checkpoints": [p.content() for p in loop.checkpoints.published[-5:]],
         "best": loop.state.best,
-        "seconds": {key: round(value, 2) for key, value in seconds.items()},
+        "account": loop.reporter.account.content(),
     }

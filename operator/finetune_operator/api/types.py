@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
+from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .goodput import Cause, Goodput, TimeSpent
 from .recovery import Backoff, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .sources import (
@@ -115,7 +117,7 @@ class FineTuneJob(ApiModel):
     kind: Literal["FineTuneJob"] = "FineTuneJob"
     metadata: ObjectMeta
     spec: FineTuneJobSpec
-    """The wish. Immutable but for suspend, recovery, the deadlines, and workers.count while
+    """The wish. Immutable but for suspend, recovery, budget, the deadlines, and workers.count while
     suspended."""
     status: FineTuneJobStatus = FineTuneJobStatus()
     """What is known. Written by the operator alone."""
@@ -143,6 +145,7 @@ __all__ = [
     "Backoff",
     "Baseline",
     "BestCheckpoint",
+    "Cause",
     "ChatTemplate",
     "Checkpoint",
     "Checkpoints",
@@ -167,6 +170,7 @@ __all__ = [
     "FineTuneJobSpec",
     "FineTuneJobStatus",
     "Full",
+    "Goodput",
     "LatestCheckpoint",
     "LocalObjectRef",
     "Logs",
@@ -209,8 +213,10 @@ __all__ = [
     "StageName",
     "Storage",
     "Switch",
+    "TimeSpent",
     "Toleration",
     "Training",
+    "UsageLimit",
     "Workers",
     "decimal_string",
 ]
