@@ -20,7 +20,7 @@ from finetune_operator.observed import (
     read_job,
 )
 from finetune_operator.plan import Platform, TrainingPlan, plan_training, stage_job_name
-from finetune_operator.policies.facts import Facts, Obstacle
+from finetune_operator.policies.facts import Facts, NamespaceBudget, Obstacle
 from finetune_operator.reports import ProgressReport
 from finetune_operator.settings import Settings
 from finetune_operator.sources import ResolvedOutput
@@ -146,6 +146,7 @@ def make_pod(
         "unscheduled": None,
         "waiting": None,
         "terminated": None,
+        "scheduled": NOW - seconds(20),
         "disruption": "",
     }
     return ChildPod(**{**known, **fields})
@@ -153,7 +154,7 @@ def make_pod(
 
 def pending_pod(index: int = 0, stage: StageName = StageName.TRAIN, **fields: Any) -> ChildPod:
     """A pod without a node and without a word about why."""
-    bare = {"phase": "Pending", "ready": False, "node": "", "ip": ""}
+    bare = {"phase": "Pending", "ready": False, "node": "", "ip": "", "scheduled": None}
     return make_pod(index, stage, **{**bare, **fields})
 
 
@@ -213,6 +214,7 @@ def make_facts(
     obstacle: Obstacle | None = None,
     refusal: Obstacle | None = None,
     progress: ProgressReport | None = None,
+    namespace_budget: NamespaceBudget | None = None,
     deleting: bool = False,
     generation: int = 1,
 ) -> Facts:
@@ -235,6 +237,7 @@ def make_facts(
         obstacle=obstacle,
         refusal=refusal,
         progress=progress,
+        namespace_budget=namespace_budget,
     )
 
 

@@ -45,6 +45,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], Raw] = {}
         self.claims: dict[str, Claim] = {"work": Claim(("ReadWriteMany",))}
+        self.gpu_hours_of_namespace: str | None = None
         self.events: list[Raw] = []
         self.writes: list[tuple[str, str, str]] = []
         self.now: datetime = NOW
@@ -124,6 +125,8 @@ class FakeCluster:
 
     async def admission(self, namespace: str, job_uid: str) -> Admission | None:
         return None  # no Kueue here
+    async def gpu_hours(self, namespace: str, name: str) -> str | None:
+        return self.gpu_hours_of_namespace
 
     async def newest_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
         return None
@@ -185,7 +188,7 @@ class FakeCluster:
                 pod["status"] = {
                     "phase": "Running",
                     "podIP": "10.0.0.1",
-                    "conditions": [{"type": "Ready", "status": "True"}],
+                    "conditions": [{"type": "Ready", "status": "True"}, self._scheduled()],
                     "containerStatuses": [{"state": {"running": {}}}],
                 }
                 self._touch(pod)
@@ -199,9 +202,10 @@ class FakeCluster:
             "message": json.dumps(words) if words else "",
             "finishedAt": self.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
+        scheduled = [c for c in pod["status"].get("conditions", ()) if c["type"] == "PodScheduled"]
         pod["status"] = {
             "phase": "Succeeded" if code == 0 else "Failed",
-            "conditions": [{"type": "Ready", "status": "False"}],
+            "conditions": [{"type": "Ready", "status": "False"}, *scheduled],
             "containerStatuses": [{"state": {"terminated": ended}}],
         }
         self._touch(pod)
@@ -300,6 +304,10 @@ class FakeCluster:
                 "status": {"phase": "Pending"},
             }
         )
+
+    def _scheduled(self) -> Raw:
+        at = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {"type": "PodScheduled", "status": "True", "lastTransitionTime": at}
 
     def _terminate(self, pod: Raw) -> None:
         if "deletionTimestamp" not in pod["metadata"]:

@@ -31,6 +31,7 @@ from .observed import (
     read_child_pod,
     read_job,
 )
+from .policies.gpu_budget import KEY as GPU_HOURS
 from .policies.validity import Claim
 
 FIELD_MANAGER = "finetune-operator"
@@ -91,6 +92,9 @@ class Cluster(Protocol):
     async def claim(self, namespace: str, name: str) -> Claim | None: ...
 
     async def config_map_keys(self, namespace: str, name: str) -> frozenset[str] | None: ...
+
+    async def gpu_hours(self, namespace: str, name: str) -> str | None:
+        """What stands in a ConfigMap with a budget; None where there is none."""
 
     async def newest_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
         """Reason and message of the newest Warning event about an object."""
@@ -233,11 +237,19 @@ class KubernetesCluster:
         return Claim(tuple(modes), (found.get("status") or {}).get("phase", ""))
 
     async def config_map_keys(self, namespace: str, name: str) -> frozenset[str] | None:
+        data = await self._config_map(namespace, name)
+        return None if data is None else frozenset(data)
+
+    async def gpu_hours(self, namespace: str, name: str) -> str | None:
+        data = await self._config_map(namespace, name)
+        return None if data is None else data.get(GPU_HOURS)
+
+    async def _config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
         try:
             found = await self._request("GET", "ConfigMap", _path("ConfigMap", namespace, name))
         except NotThere:
             return None
-        return frozenset(found.get("data") or ())
+        return found.get("data") or {}
 
     async def newest_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
         query = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": "50"}

@@ -12,14 +12,15 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from .api.types import FineTuneJobStatus, OutputFormat, Phase
+from .api.types import FineTuneJobStatus, OutputFormat, Phase, StageName
 from .cluster import Children, Cluster
 from .engine.evidence import Evidence
 from .engine.store import Key, Store, Stored
 from .errors import ClusterError, Fault, InvalidSpec
 from .observed import ChildJob, ChildPod, Observed, StoredJob
 from .plan import Platform, TrainingPlan, plan_training
-from .policies.facts import Facts, Obstacle
+from .policies.facts import Facts, NamespaceBudget, Obstacle
+from .policies.gpu_budget import CONFIG_MAP, read_hours
 from .policies.pending import warning_about
 from .policies.queue import held_by_queue
 from .policies.validity import Claim, Surroundings, find_obstacle
@@ -33,6 +34,8 @@ REMEMBERED_PLANS = 64
 """A pass asks for the same plan several times; a few jobs are worked on side by side."""
 LOOKUP_SECONDS = 5.0
 """How long an answer about a claim or an event counts: hundreds of jobs share a claim."""
+BUDGET_SECONDS = 20.0
+"""How long one about the budget of a namespace counts, which running jobs ask for all the time."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class Gatherer:
         if held_by_queue(facts) and facts.stage.job is not None:
             admission = await self._ask("admission", job.key.namespace, facts.stage.job.uid)
             observed = replace(observed, admission=admission)
+        facts = replace(facts, namespace_budget=await self._namespace_budget(facts, plan))
         obstacle = None
         if facts.stage.job is None and not plan.spec.suspend:
             around = await self._surroundings(plan)
@@ -159,6 +163,17 @@ class Gatherer:
         name = named_job(spec)
         return self.stores.jobs.get(Key(key.namespace, name), name) if name else None
 
+    async def _namespace_budget(self, facts: Facts, plan: TrainingPlan) -> NamespaceBudget | None:
+        if facts.stage.name is not StageName.TRAIN or not plan.spec.workers.gpus_per_worker:
+            return None
+        key = plan.key
+        hours = await self._ask("budget", key.namespace, CONFIG_MAP)
+        if hours is None:
+            return None
+        there = (job for job in self.stores.jobs if job.key.namespace == key.namespace)
+        used = sum(job.gpu_seconds for job in there if job.key != key)
+        return NamespaceBudget(read_hours(hours), used)
+
     async def _surroundings(self, plan: TrainingPlan) -> Surroundings:
         namespace = plan.key.namespace
         names = {use.name for use in plan.claim_uses}
@@ -180,11 +195,13 @@ class Gatherer:
     async def _ask(self, what: str, namespace: str, name: str) -> Any:
         """A live read whose answer counts for a few seconds; who asks meanwhile shares it."""
         asked, now = (what, namespace, name), time.monotonic()
-        since, answer = self._answers.get(asked, (-LOOKUP_SECONDS, None))
-        if answer is None or now - since >= LOOKUP_SECONDS:
+        counts = BUDGET_SECONDS if what == "budget" else LOOKUP_SECONDS
+        since, answer = self._answers.get(asked, (-counts, None))
+        if answer is None or now - since >= counts:
             read = {
                 "claim": self._cluster.claim,
                 "config_map": self._cluster.config_map_keys,
+                "budget": self._cluster.gpu_hours,
                 "warning": self._cluster.newest_warning,
                 "admission": self._cluster.admission,
             }[what]

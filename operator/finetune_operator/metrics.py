@@ -6,8 +6,10 @@ object and outlive the pods; ``finetune_operator_*`` tell about this process.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -16,7 +18,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from .api.types import Phase
+from .api.types import Cause, Phase
 from .observed import StoredJob
 
 LABELS = ("namespace", "finetunejob")
@@ -116,9 +118,15 @@ def operator_metrics(
 class JobCollector(Collector):
     """The ``finetune_job_*`` series of the live FineTuneJobs, capped."""
 
-    def __init__(self, jobs: Callable[[], Iterable[StoredJob]], limit: int) -> None:
+    def __init__(
+        self,
+        jobs: Callable[[], Iterable[StoredJob]],
+        limit: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._jobs = jobs
         self._limit = limit
+        self._clock = clock
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -153,6 +161,16 @@ class JobCollector(Collector):
             "Optimizer steps that restarts lost, and that were trained again.",
             labels=LABELS,
         )
+        goodput = GaugeMetricFamily(
+            "finetune_job_goodput_seconds",
+            "What the time of a FineTuneJob was spent on, since the operator took it up.",
+            labels=(*LABELS, "cause"),
+        )
+        gpu_seconds = CounterMetricFamily(
+            "finetune_job_gpu_seconds",
+            "Seconds in which training pods of a FineTuneJob held GPUs, times their GPUs.",
+            labels=LABELS,
+        )
         families = [GaugeMetricFamily(m.name, m.help, labels=LABELS) for m in JOB_METRICS]
         for job in shown:
             now, status = job.phase or Phase.PENDING.value, job.status
@@ -164,6 +182,9 @@ class JobCollector(Collector):
                 count = _number(status, ("restarts", cause)) or 0
                 restarts.add_metric((*job.key, cause), count)
             redone.add_metric(job.key, _number(status, ("restarts", "stepsRedone")) or 0)
+            for cause, count in _time_spent(status, self._clock()):
+                goodput.add_metric((*job.key, cause), count)
+            gpu_seconds.add_metric(job.key, _number(status, ("goodput", "gpuSeconds")) or 0)
             for family, metric in zip(families, JOB_METRICS, strict=True):
                 value = _number(status, metric.path)
                 if value is not None:
@@ -172,6 +193,8 @@ class JobCollector(Collector):
         yield phase
         yield restarts
         yield redone
+        yield goodput
+        yield gpu_seconds
         yield from families
 
     def _by_phase(self, jobs: list[StoredJob]) -> Metric:
@@ -192,6 +215,18 @@ class JobCollector(Collector):
 def _activity(job: StoredJob) -> tuple[bool, int]:
     """Unfinished jobs first, then the most recently changed."""
     return not job.finished, job.version
+
+
+def _time_spent(status: Any, now: float) -> Iterator[tuple[str, float]]:
+    """Cause and seconds; the time since the last entry belongs to the present cause."""
+    account = _section(status, "goodput")
+    try:
+        since = max(0.0, now - datetime.fromisoformat(account["until"]).timestamp())
+    except (KeyError, TypeError, ValueError):
+        return
+    for cause in Cause:
+        count = _number(account, ("seconds", cause.value)) or 0.0
+        yield cause.value, count + (since if account.get("current") == cause.value else 0.0)
 
 
 def _section(place: Any, name: str) -> Any:

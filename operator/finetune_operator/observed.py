@@ -47,6 +47,8 @@ class StoredJob:
     phase: str
     """As in the status; empty before the first."""
     finished: bool
+    gpu_seconds: int
+    """As in the status; 0 before training."""
 
     @property
     def name(self) -> str:
@@ -131,6 +133,8 @@ class ChildPod:
     waiting: tuple[str, str] | None
     """Why its container does not run: reason and message."""
     terminated: Termination | None
+    scheduled: datetime | None
+    """When it got its node."""
     disruption: str
     """Reason of condition DisruptionTarget, or of the pod's own eviction; empty: none."""
 
@@ -185,6 +189,7 @@ def read_job(raw: Raw) -> StoredJob:
         packed_status=pack(status),
         phase=str(status.get("phase", "")),
         finished="completionTime" in status,
+        gpu_seconds=_gpu_seconds(status.get("goodput")),
     )
 
 
@@ -260,8 +265,14 @@ def read_child_pod(raw: Raw) -> ChildPod:
         unscheduled=_unscheduled(conditions.get("PodScheduled", {})),
         waiting=_waiting(state.get("waiting")),
         terminated=_termination(state.get("terminated")),
+        scheduled=_scheduled(conditions.get("PodScheduled", {})),
         disruption=_disruption(conditions.get("DisruptionTarget", {}), status),
     )
+
+
+def _gpu_seconds(account: Any) -> int:
+    count = account.get("gpuSeconds") if isinstance(account, Mapping) else None
+    return count if isinstance(count, int) else 0
 
 
 def _key(meta: Raw) -> Key:
@@ -296,6 +307,11 @@ def _unscheduled(condition: Raw) -> tuple[str, str, datetime] | None:
         return None
     reason, message = condition.get("reason", ""), condition.get("message", "")[:MAX_TEXT]
     return reason, message, _time(condition.get("lastTransitionTime"))
+
+
+def _scheduled(condition: Raw) -> datetime | None:
+    known = condition.get("status") == "True" and condition.get("lastTransitionTime")
+    return _time(condition["lastTransitionTime"]) if known else None
 
 
 def _waiting(state: Raw | None) -> tuple[str, str] | None:

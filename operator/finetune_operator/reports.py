@@ -62,6 +62,25 @@ class ResumedReport(_Report):
     step: Count
 
 
+class AccountReport(_Report):
+    """Where the time of an attempt went: seconds of each kind of work that was over at ``at``."""
+
+    at: Annotated[float, Field(ge=0, le=1e11)]
+    doing: Word = ""
+    """What has been going on since then."""
+    seconds: Annotated[dict[Word, Annotated[float, Field(ge=0, le=1e11)]], Field(max_length=16)] = (
+        Field(default_factory=dict)
+    )
+
+
+def _account(value: Any) -> Any:
+    """An account that makes no sense is none: the rest of the report still counts."""
+    try:
+        return None if value is None else AccountReport.model_validate(value)
+    except ValidationError:
+        return None
+
+
 class _Training(_Report):
     """Numbers that /progress and the last words of train share."""
 
@@ -75,6 +94,7 @@ class _Training(_Report):
     skipped: Annotated[dict[Word, Count], Field(max_length=16)] | None = None
     last_bad_step: Count | None = None
     loss_spikes: Count | None = None
+    account: Annotated[AccountReport | None, BeforeValidator(_account)] = None
 
 
 class ProgressReport(_Training):

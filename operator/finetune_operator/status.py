@@ -26,6 +26,8 @@ from .policies.attempts import (
 from .policies.deadline import deadline_exceeded, seconds_left
 from .policies.evicted import evicted
 from .policies.facts import Action, Facts, State, Verb, Verdict
+from .policies.goodput import account
+from .policies.gpu_budget import budget_exceeded, budget_unreadable, seconds_until_spent
 from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
 from .policies.secrets import without_secrets
 from .policies.suspend import resumed, suspended
@@ -42,6 +44,7 @@ RULES: tuple[Rule, ...] = (
     job_failing,
     deadline_exceeded,
     suspended,
+    budget_exceeded,
     resumed,
     evicted,  # a queue takes the gang's quota back
     between_attempts,  # given back, or failed and worth another try: pods go, time passes
@@ -49,6 +52,7 @@ RULES: tuple[Rule, ...] = (
     leftovers_alive,  # from here on: nothing may be created beside living pods
     previous_incarnation_alive,
     obstructed,  # claims and sources that are not there
+    budget_unreadable,
     not_begun,
     creation_refused,
     job_missing,  # everything is in place: create
@@ -89,10 +93,11 @@ def decide(facts: Facts) -> Decision:
     status = compose(facts, verdict)
     wire = status.wire()
     changed = wire != facts.job.status
-    if changed and verdict.aside:
-        wire = status.model_copy(update=dict(verdict.aside)).wire()
+    if changed:
+        aside = {**verdict.aside, "goodput": account(facts, status, verdict.reason)}
+        wire = status.model_copy(update=aside).wire()
     ends = verdict.state.terminal and facts.status.completion_time is None
-    times = (verdict.again_after, _deadline(facts, verdict))
+    times = (verdict.again_after, _deadline(facts, verdict), seconds_until_spent(facts))
     return Decision(
         status=wire if changed else facts.job.status,
         actions=verdict.actions,

@@ -37,6 +37,20 @@ last_words "{$(head_of prepare succeeded), \"steps\": $(value steps),
 
 _TRAIN = r"""#!/bin/sh
 . /bin/library
+trained=0
+redone=0
+counted=$(date +%s)
+spent() {  # the time since it was last called, on the kind of work $1
+  now=$(date +%s)
+  if [ "$1" = recompute ]; then
+    redone=$((redone + now - counted))
+  else
+    trained=$((trained + now - counted))
+  fi
+  counted=$now
+}
+account() { echo "\"account\": {\"at\": $counted, \"doing\": \"$kind\",
+  \"seconds\": {\"train\": $trained, \"recompute\": $redone}}"; }
 steps=$(value steps)
 folder=/workspace/attempts/$FINETUNE_ATTEMPT
 mkdir -p "$folder" /tmp/www
@@ -45,10 +59,13 @@ save() { echo "$FINETUNE_ATTEMPT $step" > "$checkpoint"; }
 stop() {
   sleep "${TORCH_TEST_SAVE_SECONDS:-0}"
   [ -n "$TORCH_TEST_SAVE_STEPS" ] || save
-  last_words "{$(head_of train preempted), \"step\": $step, \"resumedFrom\": $start}"
+  last_words "{$(head_of train preempted), \"step\": $step, \"resumedFrom\": $start, $(account)}"
   exit 75
 }
 step=0
+kind=train
+farthest=0
+[ ! -e "$checkpoint.farthest" ] || read -r farthest < "$checkpoint.farthest"
 start='{"step": 0}'
 if [ -e "$checkpoint" ]; then
   read -r attempt step < "$checkpoint"
@@ -64,28 +81,32 @@ trap stop TERM
 echo ok > /tmp/www/healthz
 httpd -p 9400 -h /tmp/www
 while [ "$step" -lt "$steps" ]; do
+  if [ "$step" -lt "$farthest" ]; then kind=recompute; else kind=train; fi
   step=$((step + 1))
   if [ -n "$TORCH_TEST_FAIL" ] && [ "$FINETUNE_ATTEMPT" -lt "${TORCH_TEST_FAIL_ATTEMPTS:-999}" ]
   then
     code=${TORCH_TEST_FAIL##*:}
     if [ "$JOB_COMPLETION_INDEX:$step:$code" = "$TORCH_TEST_FAIL" ]; then
-      last_words "{$(head_of train failed), \"resumedFrom\": $start,
+      last_words "{$(head_of train failed), \"resumedFrom\": $start, $(account),
         \"failure\": {\"rank\": $JOB_COMPLETION_INDEX, \"step\": $step,
         \"message\": \"told to fail\", \"lines\": [\"one\", \"two\"], \"at\": $(date +%s)}}"
       exit "$code"
     fi
   fi
   [ $((step % ${TORCH_TEST_SAVE_STEPS:-999999})) -ne 0 ] || save
-  echo "{\"attempt\": $FINETUNE_ATTEMPT, \"resumedFrom\": $start,
+  echo "{\"attempt\": $FINETUNE_ATTEMPT, \"resumedFrom\": $start, $(account),
     \"phase\": \"train\", \"step\": $step, \"steps\": $steps, \"epoch\": 0.5,
     \"tokensPerSecond\": 10.5, \"etaSeconds\": $((steps - step)), \"updatedAt\": $(date +%s),
     \"metrics\": {\"loss\": 1.5, \"learningRate\": 0.0002}}" > /tmp/www/next
   cat /tmp/www/next > /tmp/www/progress
   sleep 1 &
   wait $!
+  spent $kind
+  [ "$step" -le "$farthest" ] || echo "$step" > "$checkpoint.farthest"
 done
+kind=done
 last_words "{$(head_of train succeeded), \"step\": $step, \"steps\": $steps,
-  \"resumedFrom\": $start,
+  \"resumedFrom\": $start, $(account),
   \"metrics\": {\"loss\": 1.25, \"evalLoss\": 1.5, \"perplexity\": 4.48,
   \"baseline\": {\"evalLoss\": 2.5, \"perplexity\": 12.2}}}"
 """

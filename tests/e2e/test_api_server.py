@@ -176,6 +176,8 @@ def test_an_optional_part_cannot_be_removed_whole(
         pytest.param({"ttlSecondsAfterFinished": 0}, id="another time to live"),
         pytest.param({"startDeadlineSeconds": 60}, id="another start deadline"),
         pytest.param({"recovery": {"maxRestarts": 9}}, id="another budget"),
+        pytest.param({"budget": {"gpuHours": "0.5"}}, id="fewer GPU-hours"),
+        pytest.param({"budget": None}, id="as many GPU-hours as it needs"),
         pytest.param({"recovery": None}, id="the default budgets again"),
         pytest.param({"workers": {"count": 2}}, id="fewer workers while suspended"),
     ],

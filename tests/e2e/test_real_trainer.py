@@ -11,6 +11,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -290,6 +291,16 @@ def test_a_killed_rank_and_an_evicted_pod_change_nothing_of_the_result(
     assert status["resumedFrom"] == {"attempt": 1, "step": began[1]}
     assert killed["stepsRedone"] == max(0, killed["step"] - began[0])
     assert (evicted["stepsRedone"], restarts["stepsRedone"]) == (0, killed["stepsRedone"])
+
+    for end in ends.values():
+        account, spent = end["goodput"], end["goodput"]["seconds"]
+        print(f"{spent}, {account['percent']} % productive")
+        begin, until = map(datetime.fromisoformat, (end["startTime"], end["completionTime"]))
+        assert account["until"] == end["completionTime"]
+        assert sum(spent.values()) == (until - begin).total_seconds()
+        assert min(spent[cause] for cause in ("prepare", "init", "productive", "export")) > 0
+    assert status["goodput"]["seconds"]["restart"] >= 2 * 5, "two pauses"
+    assert ends["calm"]["goodput"]["seconds"]["restart"] == 0
 
     # The curve is that of the undisturbed run at every step, and so is the result, bit for bit.
     undisturbed = curve(attempts("calm") / "0")

@@ -31,7 +31,7 @@ class Pod:
         self.folder = workspace / "attempts" / str(attempt)
         self.port = free_port()
         self.termination_log = workspace / f"termination-log-{attempt}"
-        self.began = time.monotonic()
+        self.began, self.began_at = time.monotonic(), time.time()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "finetune_trainer", "train"],
             env={
@@ -155,7 +155,11 @@ def test_an_undisturbed_job_succeeds_and_leaves_everything_it_promised(undisturb
     assert (message["outcome"], message["step"], message["steps"]) == ("succeeded", STEPS, STEPS)
     assert message["metrics"]["evalLoss"] < message["metrics"]["baseline"]["evalLoss"]
     assert message["resumedFrom"] == {"step": 0}
-    assert message["seconds"].keys() == {"load", "train", "evaluate", "checkpoint", "save"}
+    account = message["account"]
+    kinds = {"init", "load", "train", "evaluate", "checkpoint", "save"}
+    assert (account["doing"], account["seconds"].keys()) == ("done", kinds)
+    passed = account["at"] - undisturbed.began_at
+    assert passed - 10 < sum(account["seconds"].values()) < passed
     assert [entry["step"] for entry in message["checkpoints"]] == [80, 120]
     folder = undisturbed.folder
     assert json.loads((folder / "result.json").read_text()) == message
@@ -234,6 +238,15 @@ def test_after_a_killed_rank_the_next_attempt_goes_on_from_the_checkpoint_bit_fo
     adapter = "adapter/adapter_model.safetensors"
     assert (second.folder / adapter).read_bytes() == (undisturbed.folder / adapter).read_bytes()
     assert second.message["metrics"] == undisturbed.message["metrics"]
+
+    lines = (first.folder / "metrics.jsonl").read_text().splitlines()
+    again = json.loads(lines[-1])["step"] - began["step"]
+    spent = second.message["account"]["seconds"]
+    assert (spent.get("recompute", 0) > 0) == (again > 0)
+    redone = [json.loads(line) for line in (second.folder / "metrics.jsonl").open()]
+    steps = sum(line["seconds"] for line in redone if "loss" in line and line["step"] <= again)
+    assert spent.get("recompute", 0) >= steps and spent["train"] > 0
+    assert first.message["account"]["seconds"]["train"] > 0, "told by the rank that was left"
 
 
 def test_sigterm_to_survivors_of_a_silent_peer_means_74(start: Start) -> None:

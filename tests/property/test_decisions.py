@@ -17,17 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_operator.api.types import (
+    Cause,
     Condition,
     Failure,
     FineTuneJobStatus,
+    Goodput,
     PastFailure,
     Phase,
     Restarts,
     ResumedFrom,
     StageName,
+    TimeSpent,
 )
 from finetune_operator.observed import ChildJob, ChildPod, Termination
-from finetune_operator.policies.facts import Facts, Obstacle, Verb
+from finetune_operator.policies.facts import Facts, NamespaceBudget, Obstacle, Verb
 from finetune_operator.reports import read_progress
 from finetune_operator.status import decide, judge
 
@@ -68,6 +71,17 @@ PAST_FAILURES = st.lists(
 ).map(tuple)
 RESTARTS = st.builds(Restarts, program=NUMBERS, infrastructure=NUMBERS, steps_redone=NUMBERS)
 
+SPENT = st.builds(
+    TimeSpent, queue=st.integers(0, 99), init=st.integers(0, 99), productive=st.integers(0, 99)
+)
+ACCOUNTS = st.builds(
+    Goodput,
+    until=MOMENTS,
+    current=st.none() | st.sampled_from(list(Cause)),
+    seconds=SPENT,
+    attempt=st.none() | SPENT,
+    gpu_seconds=st.integers(0, 7200),
+)
 STATUSES = st.builds(
     dict,
     observed_generation=st.integers(-1, 2),
@@ -91,6 +105,7 @@ STATUSES = st.builds(
     completion_time=st.none() | st.none() | MAYBE_MOMENT,
     suspend_time=MAYBE_MOMENT,
     suspended_seconds=st.none() | st.integers(0, 5000),
+    goodput=st.none() | ACCOUNTS,
 ).map(lambda fields: FineTuneJobStatus(**fields))
 JOBS = st.lists(
     st.builds(
@@ -140,6 +155,7 @@ SPECS = st.sampled_from(
         make_spec(),
         make_spec(suspend=True),
         make_spec(activeDeadlineSeconds=100),
+        make_spec(workers={"ranksPerWorker": None, "gpusPerWorker": 2}, budget={"gpuHours": "1"}),
         make_spec(ttlSecondsAfterFinished=0),
         {},
         {"model": 7, "suspend": "yes", "activeDeadlineSeconds": "x"},
@@ -159,6 +175,10 @@ REPORTS = st.sampled_from(
     [
         None,
         read_progress(b'{"attempt": 1, "step": 2, "updatedAt": 1, "resumedFrom": {"step": 0}}'),
+        read_progress(
+            b'{"attempt": 1, "step": 3, "updatedAt": 1, "account": {"at": 1795430000, '
+            b'"doing": "train", "seconds": {"train": 900.5, "evaluate": 3.25}}}'
+        ),
         read_progress(b'{"attempt": 2, "updatedAt": 1, "resumedFrom": {"attempt": 0, "step": 1}}'),
     ]
 )
@@ -173,6 +193,8 @@ FACTS = st.builds(
     obstacle=OBSTACLES,
     refusal=OBSTACLES,
     progress=REPORTS,
+    namespace_budget=st.none()
+    | st.builds(NamespaceBudget, st.sampled_from([None, 0.0, 1.0]), st.integers(0, 4000)),
 )
 
 
@@ -245,6 +267,22 @@ def test_a_restart_spends_one_of_one_budget_once_and_within_its_bounds(facts: Fa
     assert newest.failure_class == (after.failure and after.failure.failure_class) != "BadData"
     assert decision.irrevocable and not decision.actions
     assert facts.stage.job is None or facts.stage.job.failure is not None
+
+
+@given(FACTS | ENDED)
+@settings(max_examples=400, deadline=None)
+def test_whatever_happens_every_second_is_accounted_for_once(facts: Facts) -> None:
+    decided = FineTuneJobStatus.model_validate(decide(facts).status)
+    if facts.status.completion_time or decided.wire() == facts.status.wire():
+        return
+    account, start = decided.goodput, decided.start_time
+    assert (account is None) == (start is None)
+    if account is None or start is None:
+        return
+    assert account.seconds.total == (account.until - start).total_seconds()
+    assert account.until >= start and (account.current is None) == bool(decided.completion_time)
+    part = account.attempt.by_cause() if account.attempt else {}
+    assert all(count <= account.seconds.by_cause()[cause] for cause, count in part.items())
 
 
 @given(FACTS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from builders import KEY, PLATFORM, last_words, main_condition, make_spec
@@ -23,10 +25,12 @@ from finetune_operator.errors import ClusterError
 from finetune_operator.gather import Gatherer, Stores
 from finetune_operator.progress import ProgressBoard
 from finetune_operator.reconcile import Reconciler
+from finetune_operator.reports import read_progress
 
 MAX_RESTARTS, MAX_INFRASTRUCTURE_RESTARTS = 2, 3
 SPEC = make_spec(
     startDeadlineSeconds=60,
+    workers={"ranksPerWorker": None, "gpusPerWorker": 2},
     recovery={
         "maxRestarts": MAX_RESTARTS,
         "maxInfrastructureRestarts": MAX_INFRASTRUCTURE_RESTARTS,
@@ -107,6 +111,7 @@ class JobLife(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.ended: dict[str, Any] | None = None
         self.numbers: dict[str, int] = {}
+        self.gpu_seconds = 0
 
     def teardown(self) -> None:
         try:
@@ -150,12 +155,11 @@ class JobLife(RuleBasedStateMachine):
         self.numbers_only_grow_one_by_one()
         self.the_end_is_absorbing_and_leaves_no_pod()
         self.counters_are_exact()
+        self.time_is_accounted_for_to_the_second()
 
     def _start_operator(self) -> None:
-        self.stores = Stores()
-        gatherer = Gatherer(
-            self.world, self.stores, ProgressBoard(), PLATFORM, lambda: self.world.now
-        )
+        self.stores, self.board = Stores(), ProgressBoard()
+        gatherer = Gatherer(self.world, self.stores, self.board, PLATFORM, lambda: self.world.now)
         self.reconciler = Reconciler(self.world, gatherer, lambda _: None)
         self.world.sync(self.stores)
 
@@ -232,6 +236,27 @@ class JobLife(RuleBasedStateMachine):
             if pod.phase == "Running":
                 self.world.evict_pod(pod.name)
 
+    @rule(
+        ago=st.sampled_from([-5, 0, 3, 100]),
+        doing=st.sampled_from(["init", "train", "recompute", "evaluate", "done", "?"]),
+        spent=st.dictionaries(
+            st.sampled_from(["init", "load", "train", "recompute", "checkpoint", "?"]),
+            st.sampled_from([0.0, 0.4, 7.5, 90.0, 1e9]),
+        ),
+    )
+    def rank_0_tells_its_progress(self, ago: float, doing: str, spent: dict[str, float]) -> None:
+        now = self.world.now.timestamp()
+        body = {
+            "attempt": self._status().get("attempt", 0),
+            "step": int(now) % 7,
+            "updatedAt": now,
+            "account": {"at": now - ago, "doing": doing, "seconds": spent},
+        }
+        report = read_progress(json.dumps(body).encode())
+        assert report and report.account
+        if ("FineTuneJob", *KEY) in self.world.objects:
+            self.board.put(KEY, self.world.stored(KEY).uid, report)
+
     @rule(count=st.sampled_from([1, 31, 61, 400]))
     def time_passes(self, count: int) -> None:
         self.world.pass_time(count)
@@ -257,6 +282,7 @@ class JobLife(RuleBasedStateMachine):
         self.ledger = Ledger(self.world)
         self.ended = None
         self.numbers = {}
+        self.gpu_seconds = 0
 
     # --- what must hold ---
 
@@ -300,6 +326,23 @@ class JobLife(RuleBasedStateMachine):
         assert sum(_restarts(status)) == len(self.ledger.paid)
         past = [(f["stage"], f["attempt"]) for f in status.get("pastFailures", ())]
         assert past == self.ledger.paid[-10:]
+
+    @invariant()
+    def time_is_accounted_for_to_the_second(self) -> None:
+        status = self._status()
+        account = status.get("goodput")
+        if account is None:
+            assert "startTime" not in status
+            return
+        start, until = map(datetime.fromisoformat, (status["startTime"], account["until"]))
+        length = (until - start).total_seconds()
+        seconds, attempt = account["seconds"], account.get("attempt", {})
+        assert sum(seconds.values()) == length
+        assert all(0 <= attempt.get(cause, 0) <= count for cause, count in seconds.items())
+        assert ("current" in account) != ("completionTime" in status)
+        assert "completionTime" not in status or status["completionTime"] == account["until"]
+        assert self.gpu_seconds <= account["gpuSeconds"] <= 2 * 2 * length
+        self.gpu_seconds = account["gpuSeconds"]
 
     @invariant()
     def no_job_exists_that_the_status_did_not_announce(self) -> None:

@@ -153,9 +153,17 @@ class Launcher:
         others = [other.log.recent for other in self.ranks if other is not rank]
         if lines := last_lines(recent, others):
             failure["lines"] = lines
+        for known in ("account", "resumedFrom"):
+            self._ask_others(result, known)
         if "step" not in failure and (step := self._last_step(rank.rank)) is not None:
             failure["step"] = step
         return result
+
+    def _ask_others(self, result: dict[str, Any], name: str) -> None:
+        """A rank that said nothing may have left others that knew the same."""
+        told = (record for rank in self.ranks if (record := rank.record()) and name in record)
+        if name not in result and (record := next(told, None)) is not None:
+            result[name] = record[name]
 
     def _last_step(self, rank: int) -> int | None:
         try:

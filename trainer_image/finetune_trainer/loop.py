@@ -90,6 +90,7 @@ class Loop:
     def run(self) -> None:
         """Train to the end. Raises ``Preempted`` after a checkpoint when asked to stop."""
         self.engine.train()
+        self._phase("train")
         while True:
             # Looked at before a step and not after one, so that a resumed run catches up on what
             # the stopped one had no time for.
@@ -129,7 +130,7 @@ class Loop:
         summed, stop, written = agreed or exchange(mine)
         loss = summed / window.supervised if window.supervised else math.nan
         seconds = time.monotonic() - began
-        self._account(window, seconds)
+        self._account(window)
         skipped = self._judge(window, loss, outcome)
         self._recent.append((window.tokens, seconds))
         self.reporter.step_done(
@@ -218,12 +219,11 @@ class Loop:
         self.reporter.passed_over(self.state)
         return bool(stop)
 
-    def _account(self, window: Window, seconds: float) -> None:
+    def _account(self, window: Window) -> None:
         self.state.step = window.step + 1
         self.state.samples = self.windows.samples_before(self.state.step)
         self.state.tokens += window.tokens
         self.state.supervised_tokens += window.supervised
-        self.reporter.spent("train", seconds)
 
     def _judge(self, window: Window, loss: float, outcome: StepOutcome | None) -> str | None:
         """Count what was skipped and tell what was bad. Returns why the step changed no weight.
@@ -297,7 +297,6 @@ class Loop:
         best = self.state.best
         if math.isfinite(result.loss) and (best is None or result.loss < best["evalLoss"]):
             self.state.best = {"step": self.state.step, "evalLoss": result.loss}
-        self.reporter.spent("evaluate", result.seconds)
         self.reporter.evaluated(self.state, result, baseline=baseline)
 
     def _leave(self) -> None:
@@ -324,9 +323,9 @@ def seed_for_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(drawn[0]))
 
 
-def result_of(loop: Loop, seconds: dict[str, float]) -> dict[str, Any]:
+def result_of(loop: Loop) -> dict[str, Any]:
     """The final numbers of a job, for its outcome."""
-    trained = seconds.get("train", 0.0)
+    trained = loop.reporter.step_seconds
     return {
         "step": loop.state.step,
         "steps": loop.steps,
@@ -336,5 +335,5 @@ def result_of(loop: Loop, seconds: dict[str, float]) -> dict[str, Any]:
         "checkpoints": [p.content() for p in loop.checkpoints.published[-5:]],
         "best": loop.state.best,
         **loop.state.told,
-        "seconds": {key: round(value, 2) for key, value in seconds.items()},
+        "account": loop.reporter.account.content(),
     }

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer import lean_imports, outcome
+from finetune_trainer.account import Account
 from finetune_trainer.config import METRICS_PORT, RUN_JSON, WORKSPACE, RunConfig, load_run_config
 from finetune_trainer.errors import StageError, failure_class
 from finetune_trainer.failures import BY_NAME
@@ -53,6 +54,9 @@ class Rank:
     def __post_init__(self) -> None:
         folder = self.workspace / "attempts" / str(self.attempt)
         self.folder = folder
+        self.started_at = float(self.env.get("FINETUNE_STARTED_AT", time.time()))
+        """When the container started, in Unix seconds."""
+        self.account = Account(self.started_at)
         self.metrics = Metrics(rank=self.place.rank)
         self.progress = Progress(self.attempt, folder / "heartbeats", self.place.world_size)
         self.heartbeat = Heartbeat(
@@ -116,6 +120,7 @@ class Rank:
         }
         if (start := self.progress.resumed_from) is not None:
             result["resumedFrom"] = start
+        result["account"] = self.account.content()
         return result
 
     def _write(self, result: dict[str, Any]) -> None:

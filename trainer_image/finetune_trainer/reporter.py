@@ -10,10 +10,10 @@ import json
 import logging
 import math
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import IO, Any
 
+from finetune_trainer.account import Account
 from finetune_trainer.heartbeat import Heartbeat, Phase
 from finetune_trainer.lineage import Parent
 from finetune_trainer.metrics import Metrics
@@ -38,6 +38,7 @@ class Reporter:
         metrics: Metrics,
         progress: Progress,
         heartbeat: Heartbeat,
+        account: Account | None = None,
         started_at: float | None = None,
     ) -> None:
         """``started_at``: when the container started, in Unix seconds."""
@@ -46,15 +47,16 @@ class Reporter:
         self._metrics = metrics
         self._progress = progress
         self.heartbeat = heartbeat
+        self.account = account or Account(started_at)
         self.lines = folder / "metrics.jsonl"
         self._file: IO[str] | None = None
         self._per_epoch = 1
         self._steps = 0
         self._logged_at = -LOG_SECONDS
-        self.seconds: dict[str, float] = defaultdict(float)
-        """Time spent by kind of work: load, train, evaluate, checkpoint, save."""
         self.attempt_tokens = 0
         """Input tokens of this attempt, not counting what it resumed."""
+        self.step_seconds = 0.0
+        """Time of all its steps."""
 
     def beat(self, phase: Phase, step: int) -> None:
         self.heartbeat.beat(phase, step)
@@ -62,19 +64,21 @@ class Reporter:
 
     def phase(self, phase: Phase, step: int) -> None:
         self.beat(phase, step)
+        self.account.turn_to(phase, step)
         if self._first:
-            self._progress.update(phase=phase, step=step)
+            self._progress.update(phase=phase, step=step, account=self.account.content())
 
     def gpu_memory(self, allocated: int, reserved: int) -> None:
         """Highest use so far, in bytes."""
         self._metrics["gpu_memory_peak_bytes"].labels("allocated").set(allocated)
         self._metrics["gpu_memory_peak_bytes"].labels("reserved").set(reserved)
 
-    def spent(self, kind: str, seconds: float) -> None:
-        self.seconds[kind] += seconds
+    def resumed(self, parent: Parent | None, done_before: int = 0) -> None:
+        """This attempt goes on from that checkpoint; None: there is none, so from step 0.
 
-    def resumed(self, parent: Parent | None) -> None:
-        """This attempt goes on from that checkpoint; None: there is none, so from step 0."""
+        ``done_before``: steps that earlier attempts have done; the last of them are done again.
+        """
+        self.account.farthest = done_before
         start = {"attempt": parent.attempt, "step": parent.step} if parent else {"step": 0}
         self._progress.update(resumedFrom=start, step=start["step"])
 
@@ -133,6 +137,8 @@ class Reporter:
         ``compute_seconds`` is the part of ``seconds`` in forward, backward and optimizer.
         """
         self.attempt_tokens += window.tokens
+        self.step_seconds += seconds
+        self.account.turn_to("train", state.step)
         if self.heartbeat.patience is not None:
             self.heartbeat.patience.took(seconds)
         self._metrics["step_seconds"].observe(seconds)
@@ -169,6 +175,7 @@ class Reporter:
             tokensPerSecond=round(speed, 1),
             etaSeconds=round(eta, 1),
             metrics=numbers,
+            account=self.account.content(),
         )
         if time.monotonic() - self._logged_at >= LOG_SECONDS or state.step == self._steps:
             self._logged_at = time.monotonic()

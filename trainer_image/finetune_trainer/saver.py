@@ -101,9 +101,7 @@ class Saver:
         before, began = self._reporter.heartbeat.phase, time.monotonic()
         self._reporter.phase("checkpoint", state.step)
         yield
-        seconds = time.monotonic() - began
-        self._stood += seconds
-        self._reporter.spent("checkpoint", seconds)
+        self._stood += time.monotonic() - began
         self._reporter.phase(before, state.step)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import torch
 from finetune_trainer import engine as engines
 from finetune_trainer import gang as gangs
 from finetune_trainer import lean_imports, shards
+from finetune_trainer.account import steps_done_before
 from finetune_trainer.batches import PackedRows
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
@@ -57,9 +57,9 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         metrics=rank.metrics,
         progress=rank.progress,
         heartbeat=rank.heartbeat,
-        started_at=float(env.get("FINETUNE_STARTED_AT", time.time())),
+        account=rank.account,
+        started_at=rank.started_at,
     )
-    began = time.monotonic()
     # A rank that hangs is named by the launcher before its peers would give up waiting for it.
     limit = max(COLLECTIVE_SECONDS, 2 * LONG * config.recovery.hang_after_seconds)
     device = pick_device(wanted, rank.place.local_rank)
@@ -82,7 +82,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         suspect=[(each.attempt, each.first_step) for each in config.recovery.passed_over],
     )
     parent = checkpoints.choose_parent()
-    reporter.resumed(parent)
+    reporter.resumed(parent, steps_done_before(rank.workspace, rank.attempt, parent))
     precision = resolve_precision(config.training.precision, device)
     engine = build_engine(config, rank.workspace / "model", precision)
     state = TrainState()
@@ -92,7 +92,6 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     if config.data.packing == "Isolated":
         keep = accepts_logits_to_keep(engine.module)
         require_isolation(engine, train_rows, logits_to_keep=keep)
-    reporter.spent("load", time.monotonic() - began)
     log.info("ready to train: ZeRO %d, %s", engine.stage, precision)
     if config.checkpoint.every_steps is not None and config.checkpoint.asynchronous:
         size = shards.expected_size(engine.partitions(), engine.base_optimizer)
@@ -110,16 +109,14 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     )
     shutdown.arm(gangs.connection(rank.place), rank.place.rank, rank.place.world_size)
     loop.run()
-    began = time.monotonic()
     reporter.phase("save", loop.state.step)
     save_weights(engine, gang, rank.folder)
-    reporter.spent("save", time.monotonic() - began)
     shutdown.disarm()
     gang.barrier()  # rank 0 holds the store: nobody may still need it when it goes
     reporter.phase("done", loop.state.step)
     if not gang.is_first:
         return {}
-    numbers: dict[str, Any] = finite(result_of(loop, reporter.seconds))
+    numbers: dict[str, Any] = finite(result_of(loop))
     return {**numbers, "resumedFrom": rank.progress.resumed_from}
 
 

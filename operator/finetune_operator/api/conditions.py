@@ -102,6 +102,10 @@ class Reason(StrEnum):
     HOST_OOM = "HostOom"
     """The container went over its memory limit."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    BUDGET_EXCEEDED = "BudgetExceeded"
+    """GPU-hours are used up: training waits until there are more."""
+    BUDGET_INVALID = "BudgetInvalid"
+    """The budget of the namespace is no number."""
     UNKNOWN_FAILURE = "UnknownFailure"
     """The container died without a word, with a code that is not in the table."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.alias_generators import to_camel
 
+from .budget import UsageLimit
 from .queue import Queue
 from .recovery import Recovery
 from .schema import Rule, SpecModel
@@ -19,6 +20,7 @@ SECONDS_PER_YEAR = 365 * 86_400
 
 MUTABLE = frozenset(
     {
+        "budget",
         "queue",
         "recovery",
         "suspend",
@@ -58,6 +60,8 @@ class FineTuneJobSpec(SpecModel):
     """Saved training state."""
     recovery: Recovery = Recovery()
     """What happens after a failure."""
+    budget: UsageLimit = UsageLimit()
+    """What the job may use at most."""
     storage: Storage
     """The volume for the job's files."""
     output: Output = Output()

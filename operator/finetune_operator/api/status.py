@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, computed_field
 
 from .conditions import Condition
+from .goodput import Goodput
 from .schema import LIST_SET, Decimal, StatusModel, Timestamp, list_map
 
 Counter = Annotated[int, Field(ge=0)]
@@ -468,8 +469,10 @@ class FineTuneJobStatus(StatusModel):
     completion_time: Timestamp | None = None
     """When it ended, well or not, with no pod left."""
     suspend_time: Timestamp | None = None
-    """Since when it is suspended. Absent: it is not."""
+    """Since when it is suspended, by `spec.suspend` or for want of GPU-hours. Absent: it is not."""
     suspended_seconds: Counter | None = None
     """Seconds that it was suspended, before suspendTime."""
+    goodput: Goodput | None = None
+    """What the time of the job is spent on."""
     children_removed_time: Timestamp | None = None
     """When the children were removed by ttlSecondsAfterFinished."""

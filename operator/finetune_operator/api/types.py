@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
+from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .goodput import Cause, Goodput, TimeSpent
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .sources import (
@@ -116,7 +118,7 @@ class FineTuneJob(ApiModel):
     kind: Literal["FineTuneJob"] = "FineTuneJob"
     metadata: ObjectMeta
     spec: FineTuneJobSpec
-    """The wish. Immutable but for suspend, recovery, the deadlines, and workers.count while
+    """The wish. Immutable but for suspend, recovery, budget, the deadlines, and workers.count while
     suspended."""
     status: FineTuneJobStatus = FineTuneJobStatus()
     """What is known. Written by the operator alone."""
@@ -144,6 +146,7 @@ __all__ = [
     "Backoff",
     "Baseline",
     "BestCheckpoint",
+    "Cause",
     "ChatTemplate",
     "Checkpoint",
     "Checkpoints",
@@ -168,6 +171,7 @@ __all__ = [
     "FineTuneJobSpec",
     "FineTuneJobStatus",
     "Full",
+    "Goodput",
     "LatestCheckpoint",
     "LocalObjectRef",
     "Logs",
@@ -214,8 +218,10 @@ __all__ = [
     "StageName",
     "Storage",
     "Switch",
+    "TimeSpent",
     "Toleration",
     "Training",
+    "UsageLimit",
     "Workers",
     "decimal_string",
 ]

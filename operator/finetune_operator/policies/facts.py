@@ -50,6 +50,16 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class NamespaceBudget:
+    """GPU-hours of all jobs of a namespace together."""
+
+    hours: float | None
+    """None: what stands there is no number of hours."""
+    used_by_others: int
+    """GPU-seconds of the other jobs that are there."""
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that a decision may look at."""
 
@@ -66,6 +76,8 @@ class Facts:
     refusal: Obstacle | None = None
     """The API server's last answer to a creation, where it was no."""
     progress: ProgressReport | None = None
+    namespace_budget: NamespaceBudget | None = None
+    """Asked for only where the job trains on GPUs; None: there is none."""
 
     @property
     def key(self) -> Key:

@@ -21,6 +21,7 @@ from ..api.types import (
 )
 from ..observed import ChildPod
 from ..reports import (
+    AccountReport,
     BestReport,
     CheckpointReport,
     LastWords,
@@ -52,6 +53,13 @@ def reported_start(facts: Facts) -> ResumedReport | None:
     told = (facts.progress, *_all_last_words(facts))
     starts = (r.resumed_from for r in told if r and r.attempt == facts.stage.attempt)
     return next((start for start in starts if start is not None), None)
+
+
+def reported_account(facts: Facts) -> AccountReport | None:
+    """Where the time of the present attempt went, as it said last."""
+    told = (facts.progress, *_all_last_words(facts))
+    accounts = (r.account for r in told if r and r.account and r.attempt == facts.stage.attempt)
+    return max(accounts, key=lambda account: account.at, default=None)
 
 
 def progress_changes(facts: Facts) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from .attempts import NOT_READY
 from .ending import POLL_SECONDS, delete_jobs, name_pods
 from .facts import RUNNING_PHASES, WAITING_PHASES, Facts, State, Verdict, record_job
 
+STOPPING = (Reason.SUSPENDING.value, Reason.BUDGET_EXCEEDED.value)
+"""Reasons for which the present attempt was told to stop."""
+
 
 def suspended(facts: Facts) -> Verdict | None:
     """The user wants the job to stand still: end the attempt's Job, wait for its pods."""
@@ -37,9 +40,10 @@ def suspended(facts: Facts) -> Verdict | None:
 
 
 def resumed(facts: Facts) -> Verdict | None:
-    """The user changed spec.suspend back: the next attempt follows, and no budget pays for it."""
+    """Nothing keeps the job standing still any more: the next attempt follows, and no restart
+    budget pays for it."""
     since = facts.status.suspend_time
-    stopping = facts.condition(ConditionType.RECONCILING)[1] == Reason.SUSPENDING
+    stopping = facts.condition(ConditionType.RECONCILING)[1] in STOPPING
     if since is None and not stopping:
         return None
     counts = since is not None and facts.status.start_time is not None

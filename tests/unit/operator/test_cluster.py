@@ -298,8 +298,9 @@ async def test_what_does_not_exist_is_none(cluster: KubernetesCluster) -> None:
         cluster.job(KEY),
         cluster.claim("ns", "claim"),
         cluster.config_map_keys("ns", "map"),
+        cluster.gpu_hours("ns", "map"),
     )
-    assert answers == [None, None, None]
+    assert answers == [None, None, None, None]
 
 
 async def test_claims_and_config_maps_are_cut_down_to_what_matters(
@@ -308,6 +309,10 @@ async def test_claims_and_config_maps_are_cut_down_to_what_matters(
     claim = {"spec": {"accessModes": ["ReadWriteMany"]}, "status": {"phase": "Bound"}}
     script.on("GET", "/api/v1/namespaces/ns/persistentvolumeclaims/claim", (200, claim))
     script.on("GET", "/api/v1/namespaces/ns/configmaps/map", (200, {"data": {"a": "secret"}}))
+    budget = {"data": {"gpuHours": "100", "a": "b"}}
+    script.on("GET", "/api/v1/namespaces/ns/configmaps/budget", (200, budget))
     found = await cluster.claim("ns", "claim")
     assert found is not None and found.access_modes == ("ReadWriteMany",)
     assert await cluster.config_map_keys("ns", "map") == {"a"}
+    assert await cluster.gpu_hours("ns", "map") is None
+    assert await cluster.gpu_hours("ns", "budget") == "100"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,13 +11,18 @@ from builders import make_job
 from prometheus_client import generate_latest
 
 from finetune_operator.engine.store import Key
-from finetune_operator.metrics import operator_metrics
+from finetune_operator.metrics import JobCollector, operator_metrics
 from finetune_operator.observed import StoredJob
 
 STATUS: dict[str, Any] = {
     "phase": "Succeeded",
     "completionTime": "2026-11-23T12:00:00Z",
     "progress": {"percent": 44},
+    "goodput": {
+        "until": "2026-11-23T12:00:00Z",
+        "seconds": {"queue": 7, "productive": 90},
+        "gpuSeconds": 720,
+    },
     "restarts": {"program": 1, "infrastructure": 2, "stepsRedone": 15, "total": 3},
     "metrics": {
         "loss": "1.25",
@@ -48,6 +54,11 @@ def text(*jobs: StoredJob, limit: int = 10) -> str:
         'finetune_job_restarts_total{cause="infrastructure",finetunejob="demo",'
         'namespace="team-a"} 2.0',
         'finetune_job_steps_redone_total{finetunejob="demo",namespace="team-a"} 15.0',
+        'finetune_job_goodput_seconds{cause="queue",finetunejob="demo",namespace="team-a"} 7.0',
+        'finetune_job_goodput_seconds{cause="productive",finetunejob="demo",'
+        'namespace="team-a"} 90.0',
+        'finetune_job_goodput_seconds{cause="restart",finetunejob="demo",namespace="team-a"} 0.0',
+        'finetune_job_gpu_seconds_total{finetunejob="demo",namespace="team-a"} 720.0',
         "finetune_operator_x 3.0",
     ],
 )
@@ -74,6 +85,16 @@ def test_a_job_that_never_restarted_says_so() -> None:
     assert 'finetune_job_steps_redone_total{finetunejob="demo",namespace="team-a"} 0.0' in told
 
 
+def test_between_two_writes_time_goes_on_for_what_the_job_does_now() -> None:
+    account = {**STATUS["goodput"], "current": "queue"}
+    job = make_job(status={"phase": "Queued", "goodput": account})
+    now = datetime.fromisoformat(account["until"]).timestamp() + 3600
+    families = JobCollector(lambda: [job], 10, lambda: now).collect()
+    (family,) = [f for f in families if f.name == "finetune_job_goodput_seconds"]
+    told = {sample.labels["cause"]: sample.value for sample in family.samples}
+    assert (told["queue"], told["productive"]) == (3607, 90)
+
+
 def test_beyond_the_limit_only_active_jobs_have_series_and_the_rest_is_counted() -> None:
     finished = make_job(status=STATUS)
     jobs = [replace(finished, key=Key("team-a", f"done-{n}"), version=100 + n) for n in range(5)]
@@ -90,6 +111,8 @@ def test_beyond_the_limit_only_active_jobs_have_series_and_the_rest_is_counted()
     [
         {"phase": "Training", "metrics": {"loss": "not a number"}, "progress": 7},
         {"metrics": {"baseline": "x"}, "phase": None, "restarts": "many"},
+        {"goodput": {"until": 3}},
+        {"goodput": {"until": "2026-11-23T12:00:00", "seconds": ["x"], "current": {}}},
     ],
 )
 def test_a_spoilt_status_does_not_spoil_the_page(status: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ from finetune_operator.api.types import (
     Restarts,
     StageName,
 )
-from finetune_operator.policies.facts import Facts, Obstacle, State, Verb
+from finetune_operator.policies.facts import Facts, NamespaceBudget, Obstacle, State, Verb
 from finetune_operator.reports import read_progress
 from finetune_operator.status import RULES, Decision, decide, judge
 
@@ -48,6 +48,8 @@ P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
 SUSPEND = make_spec(suspend=True)
 DEADLINE = make_spec(activeDeadlineSeconds=90)
 ONCE = make_spec(recovery={"maxRestarts": 0, "maxInfrastructureRestarts": 0})
+ON_GPUS = make_spec(workers={"ranksPerWorker": None, "gpusPerWorker": 2})
+NO_HOURS = NamespaceBudget(0.0, 0)
 TTL = make_spec(ttlSecondsAfterFinished=60)
 COMPLETE = {"complete": True}
 FAILED = {"failure": ("BackoffLimitExceeded", "too many failures")}
@@ -298,6 +300,23 @@ ROWS: list[Any] = [
         ("suspended", Phase.SUSPENDED, State.SUSPENDED, "Suspended", ""),
         id="suspending wins over a restart that is due",
     ),
+    # budget_exceeded
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(), pods=GANG, spec=ON_GPUS, namespace_budget=NO_HOURS),
+        (
+            "budget_exceeded",
+            Phase.TRAINING,
+            State.MOVING,
+            "BudgetExceeded",
+            "delete Job demo-a0",
+        ),
+        id="no GPU-hours are left: pods are asked to save and go",
+    ),
+    pytest.param(
+        make_facts(ready_gang(job_uid="x"), spec=ON_GPUS, namespace_budget=NO_HOURS),
+        ("budget_exceeded", Phase.SUSPENDED, State.STUCK, "BudgetExceeded", ""),
+        id="then it waits for more of them",
+    ),
     # resumed
     pytest.param(
         make_facts(status_in(T, phase=Phase.SUSPENDED, suspend_time=NOW - seconds(9), job_uid="x")),
@@ -417,6 +436,12 @@ ROWS: list[Any] = [
         make_facts(obstacle=Obstacle("ClaimNotShared", "use another", final=True)),
         ("obstructed", Phase.FAILED, State.FAILED, "ClaimNotShared", ""),
         id="a claim of the wrong kind ends the job",
+    ),
+    # budget_unreadable
+    pytest.param(
+        make_facts(status_in(T), spec=ON_GPUS, namespace_budget=NamespaceBudget(None, 0)),
+        ("budget_unreadable", Phase.STARTING, State.STUCK, "BudgetInvalid", ""),
+        id="a budget that is no number can be corrected",
     ),
     # not_begun
     pytest.param(
