@@ -117,7 +117,7 @@ def test_only_what_is_published_is_told(tmp_path: Path) -> None:
     assert [line["step"] for line in saved] == [4, 8]
     assert all(0 < line["stallSeconds"] < line["seconds"] for line in saved)
     total = sum(line["stallSeconds"] for line in saved)
-    assert results[0]["seconds"]["checkpoint"] == pytest.approx(total)
+    assert total <= results[0]["seconds"]["checkpoint"]
 
 
 @pytest.mark.parametrize(("written", "left"), [(False, ["step-6"]), (True, ["step-4", "step-6"])])
@@ -142,8 +142,8 @@ def test_one_save_at_a_time_none_is_skipped_and_the_end_waits(tmp_path: Path) ->
         assert result["published"] == [2, 4, 6, 8, 10]
         times = result["times"]
         assert all(end <= begin for (_, end), (begin, _) in pairwise(times))
-        assert set(result["phases"]) == {"checkpoint"}, "patience is that of a checkpoint"
-        assert result["stall"] > 3 * SLOW_SECONDS, "waiting is training that stands still"
+        assert len(times) == 5
+        assert result["stall"] > 5 * SLOW_SECONDS, "waiting is training that stands still"
     assert newest_verified(tmp_path, 1) is not None
 
 

@@ -92,7 +92,9 @@ class Checkpoints:
         partitions = engine.partitions()
         draft = self._drafted(engine, step, state, shards.size(partitions), protect)
         path = self._shard_path(step)
-        return self._publish(draft, self._together(lambda: shards.write(path, partitions)))
+        published = self._publish(draft, self._together(lambda: shards.write(path, partitions)))
+        self._folder.tidy()
+        return published
 
     def begin(
         self, engine: Engine, step: int, state: dict[str, Any], *, protect: Collection[int] = ()
@@ -143,10 +145,12 @@ class Checkpoints:
         return None if None in files else self._publish(draft, files, protect)
 
     def finish(self, *, protect: Collection[int] = ()) -> Published | None:
-        """Wait for the save in flight, then `land`."""
+        """Wait for the save in flight, then `land`; nothing is left to be done after it."""
         if self._flight is not None:
             self._flight[1].wait()
-        return self.land(protect=protect)
+        published = self.land(protect=protect)
+        self._folder.tidy()
+        return published
 
     def abandon(self, *, protect: Collection[int] = ()) -> Published | None:
         """Stop the save in flight, then `land`: what came too late for that is published."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class CheckpointFolder:
         self._attempt = attempt
         self._path = lineage.attempt_folder(workspace, attempt) / "checkpoints"
         self._keep = keep
+        self._removal: threading.Thread | None = None
 
     def temporary(self, step: int) -> Path:
         """Where the files of a checkpoint are written; no reader looks there."""
@@ -39,6 +41,7 @@ class CheckpointFolder:
 
     def open(self, step: int) -> None:
         """An empty temporary folder, the only one: what was not published is gone."""
+        self.tidy()
         for leftover in self._path.glob("*.tmp"):
             shutil.rmtree(leftover)
         self.temporary(step).mkdir(parents=True)
@@ -58,14 +61,15 @@ class CheckpointFolder:
         temporary, final = self.temporary(step), self._path / f"step-{step}"
         manifest.write(temporary, content)
         if final.exists():  # left by a run of the same attempt that ended before its parent
-            _discard(final)
+            shutil.rmtree(_hidden(final), ignore_errors=True)
         temporary.rename(final)
         sync(self._path)
 
     def retire(self, protect: Collection[int]) -> set[int]:
-        """Remove all but the newest checkpoints of the chain and the protected ones.
+        """Hide all but the newest checkpoints of the chain and the protected ones.
 
-        Returns the steps that are gone.
+        Returns the steps that are gone. Their files are removed beside the training: that of many
+        gigabytes takes seconds on some volumes. `tidy` waits for it.
         """
         history = [
             (step, path)
@@ -76,21 +80,36 @@ class CheckpointFolder:
             for step, path in lineage.checkpoints_of(self._workspace, attempt)
             if limit is None or step <= limit
         ]
-        gone = set()
+        gone, trash = set(), []
         for step, path in history[self._keep :]:
             if step in protect:
                 continue
             try:
-                _discard(path)
+                trash.append(_hidden(path))
             except OSError as error:  # what is left over harms nobody
                 log.warning("cannot remove the checkpoint of step %d: %s", step, error)
             gone.add(step)
+        if trash:
+            self.tidy()
+            self._removal = threading.Thread(target=_remove, args=(trash,), daemon=True)
+            self._removal.start()
         return gone
 
+    def tidy(self) -> None:
+        """Wait until what `retire` gave up takes no space any more."""
+        if self._removal is not None:
+            self._removal.join()
+            self._removal = None
 
-def _discard(folder: Path) -> None:
-    """Remove a checkpoint so that nobody sees half of it."""
+
+def _hidden(folder: Path) -> Path:
+    """Give a checkpoint another name at once, so that nobody sees half of it."""
     trash = folder.with_name(f".trash-{folder.name}")
     shutil.rmtree(trash, ignore_errors=True)
     folder.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
+    return trash
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -43,7 +43,8 @@ class Saver:
         if not self._asynchronous:
             self.save_now(state)
             return
-        self.finish(state)
+        if self._checkpoints.in_flight:
+            self.finish(state)
         self._began, self._stood = time.monotonic(), 0.0
         with self._standstill(state):
             self._checkpoints.begin(self._engine, state.step, state.content(), protect=_best(state))
@@ -75,11 +76,10 @@ class Saver:
         self._told(saved)
 
     def finish(self, state: TrainState) -> None:
-        """Wait for the save in flight, if there is one."""
-        if self._checkpoints.in_flight:
-            with self._standstill(state):
-                published = self._checkpoints.finish(protect=_best(state))
-            self._told(published)
+        """Wait for the save in flight, if there is one, and for the removal of old ones."""
+        with self._standstill(state):
+            published = self._checkpoints.finish(protect=_best(state))
+        self._told(published)
 
     def _told(self, published: Published | None) -> None:
         if published is None:

@@ -1,7 +1,7 @@
 """Writing a safetensors file in one pass: its bytes, its hash, and the disk's word for them.
 
-Beside a thread that trains, the interpreter's lock must be free while bytes are hashed and written,
-and the writer must hear when it shall stop. The library's writer does neither; reading is its work.
+Beside a thread that trains, a second pass for the hash is CPU time that training lacks, and a writer
+must hear when it shall stop. The library's writer can do neither; reading is left to it.
 """
 
 from __future__ import annotations

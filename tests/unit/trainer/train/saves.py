@@ -183,15 +183,19 @@ def stop_meanwhile(place: Place, job: Job, workspace: Path, written: bool) -> di
 
 
 def save_slowly(place: Place, job: Job, workspace: Path) -> dict[str, Any]:
-    """Train with shards that take much longer than a step. Brings home who wrote when."""
+    """Train with shards that are written only when training waits for them.
+
+    Brings home who wrote when.
+    """
     loop = assembled(job, place, workspace)
     times: list[tuple[float, float]] = []
-    phases: list[str] = []
 
     def write(path: Path, content: Any, stop: threading.Event) -> dict[str, Any]:
         began = time.monotonic()
+        for phase in ("train", "checkpoint"):  # it goes on, then it waits
+            while loop.reporter.heartbeat.phase != phase:
+                time.sleep(0.001)
         time.sleep(SLOW_SECONDS)
-        phases.append(loop.reporter.heartbeat.phase)
         facts = _write(path, content, stop)
         times.append((began, time.monotonic()))
         return facts
@@ -200,7 +204,6 @@ def save_slowly(place: Place, job: Job, workspace: Path) -> dict[str, Any]:
     loop.run()
     return {
         "times": times,
-        "phases": phases,
         "published": [entry.step for entry in loop.checkpoints.published],
         "stall": loop.reporter.seconds["checkpoint"],
     }
