@@ -136,7 +136,7 @@ def test_pods_that_still_save_are_waited_for_and_the_job_is_left_to_them() -> No
 
 
 def test_a_job_that_failed_while_suspended_was_evicted_whatever_its_pods_say() -> None:
-    """With backoffLimit 0 the Job controller counts pods that it ended for the suspension."""
+    """Kubernetes 1.36 does not count pods that it ends for a suspension; others may."""
     words = last_words(T, "failed", failure={"class": "UserCode", "rank": 0, "message": "hm"})
     failed = ("BackoffLimitExceeded", "too many failures")
     for pod in (ended_pod(code=137), ended_pod(code=1, words=words)):
