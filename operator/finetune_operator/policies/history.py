@@ -45,7 +45,8 @@ def tell_start(status: FineTuneJobStatus) -> str:
     where = f"; attempt {status.attempt} went on from step {began.step}"
     if restarts is None:
         return where
-    count = restarts.total
+    kinds = (restarts.program, restarts.infrastructure, restarts.memory, restarts.roll_backs)
+    count = sum(n or 0 for n in kinds)
     times, steps = _counted(count, "restart"), _counted(restarts.steps_redone or 0, "step")
     return f"{where}; {times} so far, {steps} trained again"
 
