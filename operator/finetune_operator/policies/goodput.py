@@ -53,8 +53,10 @@ class Course:
 
 def account(facts: Facts, decided: FineTuneJobStatus, reason: str) -> Goodput | None:
     """The account up to now. ``decided``: the status that is being written, for ``reason``."""
-    if decided.start_time is None or facts.status.completion_time is not None:
+    if facts.status.completion_time is not None:
         return facts.status.goodput
+    if decided.start_time is None:
+        return None
     known = _known(facts, _whole(decided.start_time))
     now, current = max(known.until, _whole(facts.now)), known.current or Cause.QUEUE
     course, works = observe(facts), WORK_OF_STAGE[facts.stage.name]
@@ -159,7 +161,7 @@ def _current(facts: Facts, decided: FineTuneJobStatus, course: Course, rest: Cau
     if decided.suspend_time is not None:
         return Cause.SUSPENDED
     if course.over and course.ended is None and facts.live_pods and known:  # they are ending
-        return known.current
+        return known.current or Cause.QUEUE
     if course.over or decided.next_attempt_time is not None:
         return rest
     if course.placed is None and (known is None or known.attempt is None):

@@ -230,6 +230,19 @@ def test_the_last_step_of_a_silent_death_comes_from_its_heartbeat(start: Start) 
     assert run.message["failure"]["step"] == 41
 
 
+def test_what_a_silent_rank_had_done_is_told_by_another(start: Start) -> None:
+    known = {"account": {"at": 5.0, "doing": "train"}, "resumedFrom": {"step": 0}}
+    said = json.dumps({"stage": "train", "attempt": 2, "outcome": "failed", **known})
+    run = start(
+        f"[ $RANK = 1 ] && {{ sleep 0.5; kill -KILL $$; }};"
+        f" leave() {{ echo '{said}' > $FINETUNE_RECORD; exit 74; }};"
+        " trap leave TERM; sleep 60 & wait"
+    )
+    assert run.end() == 137
+    assert {name: run.message[name] for name in known} == known
+    assert run.message["failure"]["rank"] == 1
+
+
 def test_output_is_kept_per_rank_and_echoed_with_the_rank(start: Start) -> None:
     run = start("echo hello from $RANK; echo an error >&2")
     assert run.end() == 0
