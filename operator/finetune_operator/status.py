@@ -25,6 +25,8 @@ from .policies.attempts import (
 )
 from .policies.deadline import deadline_exceeded, seconds_left
 from .policies.facts import Action, Facts, State, Verb, Verdict
+from .policies.nodes import node_lost, node_unreachable
+from .policies.out_of_reach import lost_nodes
 from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
 from .policies.secrets import without_secrets
 from .policies.suspend import resumed, suspended
@@ -43,6 +45,7 @@ RULES: tuple[Rule, ...] = (
     suspended,
     resumed,
     between_attempts,  # given back, or failed and worth another try: pods go, time passes
+    node_lost,  # the Job would never say so
     job_vanished,
     leftovers_alive,  # from here on: nothing may be created beside living pods
     previous_incarnation_alive,
@@ -50,6 +53,7 @@ RULES: tuple[Rule, ...] = (
     not_begun,
     creation_refused,
     job_missing,  # everything is in place: create
+    node_unreachable,  # it may come back
     start_timeout,
     pods_not_ready,
     running,  # nothing is wrong
@@ -115,6 +119,7 @@ def compose(facts: Facts, verdict: Verdict) -> FineTuneJobStatus:
             "observed_generation": facts.job.generation,
             "phase": verdict.phase,
             "pending_reason": pending[:MAX_PENDING_REASON] if pending else None,
+            "lost_nodes": lost_nodes(facts),
         }
     )
     told = {condition.type: condition for condition in facts.status.conditions}

@@ -18,7 +18,13 @@ from typing import Any
 from finetune_trainer import lineage, manifest, shards
 from finetune_trainer.durable import sync
 from finetune_trainer.engine import Engine
-from finetune_trainer.errors import DiskFull, NoValidCheckpoint, StageError, failure_class
+from finetune_trainer.errors import (
+    DiskFull,
+    NoValidCheckpoint,
+    Preempted,
+    StageError,
+    failure_class,
+)
 from finetune_trainer.gang import Gang
 from finetune_trainer.lineage import Parent
 
@@ -66,6 +72,7 @@ class Checkpoints:
         """
         partitions = engine.partitions()
         temporary = self._folder / f"step-{step}.tmp"
+        self._together(self._give_way)
         self._together(lambda: self._make_room(temporary, shards.size(partitions)))
         name = f"rank-{self._gang.place.rank}.safetensors"
         files = self._together(lambda: _write_shard(temporary / name, partitions))
@@ -106,7 +113,8 @@ class Checkpoints:
         def choose() -> Parent | None:
             if not self._gang.is_first:
                 return None
-            parent = lineage.newest_verified(self._workspace, self._attempt)
+            self._give_way()
+            parent = self._newest_kept()
             lineage.claim(self._workspace, self._attempt, parent)
             self._folder.mkdir(parents=True, exist_ok=True)
             return parent
@@ -116,6 +124,30 @@ class Checkpoints:
             files = manifest.read(chosen.path)["files"].values()
             self.published = [Published(chosen.step, sum(int(facts["size"]) for facts in files))]
         return chosen
+
+    def _newest_kept(self) -> Parent | None:
+        """The newest whole checkpoint of the history, in a place where only we remove it."""
+        while True:
+            parent = lineage.newest_verified(self._workspace, self._attempt)
+            if parent is None:
+                return None
+            try:
+                return lineage.keep(self._workspace, self._attempt, parent)
+            except FileNotFoundError as error:
+                log.warning("the checkpoint of step %d went meanwhile: %s", parent.step, error)
+            except OSError as error:  # a file system without links to directories of others
+                log.warning("cannot keep the checkpoint of step %d: %s", parent.step, error)
+                return parent
+
+    def _give_way(self) -> None:
+        """End where a later attempt has begun: it was believed that this one is dead."""
+        later = lineage.successor(self._workspace, self._attempt) if self._gang.is_first else None
+        if later is not None:
+            raise Preempted(
+                f"attempt {later} has taken over, so what attempt {self._attempt} saves would "
+                "never be read",
+                hint="its node did not answer the cluster for a while",
+            )
 
     def load(self, engine: Engine, parent: Parent) -> dict[str, Any]:
         """Restore the engine. Returns the loop's own state as it was saved.
@@ -157,17 +189,11 @@ class Checkpoints:
         """Remove all but the newest ``keep`` checkpoints of the chain, and the protected ones."""
         if not self._gang.is_first:
             return
-        history = [
-            (step, path)
-            for attempt, limit in [
-                (self._attempt, None),
-                *lineage.chain(self._workspace, self._attempt),
-            ]
-            for step, path in lineage.checkpoints_of(self._workspace, attempt)
-            if limit is None or step <= limit
-        ]
-        for step, path in history[self._keep :]:
-            if step in protect:
+        # The history of the next attempt is all that anybody may go on from.
+        history = [(c.step, c.path) for c in lineage.history(self._workspace, self._attempt + 1)]
+        newest = sorted({step for step, _ in history}, reverse=True)[: self._keep]
+        for step, path in history:
+            if step in protect or step in newest:
                 continue
             try:
                 _discard(path)

@@ -30,6 +30,7 @@ PAYERS = {
     "Rendezvous": I,
     "Evicted": I,
     "PodLost": I,
+    "NodeLost": I,
     "JobVanished": I,
 }
 
