@@ -222,8 +222,38 @@ ENDED = st.builds(
 """Facts of which most ask for a verdict on a failure."""
 
 
-@given(FACTS | ENDED)
-@settings(max_examples=400, deadline=None)
+ABOUT_A_MINUTE_AGO = st.none() | st.sampled_from([59, 60, 61]).map(lambda n: NOW - seconds(n))
+LOSING = st.builds(
+    make_facts,
+    STATUSES.map(_with_a_gang_that_ended),
+    jobs=st.builds(
+        make_child_job,
+        st.just(StageName.TRAIN),
+        st.just(1),
+        deleting=st.booleans(),
+        failing=st.none() | REASONS,
+    ).map(lambda job: (job,)),
+    pods=st.tuples(
+        *(
+            st.builds(
+                make_pod,
+                st.just(index),
+                st.just(StageName.TRAIN),
+                st.sampled_from([0, 1]),
+                silent=ABOUT_A_MINUTE_AGO,
+                due=ABOUT_A_MINUTE_AGO,
+            )
+            for index in (0, 1)
+        )
+    ),
+    spec=BUDGETS | SPECS,
+    progress=REPORTS,
+)
+"""Gangs with pods on nodes that may be lost."""
+
+
+@given(FACTS | ENDED | LOSING)
+@settings(max_examples=500, deadline=None)
 def test_a_restart_spends_one_of_one_budget_once_and_within_its_bounds(facts: Facts) -> None:
     decision = decide(facts)
     before, after = facts.status, FineTuneJobStatus.model_validate(decision.status)
@@ -264,8 +294,8 @@ def assert_only_lost_pods_are_left(facts: Facts) -> None:
     assert {(pod.node, pod.name) for pod in left} == named
 
 
-@given(FACTS)
-@settings(max_examples=100, deadline=None)
+@given(FACTS | LOSING)
+@settings(max_examples=300, deadline=None)
 def test_nothing_ends_while_a_pod_is_left(facts: Facts) -> None:
     verdict = judge(facts)
     if verdict.state.terminal and facts.status.completion_time is None:
@@ -273,8 +303,8 @@ def test_nothing_ends_while_a_pod_is_left(facts: Facts) -> None:
         assert_only_lost_pods_are_left(facts)
 
 
-@given(FACTS)
-@settings(max_examples=100, deadline=None)
+@given(FACTS | LOSING)
+@settings(max_examples=300, deadline=None)
 def test_nothing_is_created_beside_living_pods_or_under_a_name_that_is_not_stored(
     facts: Facts,
 ) -> None:

@@ -123,14 +123,22 @@ class JobLife(RuleBasedStateMachine):
         finally:
             self.loop.close()
 
-    @initialize()
-    def create(self) -> None:
+    @initialize(stages=st.sampled_from([0, 1, 1, 1, 2]))
+    def create(self, stages: int) -> None:
+        """``stages`` are done before anything happens: chance alone hardly ever gets that far."""
         self.world.add_job(KEY, {**SPEC, "activeDeadlineSeconds": 100_000})
         self.ledger = Ledger(self.world)
         self._start_operator()
+        for _ in range(stages):
+            self.all_goes_well_for_a_while()
+            self.a_stage_is_done()
+        if stages:
+            self.all_goes_well_for_a_while()
 
     def _comes_to_rest(self) -> None:
-        """Nothing bad happens any more: the job ends, and then nothing is written."""
+        """Nothing bad happens any more: the job ends, and then nothing is written. But a node that
+        does not answer never will, and of running pods one is always lost."""
+        self.a_node_stops_answering(0)
         self.world.crash_after, self.world.stale_reads = None, 0
         self.suspend_or_resume(False)
         for _ in range(40):
@@ -178,6 +186,22 @@ class JobLife(RuleBasedStateMachine):
             self._start_operator()
         except ClusterError:
             pass
+
+    @rule()
+    def all_goes_well_for_a_while(self) -> None:
+        """Up to pods that run."""
+        for step in (self.watches_catch_up, self.pass_over, self.watches_catch_up,
+                     self.pods_are_made, self.pods_start, self.watches_catch_up,
+                     self.pass_over):  # fmt: skip
+            step()
+            self._check()
+
+    @rule()
+    def a_stage_is_done(self) -> None:
+        for step in (self.every_pod_succeeds, self.jobs_are_judged, self.watches_catch_up,
+                     self.pass_over):  # fmt: skip
+            step()
+            self._check()
 
     @rule(k=st.integers(1, 4))
     def crash_after_the_kth_write_from_now(self, k: int) -> None:
@@ -242,9 +266,11 @@ class JobLife(RuleBasedStateMachine):
             if pod.phase == "Running" and not pod.silent:
                 self.world.evict_pod(pod.name)
 
-    @rule(index=st.integers(0, 1))
-    def a_node_stops_answering(self, index: int) -> None:
-        self.world.node_stops_answering(f"n{index}")
+    @rule(which=st.integers(0, 1))
+    def a_node_stops_answering(self, which: int) -> None:
+        used = [pod.node for pod in self.world.child_pods(KEY) if pod.phase == "Running"]
+        for node in used[which : which + 1]:
+            self.world.node_stops_answering(node)
 
     @rule()
     def silent_nodes_are_evicted(self) -> None:
@@ -349,5 +375,5 @@ class JobLife(RuleBasedStateMachine):
         return status
 
 
-JobLife.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+JobLife.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 TestJobLife = JobLife.TestCase
