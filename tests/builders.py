@@ -124,7 +124,9 @@ def make_child_job(stage: StageName = StageName.TRAIN, attempt: int = 0, **field
 def make_pod(
     index: int = 0, stage: StageName = StageName.TRAIN, attempt: int = 0, **fields: Any
 ) -> ChildPod:
-    """A pod that runs and is ready."""
+    """A pod that runs and is ready. ``deleting=True``: somebody has just asked it to go."""
+    if fields.pop("deleting", False):
+        fields["due"] = NOW + seconds(30)
     job = stage_job_name(KEY, stage, attempt)
     known: dict[str, Any] = {
         "key": KEY,
@@ -139,7 +141,8 @@ def make_pod(
         "created": NOW - seconds(25),
         "phase": "Running",
         "ready": True,
-        "deleting": False,
+        "silent": None,
+        "due": None,
         "node": f"n{index + 1}",
         "ip": f"10.0.0.{index + 1}",
         "image": "example.test/trainer:1",
@@ -217,6 +220,7 @@ def make_facts(
     namespace_budget: NamespaceBudget | None = None,
     deleting: bool = False,
     generation: int = 1,
+    **others: Any,
 ) -> Facts:
     """Facts as a pass would gather them."""
     known = status or FineTuneJobStatus()
@@ -238,6 +242,7 @@ def make_facts(
         refusal=refusal,
         progress=progress,
         namespace_budget=namespace_budget,
+        **others,
     )
 
 

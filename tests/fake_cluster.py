@@ -33,6 +33,7 @@ from finetune_operator.policies.validity import Claim
 
 Raw = dict[str, Any]
 INDEX = "batch.kubernetes.io/job-completion-index"
+GRACE_SECONDS = 30
 
 
 class Crash(BaseException):
@@ -55,6 +56,8 @@ class FakeCluster:
         """The answer to the next creations of Jobs."""
         self.stale_reads = 0
         """So many status writes find that somebody was faster."""
+        self.silent: set[str] = set()
+        """Nodes that do not answer: nothing changes of their pods, whatever happens there."""
         self._versions = itertools.count(100)
         self._uids = itertools.count(1)
 
@@ -125,6 +128,7 @@ class FakeCluster:
 
     async def admission(self, namespace: str, job_uid: str) -> Admission | None:
         return None  # no Kueue here
+
     async def gpu_hours(self, namespace: str, name: str) -> str | None:
         return self.gpu_hours_of_namespace
 
@@ -184,11 +188,17 @@ class FakeCluster:
     def start_pods(self) -> None:
         """The kubelets start every pod that waits."""
         for pod in self._of_kind("Pod"):
+            if self.is_silent(pod):
+                continue
             if pod["status"]["phase"] == "Pending" and "deletionTimestamp" not in pod["metadata"]:
                 pod["status"] = {
                     "phase": "Running",
                     "podIP": "10.0.0.1",
-                    "conditions": [{"type": "Ready", "status": "True"}, self._scheduled()],
+                    "conditions": [
+                        {"type": "Ready", "status": "True"},
+                        {"type": "ContainersReady", "status": "True"},
+                        self._scheduled(),
+                    ],
                     "containerStatuses": [{"state": {"running": {}}}],
                 }
                 self._touch(pod)
@@ -216,6 +226,38 @@ class FakeCluster:
         pod["status"]["conditions"].append(
             {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
         )
+
+    def is_silent(self, pod: Raw) -> bool:
+        return pod["spec"]["nodeName"] in self.silent
+
+    def node_stops_answering(self, node: str) -> None:
+        """The node controller takes readiness from its pods; all else stays as it was."""
+        self.silent.add(node)
+        for pod in self._of_kind("Pod"):
+            for condition in pod["status"].get("conditions", ()):
+                if self.is_silent(pod) and condition == {"type": "Ready", "status": "True"}:
+                    condition |= {"status": "False", "lastTransitionTime": self._clock()}
+                    self._touch(pod)
+
+    def evict_from_silent_nodes(self) -> None:
+        """The taint manager asks their pods to go; nobody there hears it."""
+        for pod in self._of_kind("Pod"):
+            phase, conditions = pod["status"]["phase"], pod["status"].get("conditions", [])
+            unfinished = phase in ("Pending", "Running")
+            if self.is_silent(pod) and unfinished and "deletionTimestamp" not in pod["metadata"]:
+                reason = {"status": "True", "reason": "DeletionByTaintManager"}
+                pod["status"]["conditions"] = [*conditions, {"type": "DisruptionTarget", **reason}]
+                self._terminate(pod)
+
+    def nodes_come_back(self) -> None:
+        """Their kubelets say how it is; pods that were asked to go will do so."""
+        for pod in self._of_kind("Pod"):
+            for condition in pod["status"].get("conditions", ()):
+                if self.is_silent(pod) and "lastTransitionTime" in condition:
+                    del condition["lastTransitionTime"]
+                    condition["status"] = "True"
+                    self._touch(pod)
+        self.silent.clear()
 
     def lose_pod(self, name: str) -> None:
         """A pod is deleted by force: its object goes at once and leaves no word."""
@@ -257,7 +299,7 @@ class FakeCluster:
     def finish_terminating(self) -> None:
         """The kubelets let go of pods that were told to stop."""
         for pod in list(self._of_kind("Pod")):
-            if "deletionTimestamp" in pod["metadata"]:
+            if "deletionTimestamp" in pod["metadata"] and not self.is_silent(pod):
                 meta = pod["metadata"]
                 del self.objects["Pod", meta["namespace"], meta["name"]]
 
@@ -300,7 +342,7 @@ class FakeCluster:
                     "labels": {**template["metadata"]["labels"], INDEX: str(index)},
                     "ownerReferences": [{"kind": "Job", "uid": meta["uid"], "controller": True}],
                 },
-                "spec": {"nodeName": f"n{index}"},
+                "spec": {"nodeName": self._free_node(index)},
                 "status": {"phase": "Pending"},
             }
         )
@@ -309,10 +351,17 @@ class FakeCluster:
         at = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
         return {"type": "PodScheduled", "status": "True", "lastTransitionTime": at}
 
+    def _free_node(self, index: int) -> str:
+        """The scheduler places nothing on nodes that do not answer."""
+        return next(node for n in itertools.count(index) if (node := f"n{n}") not in self.silent)
+
     def _terminate(self, pod: Raw) -> None:
         if "deletionTimestamp" not in pod["metadata"]:
-            pod["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:00Z"
+            pod["metadata"]["deletionTimestamp"] = self._clock(GRACE_SECONDS)
             self._touch(pod)
+
+    def _clock(self, seconds: float = 0) -> str:
+        return (self.now + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _of_kind(self, kind: str) -> list[Raw]:
         return [raw for key, raw in self.objects.items() if key[0] == kind]

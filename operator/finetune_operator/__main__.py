@@ -172,12 +172,17 @@ async def read_all(cluster: KubernetesCluster, stores: Stores, settings: Setting
 
 
 def _rank_zero_pods(stores: Stores) -> list[ChildPod]:
-    """Pods that answer /progress: rank 0 of every gang that is up."""
+    """Pods that answer /progress: rank 0 of every gang that is up, or was when Kubernetes last
+    heard from its node."""
     return [
         pod
         for pod in stores.child_pods
-        if pod.stage == StageName.TRAIN.value and pod.index == 0 and pod.ready and not pod.deleting
+        if pod.stage == StageName.TRAIN.value and pod.index == 0 and _answers(pod)
     ]
+
+
+def _answers(pod: ChildPod) -> bool:
+    return (pod.ready or pod.silent is not None) and not pod.deleting
 
 
 def _measured(

@@ -65,6 +65,7 @@ class Gatherer:
         self._board = board
         self._platform = platform
         self._clock = clock
+        self._since = clock()
         self._answers: dict[tuple[str, str, str], tuple[float, asyncio.Future[Any]]] = {}
         self._plans: OrderedDict[str, tuple[tuple[Any, ...], Planned]] = OrderedDict()
 
@@ -118,6 +119,7 @@ class Gatherer:
             now=self._clock(),
             refusal=refusal,
             progress=self._board.get(job.key, job.uid),
+            listening_since=self._since,
         )
         if plan is None or status.completion_time is not None:
             return facts

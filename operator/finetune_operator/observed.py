@@ -124,7 +124,10 @@ class ChildPod:
     created: datetime
     phase: str
     ready: bool
-    deleting: bool
+    silent: datetime | None
+    """Since when Kubernetes has no word from its node; None: it has, or the pod was not ready."""
+    due: datetime | None
+    """When it has to be gone, its grace period included; None: nobody asked it to go."""
     node: str
     ip: str
     image: str
@@ -141,6 +144,10 @@ class ChildPod:
     @property
     def finished(self) -> bool:
         return self.phase in FINISHED_PODS
+
+    @property
+    def deleting(self) -> bool:
+        return self.due is not None
 
 
 @dataclass(frozen=True)
@@ -258,7 +265,8 @@ def read_child_pod(raw: Raw) -> ChildPod:
         created=_time(meta.get("creationTimestamp")),
         phase=status.get("phase", "Pending"),
         ready=conditions.get("Ready", {}).get("status") == "True",
-        deleting="deletionTimestamp" in meta,
+        silent=_silent(conditions),
+        due=_time(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
         node=spec.get("nodeName", ""),
         ip=status.get("podIP", ""),
         image=_image(spec),
@@ -300,6 +308,17 @@ def _integer(text: str) -> int:
 
 def _time(text: str | None) -> datetime:
     return datetime.fromisoformat(text) if text else datetime.fromtimestamp(0, UTC)
+
+
+def _silent(conditions: Mapping[str, Raw]) -> datetime | None:
+    """Where a node does not answer, Kubernetes takes Ready from its pods, gives no reason, and
+    leaves the kubelet's last word on the containers as it was (``MarkPodsNotReady`` of its node
+    controller). Nothing else looks like that."""
+    ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
+    taken = ready.get("status") == "False" and not ready.get("reason")
+    if not taken or containers.get("status") != "True":
+        return None
+    return _time(ready.get("lastTransitionTime"))
 
 
 def _unscheduled(condition: Raw) -> tuple[str, str, datetime] | None:

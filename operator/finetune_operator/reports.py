@@ -97,6 +97,15 @@ class _Training(_Report):
     account: Annotated[AccountReport | None, BeforeValidator(_account)] = None
 
 
+Moment = Annotated[float, Field(ge=0, le=1e11)]
+
+
+class BeatReport(_Report):
+    """The last sign of life of a rank."""
+
+    at: Moment
+
+
 class ProgressReport(_Training):
     """Rank 0's answer to ``GET /progress``."""
 
@@ -104,7 +113,13 @@ class ProgressReport(_Training):
     phase: Word = ""
     epoch: Number = None
     eta_seconds: Number = None
-    updated_at: Annotated[float, Field(ge=0, le=1e11)]
+    updated_at: Moment
+    ranks: Annotated[tuple[BeatReport, ...], Field(max_length=8192)] = ()
+
+    @property
+    def last_sign(self) -> float:
+        """When a rank last did something, in Unix seconds."""
+        return max(self.updated_at, *(beat.at for beat in self.ranks), 0.0)
 
 
 class FailureReport(_Report):

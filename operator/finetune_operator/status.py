@@ -28,6 +28,8 @@ from .policies.evicted import evicted
 from .policies.facts import Action, Facts, State, Verb, Verdict
 from .policies.goodput import account
 from .policies.gpu_budget import budget_exceeded, budget_unreadable, seconds_until_spent
+from .policies.nodes import node_lost, node_unreachable
+from .policies.out_of_reach import lost_nodes
 from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
 from .policies.secrets import without_secrets
 from .policies.suspend import resumed, suspended
@@ -48,6 +50,7 @@ RULES: tuple[Rule, ...] = (
     resumed,
     evicted,  # a queue takes the gang's quota back
     between_attempts,  # given back, or failed and worth another try: pods go, time passes
+    node_lost,  # the Job would never say so
     job_vanished,
     leftovers_alive,  # from here on: nothing may be created beside living pods
     previous_incarnation_alive,
@@ -56,6 +59,7 @@ RULES: tuple[Rule, ...] = (
     not_begun,
     creation_refused,
     job_missing,  # everything is in place: create
+    node_unreachable,  # it may come back
     start_timeout,
     pods_not_ready,
     running,  # nothing is wrong
@@ -122,6 +126,7 @@ def compose(facts: Facts, verdict: Verdict) -> FineTuneJobStatus:
             "observed_generation": facts.job.generation,
             "phase": verdict.phase,
             "pending_reason": pending[:MAX_PENDING_REASON] if pending else None,
+            "lost_nodes": lost_nodes(facts),
         }
     )
     told = {condition.type: condition for condition in facts.status.conditions}

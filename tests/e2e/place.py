@@ -59,6 +59,19 @@ class OperatorProcess:
         os.kill(wait_for("the operator's process", self.pid), signal.SIGKILL)
 
 
+def node_of_operator(kubectl: Kubectl, namespace: str, release: str) -> str:
+    """Name of the node that a release's operator runs on."""
+    selector = f"app.kubernetes.io/instance={release}"
+    pods = kubectl.json("get", "pods", "-l", selector, namespace=namespace)["items"]
+    return str(next(pod["spec"]["nodeName"] for pod in pods))
+
+
+def another_node(kubectl: Kubectl, namespace: str, release: str) -> str:
+    """Name of a node that it does not run on: one that may die in a test."""
+    nodes = [node["metadata"]["name"] for node in kubectl.json("get", "nodes")["items"]]
+    return str(next(n for n in nodes if n != node_of_operator(kubectl, namespace, release)))
+
+
 def host_folder(cluster: LocalCluster, kubectl: Kubectl, namespace: str, name: str) -> Path:
     """Where this host has the files of a claim."""
     asked = ("get", "persistentvolumeclaim", name, "-o", "jsonpath={.spec.volumeName}")

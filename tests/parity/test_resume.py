@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from unit.trainer.train.gangs import run_gang
 from unit.trainer.train.tiny import row_lengths
 from unit.trainer.train.workers import (
     Job,
+    begin,
+    believed_dead,
     export,
     fill_up,
     fill_up_at_the_end,
@@ -114,6 +118,39 @@ def test_a_smaller_training_goes_on_with_the_same_rows(
     assert resumed[0]["rows"] == straight[0]["rows"][5:]
     for found, expected in zip(resumed[0]["steps"], straight[0]["steps"][5:], strict=True):
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("blind", [True, False], ids=["goes on saving", "gives way"])
+def test_a_gang_that_was_believed_dead_changes_nothing(tmp_path: Path, blind: bool) -> None:
+    """Attempt 0 saves after every step and keeps one checkpoint, so it removes what attempt 1 went
+    on from; attempt 1 ends before its first step, and attempt 2 has to find its way."""
+    small = job(2)
+    small.config["checkpoint"] = {"everySteps": 1, "keep": 1}
+    straight = run_gang(train, 2, small)
+    ends: list[Any] = []
+    zombie = threading.Thread(
+        target=lambda: ends.extend(run_gang(believed_dead, 2, small, tmp_path, 4, blind))
+    )
+    zombie.start()
+    saved = tmp_path / "attempts/0/checkpoints"
+    while zombie.is_alive() and not (saved / "step-4").exists():
+        time.sleep(0.05)
+    assert run_gang(begin, 2, small, tmp_path, 1)[0] == (0, 4)
+    zombie.join()
+    left = sorted(path.name for path in saved.iterdir())
+    if blind:
+        assert (ends[0]["message"], ends[0]["step"], left) == (None, STEPS, ["step-8"])
+    else:
+        assert "attempt 1 has taken over" in ends[0]["message"]
+        assert (ends[0]["step"], left) == (5, ["step-4"])
+    assert ends[0] == ends[1]
+
+    resumed = run_gang(train, 2, small, tmp_path, 2)
+    parent = json.loads((tmp_path / "attempts/2/parent.json").read_text())
+    assert (parent["attempt"], parent["step"]) == (0, 4)
+    assert resumed[0]["steps"] == straight[0]["steps"][4:]
+    expected, found = whole(straight, "masters"), whole(resumed, "masters")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_a_checkpoint_is_whole_and_names_everything_in_it(tmp_path: Path) -> None:

@@ -139,7 +139,8 @@ PODS = st.lists(
         owner_uid=st.sampled_from([UID, UID, "other", ""]),
         phase=st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown"]),
         ready=st.booleans(),
-        deleting=st.booleans(),
+        silent=MAYBE_MOMENT,
+        due=MAYBE_MOMENT,
         created=MOMENTS,
         unscheduled=st.none() | st.tuples(TEXTS, TEXTS, MOMENTS),
         waiting=st.none()
@@ -243,8 +244,38 @@ ENDED = st.builds(
 """Facts of which most ask for a verdict on a failure."""
 
 
-@given(FACTS | ENDED)
-@settings(max_examples=400, deadline=None)
+ABOUT_A_MINUTE_AGO = st.none() | st.sampled_from([59, 60, 61]).map(lambda n: NOW - seconds(n))
+LOSING = st.builds(
+    make_facts,
+    STATUSES.map(_with_a_gang_that_ended),
+    jobs=st.builds(
+        make_child_job,
+        st.just(StageName.TRAIN),
+        st.just(1),
+        deleting=st.booleans(),
+        failing=st.none() | REASONS,
+    ).map(lambda job: (job,)),
+    pods=st.tuples(
+        *(
+            st.builds(
+                make_pod,
+                st.just(index),
+                st.just(StageName.TRAIN),
+                st.sampled_from([0, 1]),
+                silent=ABOUT_A_MINUTE_AGO,
+                due=ABOUT_A_MINUTE_AGO,
+            )
+            for index in (0, 1)
+        )
+    ),
+    spec=BUDGETS | SPECS,
+    progress=REPORTS,
+)
+"""Gangs with pods on nodes that may be lost."""
+
+
+@given(FACTS | ENDED | LOSING)
+@settings(max_examples=500, deadline=None)
 def test_a_restart_spends_one_of_one_budget_once_and_within_its_bounds(facts: Facts) -> None:
     decision = decide(facts)
     before, after = facts.status, FineTuneJobStatus.model_validate(decision.status)
@@ -266,7 +297,8 @@ def test_a_restart_spends_one_of_one_budget_once_and_within_its_bounds(facts: Fa
     assert newest.budget == ("Program" if program else "Infrastructure")
     assert newest.failure_class == (after.failure and after.failure.failure_class) != "BadData"
     assert decision.irrevocable and not decision.actions
-    assert facts.stage.job is None or facts.stage.job.failure is not None
+    job = facts.stage.job
+    assert job is None or job.failure is not None or any(map(out_of_reach, facts.observed.pods))
 
 
 @given(FACTS | ENDED)
@@ -287,21 +319,40 @@ def test_whatever_happens_every_second_is_accounted_for_once(facts: Facts) -> No
 
 @given(FACTS)
 @settings(max_examples=100, deadline=None)
+def out_of_reach(pod: ChildPod) -> bool:
+    """A minute of silence of its node, or a minute after it had to be gone."""
+    since = (pod.silent, pod.due)
+    return any(moment is not None and moment <= NOW - seconds(60) for moment in since)
+
+
+def assert_only_lost_pods_are_left(facts: Facts) -> None:
+    """And the status names all of them: it is stored before anything is done."""
+    told = FineTuneJobStatus.model_validate(decide(facts).status).lost_nodes or ()
+    named = {(node.name, pod) for node in told for pod in node.pods or ()}
+    left = [p for p in facts.observed.pods if p.owner_uid == UID and not p.finished]
+    assert all(map(out_of_reach, left))
+    assert {(pod.node, pod.name) for pod in left} == named
+
+
+@given(FACTS | LOSING)
+@settings(max_examples=300, deadline=None)
 def test_nothing_ends_while_a_pod_is_left(facts: Facts) -> None:
     verdict = judge(facts)
     if verdict.state.terminal and facts.status.completion_time is None:
-        assert not facts.live_pods and not facts.live_jobs
+        assert not facts.live_jobs
+        assert_only_lost_pods_are_left(facts)
 
 
-@given(FACTS)
-@settings(max_examples=100, deadline=None)
+@given(FACTS | LOSING)
+@settings(max_examples=300, deadline=None)
 def test_nothing_is_created_beside_living_pods_or_under_a_name_that_is_not_stored(
     facts: Facts,
 ) -> None:
     for action in judge(facts).actions:
         if action.verb is not Verb.CREATE:
             continue
-        assert not facts.live_pods and not facts.live_jobs
+        assert not facts.live_jobs
+        assert_only_lost_pods_are_left(facts)
         stored: dict[str, Any] = facts.status.wire()
         numbers = [("prepareAttempt", "p"), ("attempt", "a"), ("exportAttempt", "x")]
         names = {f"demo-{letter}{stored[name]}" for name, letter in numbers if name in stored}
@@ -318,8 +369,9 @@ def test_no_leftover_of_any_kind_lets_a_second_gang_begin(
     others = tuple(job for job in jobs if job.name != "demo-a1")
     facts = make_facts(written_ahead, jobs=others, pods=pods)
     creates = any(action.verb is Verb.CREATE for action in judge(facts).actions)
-    if facts.live_jobs or facts.live_pods:
-        assert not creates
+    if creates:
+        assert not facts.live_jobs
+        assert_only_lost_pods_are_left(facts)
 
 
 @given(FACTS)

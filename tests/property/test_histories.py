@@ -35,6 +35,7 @@ SPEC = make_spec(
         "maxRestarts": MAX_RESTARTS,
         "maxInfrastructureRestarts": MAX_INFRASTRUCTURE_RESTARTS,
         "backoffSeconds": {"initial": 10, "max": 60},
+        "nodeLostAfterSeconds": 30,
     },
 )
 COUNTERS = {"prepare": "prepareAttempt", "train": "attempt", "export": "exportAttempt"}
@@ -49,6 +50,8 @@ class Ledger:
         """Stage and attempt of every restart that a budget paid for."""
         self.free: set[tuple[str, int]] = set()
         """Those that the user or a gang deadline ended: they cost nothing."""
+        self.given_up: set[str] = set()
+        """Pods that a status named as lost with their nodes."""
         self._world = world
         self._last: Mapping[str, Any] = {}
         self._write = world.write_status
@@ -65,6 +68,7 @@ class Ledger:
 
     def _enter(self, status: Mapping[str, Any]) -> None:
         last, self._last = self._last, status
+        self.given_up |= _named(status)
         old, new = _restarts(last), _restarts(status)
         grown = tuple(b - a for a, b in zip(old, new, strict=True))
         assert grown in ((0, 0), (1, 0), (0, 1)), (old, new)
@@ -75,13 +79,14 @@ class Ledger:
             assert newest["budget"] == ("Program" if grown[0] else "Infrastructure")
             assert (stage, number) not in self.paid, "the same end was paid for twice"
             self.paid.append((stage, number))
-            self._ended(f"{KEY.name}-{LETTERS[stage]}{number}")
+            self._ended(f"{KEY.name}-{LETTERS[stage]}{number}", status)
         self._every_next_attempt_has_a_cause(last, status)
 
-    def _ended(self, name: str) -> None:
-        """A restart is paid only for a gang that really ended: no living one is given up."""
+    def _ended(self, name: str, status: Mapping[str, Any]) -> None:
+        """A restart is paid only for a gang that really ended, or lost a node: no living one is
+        given up."""
         job = self._world.objects.get(("Job", KEY.namespace, name))
-        if job is not None:
+        if job is not None and not any(pod.startswith(name) for pod in _named(status)):
             conditions = job.get("status", {}).get("conditions", [])
             assert any(condition["type"] == "Failed" for condition in conditions), name
 
@@ -95,6 +100,10 @@ class Ledger:
                 self.free.add((stage, number))
             if number and number != last.get(counter):
                 assert {(stage, number - 1)} & {*self.paid, *self.free}, (stage, number)
+
+
+def _named(status: Mapping[str, Any]) -> set[str]:
+    return {pod for node in status.get("lostNodes", ()) for pod in node["pods"]}
 
 
 def _restarts(status: Mapping[str, Any]) -> tuple[int, int]:
@@ -119,20 +128,28 @@ class JobLife(RuleBasedStateMachine):
         finally:
             self.loop.close()
 
-    @initialize()
-    def create(self) -> None:
+    @initialize(stages=st.sampled_from([0, 1, 1, 1, 2]))
+    def create(self, stages: int) -> None:
+        """``stages`` are done before anything happens: chance alone hardly ever gets that far."""
         self.world.add_job(KEY, {**SPEC, "activeDeadlineSeconds": 100_000})
         self.ledger = Ledger(self.world)
         self._start_operator()
+        for _ in range(stages):
+            self.all_goes_well_for_a_while()
+            self.a_stage_is_done()
+        if stages:
+            self.all_goes_well_for_a_while()
 
     def _comes_to_rest(self) -> None:
-        """Nothing bad happens any more: the job ends, and then nothing is written."""
+        """Nothing bad happens any more: the job ends, and then nothing is written. But a node that
+        does not answer never will, and of running pods one is always lost."""
+        self.a_node_stops_answering(0)
         self.world.crash_after, self.world.stale_reads = None, 0
         self.suspend_or_resume(False)
         for _ in range(40):
             for step in (self.watches_catch_up, self.pass_over, self.pods_are_made,
                          self.pods_start, self.every_pod_succeeds, self.jobs_are_judged,
-                         self.terminating_pods_go):  # fmt: skip
+                         self.silent_nodes_are_evicted, self.terminating_pods_go):  # fmt: skip
                 step()
                 self._check()
             self.time_passes(61)
@@ -174,6 +191,22 @@ class JobLife(RuleBasedStateMachine):
         except ClusterError:
             pass
 
+    @rule()
+    def all_goes_well_for_a_while(self) -> None:
+        """Up to pods that run."""
+        for step in (self.watches_catch_up, self.pass_over, self.watches_catch_up,
+                     self.pods_are_made, self.pods_start, self.watches_catch_up,
+                     self.pass_over):  # fmt: skip
+            step()
+            self._check()
+
+    @rule()
+    def a_stage_is_done(self) -> None:
+        for step in (self.every_pod_succeeds, self.jobs_are_judged, self.watches_catch_up,
+                     self.pass_over):  # fmt: skip
+            step()
+            self._check()
+
     @rule(k=st.integers(1, 4))
     def crash_after_the_kth_write_from_now(self, k: int) -> None:
         self.world.crash_after = k
@@ -208,7 +241,7 @@ class JobLife(RuleBasedStateMachine):
     @rule()
     def every_pod_succeeds(self) -> None:
         for pod in self.world.child_pods(KEY):
-            if pod.phase == "Running" and not pod.deleting:
+            if pod.phase == "Running" and not pod.deleting and not pod.silent:
                 words = last_words(StageName(pod.stage), attempt=pod.attempt, step=1, steps=1)
                 self.world.end_pod(pod.name, 0, words)
 
@@ -218,7 +251,8 @@ class JobLife(RuleBasedStateMachine):
         which=st.integers(0, 2),
     )
     def a_pod_fails(self, code: int, step: int | None, which: int) -> None:
-        running = [pod for pod in self.world.child_pods(KEY) if pod.phase == "Running"]
+        pods = self.world.child_pods(KEY)
+        running = [pod for pod in pods if pod.phase == "Running" and not pod.silent]
         for pod in running[which : which + 1]:
             failure = {} if step is None else {"failure": {"step": step}}
             words = last_words(StageName(pod.stage), "failed", pod.attempt, **failure)
@@ -233,7 +267,7 @@ class JobLife(RuleBasedStateMachine):
     @rule()
     def a_pod_is_evicted(self) -> None:
         for pod in self.world.child_pods(KEY)[-1:]:
-            if pod.phase == "Running":
+            if pod.phase == "Running" and not pod.silent:
                 self.world.evict_pod(pod.name)
 
     @rule(
@@ -256,6 +290,20 @@ class JobLife(RuleBasedStateMachine):
         assert report and report.account
         if ("FineTuneJob", *KEY) in self.world.objects:
             self.board.put(KEY, self.world.stored(KEY).uid, report)
+
+    @rule(which=st.integers(0, 1))
+    def a_node_stops_answering(self, which: int) -> None:
+        used = [pod.node for pod in self.world.child_pods(KEY) if pod.phase == "Running"]
+        for node in used[which : which + 1]:
+            self.world.node_stops_answering(node)
+
+    @rule()
+    def silent_nodes_are_evicted(self) -> None:
+        self.world.evict_from_silent_nodes()
+
+    @rule()
+    def nodes_come_back(self) -> None:
+        self.world.nodes_come_back()
 
     @rule(count=st.sampled_from([1, 31, 61, 400]))
     def time_passes(self, count: int) -> None:
@@ -292,7 +340,8 @@ class JobLife(RuleBasedStateMachine):
             return
         uid = self.world.stored(KEY).uid
         live = {pod.job_uid for pod in self.world.child_pods(KEY)
-                if pod.owner_uid == uid and not pod.finished}  # fmt: skip
+                if pod.owner_uid == uid and not pod.finished
+                and pod.name not in self.ledger.given_up}  # fmt: skip
         assert len(live) <= 1, live
 
     @invariant()
@@ -315,10 +364,19 @@ class JobLife(RuleBasedStateMachine):
         assert self.ended in (None, end)
         if self.ended is None:
             uid = self.world.stored(KEY).uid
-            alive = [p.name for p in self.world.child_pods(KEY)
-                     if p.owner_uid == uid and not p.finished]  # fmt: skip
-            assert not alive
+            alive = {p.name for p in self.world.child_pods(KEY)
+                     if p.owner_uid == uid and not p.finished}  # fmt: skip
+            assert alive <= _named(status), "the end names the pods that may still run"
         self.ended = end
+
+    @invariant()
+    def only_pods_out_of_reach_are_given_up(self) -> None:
+        named = _named(self._status())
+        for pod in self.world.child_pods(KEY):
+            if pod.name in named and pod.silent is None and pod.due is None:
+                # It came back, and no pass has seen that yet.
+                stored = self.stores.child_pods.get(KEY, pod.name)
+                assert stored is not None and (stored.silent or stored.due), pod
 
     @invariant()
     def counters_are_exact(self) -> None:
@@ -360,5 +418,5 @@ class JobLife(RuleBasedStateMachine):
         return status
 
 
-JobLife.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+JobLife.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 TestJobLife = JobLife.TestCase

@@ -11,6 +11,7 @@ that the ranks exchange after each step anyway, so no collective ever runs in a 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from finetune_trainer.errors import (
     DiskFull,
     HardwareFault,
     NoValidCheckpoint,
+    Preempted,
     StageError,
     failure_class,
 )
@@ -33,6 +35,8 @@ from finetune_trainer.lineage import Parent
 from finetune_trainer.snapshot import Snapshot
 
 FORMAT = 1
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,8 @@ class Checkpoints:
         def choose() -> Parent | None:
             if not self._gang.is_first:
                 return None
-            parent = lineage.newest_verified(self._workspace, self._attempt, self._suspect)
+            self._give_way()
+            parent = self._newest_kept()
             lineage.claim(self._workspace, self._attempt, parent)
             self._folder.prepare()
             return parent
@@ -174,6 +179,30 @@ class Checkpoints:
             files = manifest.read(chosen.path)["files"].values()
             self.published = [Published(chosen.step, sum(int(facts["size"]) for facts in files))]
         return chosen
+
+    def _newest_kept(self) -> Parent | None:
+        """The newest whole checkpoint of the history, in a place where only we remove it."""
+        while True:
+            parent = lineage.newest_verified(self._workspace, self._attempt, self._suspect)
+            if parent is None:
+                return None
+            try:
+                return lineage.keep(self._workspace, self._attempt, parent)
+            except FileNotFoundError as error:
+                log.warning("the checkpoint of step %d went meanwhile: %s", parent.step, error)
+            except OSError as error:  # a file system without links to directories of others
+                log.warning("cannot keep the checkpoint of step %d: %s", parent.step, error)
+                return parent
+
+    def _give_way(self) -> None:
+        """End where a later attempt has begun: it was believed that this one is dead."""
+        later = lineage.successor(self._workspace, self._attempt) if self._gang.is_first else None
+        if later is not None:
+            raise Preempted(
+                f"attempt {later} has taken over, so what attempt {self._attempt} saves would "
+                "never be read",
+                hint="its node did not answer the cluster for a while",
+            )
 
     def load(self, engine: Engine, parent: Parent) -> dict[str, Any]:
         """Restore the engine. Returns the loop's own state as it was saved.
@@ -208,6 +237,7 @@ class Checkpoints:
                 self._folder.open(step)
             self._folder.require_space(size * place.world_size)
 
+        self._together(self._give_way)
         self._together(make_room)
         content = {
             "format": FORMAT,

@@ -34,8 +34,8 @@ class CheckpointFolder:
 
     def prepare(self) -> None:
         """Remove what attempts left half written, which may be as large as a checkpoint."""
-        for pattern in ("*.tmp", ".trash-*"):
-            for leftover in self._workspace.glob(f"attempts/*/checkpoints/{pattern}"):
+        for pattern in ("checkpoints/*.tmp", "checkpoints/.trash-*", ".trash-*"):
+            for leftover in self._workspace.glob(f"attempts/*/{pattern}"):
                 shutil.rmtree(leftover, ignore_errors=True)
         self._path.mkdir(parents=True, exist_ok=True)
 
@@ -71,18 +71,12 @@ class CheckpointFolder:
         Returns the steps that are gone. Their files are removed beside the training: that of many
         gigabytes takes seconds on some volumes. `tidy` waits for it.
         """
-        history = [
-            (step, path)
-            for attempt, limit in [
-                (self._attempt, None),
-                *lineage.chain(self._workspace, self._attempt),
-            ]
-            for step, path in lineage.checkpoints_of(self._workspace, attempt)
-            if limit is None or step <= limit
-        ]
+        # The history of the next attempt is all that anybody may go on from.
+        history = [(c.step, c.path) for c in lineage.history(self._workspace, self._attempt + 1)]
+        newest = sorted({step for step, _ in history}, reverse=True)[: self._keep]
         gone, trash = set(), []
-        for step, path in history[self._keep :]:
-            if step in protect:
+        for step, path in history:
+            if step in protect or step in newest:
                 continue
             try:
                 trash.append(_hidden(path))

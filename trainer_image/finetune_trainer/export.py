@@ -100,11 +100,12 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
 
 def _delete_checkpoints(workspace: Path) -> None:
     """The result is published, so nobody goes on from them; what cannot be removed harms nobody."""
-    for folder in workspace.glob("attempts/*/checkpoints"):
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            log.warning("cannot remove %s: %s", folder, error)
+    for name in ("checkpoints", "parent"):
+        for folder in workspace.glob(f"attempts/*/{name}"):
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                log.warning("cannot remove %s: %s", folder, error)
 
 
 def newest_attempt(config: RunConfig, workspace: Path) -> int:

@@ -3,6 +3,10 @@
 Before it loads, attempt n writes ``parent.json`` once, exclusively: the attempt and step it resumed
 from, and the digest of that manifest. Later attempts follow only this chain, so what a gang that
 was believed dead goes on saving is never read: it lies outside.
+
+Such a gang also goes on removing its old checkpoints, the one that its successor goes on from
+among them. So attempt n first links the files of its parent into its own folder, where nobody else
+removes anything.
 """
 
 from __future__ import annotations
@@ -10,8 +14,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+import shutil
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +57,33 @@ def checkpoints_of(workspace: Path, attempt: int) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
-def chain(workspace: Path, attempt: int) -> Iterator[tuple[int, int | None]]:
-    """Attempts before ``attempt`` whose checkpoints count, newest first.
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint of the history. Not verified."""
 
-    The second number is the last step that counts: an ancestor's checkpoints after the step from
-    which its successor went on are no part of the history. ``None``: all of them.
+    attempt: int
+    step: int
+    path: Path
+    digest: str | None = None
+    """SHA-256 that its manifest must have, where a later attempt went on from it."""
+
+
+def history(workspace: Path, attempt: int) -> Iterator[Candidate]:
+    """The checkpoints that ``attempt`` may start from, newest first; some stand at two places.
+
+    An ancestor's checkpoints after the step from which its successor went on are no part of it.
     """
-    current, limit = attempt - 1, None
+    current, heir = attempt - 1, -1
+    limit: int | None = None
+    digest: str | None = None
     while current >= 0:
-        yield current, limit
+        kept = parent_folder(workspace, heir)
+        if limit is not None and kept.is_dir():
+            yield Candidate(current, limit, kept, digest)
+        for step, path in checkpoints_of(workspace, current):
+            if limit is not None and step > limit:
+                continue
+            yield Candidate(current, step, path, digest if step == limit else None)
         path = attempt_folder(workspace, current) / "parent.json"
         if not path.exists():  # it ended before it got here, so it made no history
             current -= 1
@@ -68,7 +91,8 @@ def chain(workspace: Path, attempt: int) -> Iterator[tuple[int, int | None]]:
         parent = json.loads(path.read_text())
         if parent.get("attempt") is None:
             return
-        current, limit = int(parent["attempt"]), int(parent["step"])
+        heir, current = current, int(parent["attempt"])
+        limit, digest = int(parent["step"]), parent["manifest"]
 
 
 def newest_verified(
@@ -82,14 +106,17 @@ def newest_verified(
     from nothing is then the user's decision.
     """
     faults: list[str] = []
-    for ancestor, step, path in _by_trust(workspace, attempt, suspect):
+    for candidate in _by_trust(history(workspace, attempt), suspect):
+        step, ancestor = candidate.step, candidate.attempt
         try:
-            digest = manifest.verify(path)
+            digest = manifest.verify(candidate.path)
+            if candidate.digest not in (None, digest):
+                raise CorruptCheckpointError("it is not the one that a later attempt went on from")
         except CorruptCheckpointError as error:
             log.warning("skipping checkpoint step %d of attempt %d: %s", step, ancestor, error)
             faults.append(f"step {step} of attempt {ancestor}: {error}")
             continue
-        return Parent(ancestor, step, digest, path)
+        return Parent(ancestor, step, digest, candidate.path)
     if faults:
         raise NoValidCheckpoint(
             f"no checkpoint passes verification: {'; '.join(faults)}",
@@ -99,19 +126,48 @@ def newest_verified(
 
 
 def _by_trust(
-    workspace: Path, attempt: int, suspect: Collection[tuple[int, int]]
-) -> Iterator[tuple[int, int, Path]]:
-    """The checkpoints of the chain as (attempt, step, folder), in the order to try them."""
-    doubtful: list[tuple[int, int, Path]] = []
-    for ancestor, limit in chain(workspace, attempt):
-        for step, path in checkpoints_of(workspace, ancestor):
-            if limit is not None and step > limit:
-                continue
-            if any(ancestor <= by and step >= since for by, since in suspect):
-                doubtful.append((ancestor, step, path))
-            else:
-                yield ancestor, step, path
+    candidates: Iterable[Candidate], suspect: Collection[tuple[int, int]]
+) -> Iterator[Candidate]:
+    """The checkpoints of the history in the order to try them."""
+    doubtful: list[Candidate] = []
+    for candidate in candidates:
+        if any(candidate.attempt <= by and candidate.step >= since for by, since in suspect):
+            doubtful.append(candidate)
+        else:
+            yield candidate
     yield from reversed(doubtful)
+
+
+def parent_folder(workspace: Path, attempt: int) -> Path:
+    """Where ``attempt`` keeps the checkpoint that it went on from."""
+    return attempt_folder(workspace, attempt) / "parent"
+
+
+def keep(workspace: Path, attempt: int, parent: Parent) -> Parent:
+    """Link the files of the parent into the folder of ``attempt``: they take no space, and stay.
+
+    Raises ``FileNotFoundError`` where its owner has removed it meanwhile.
+    """
+    folder = parent_folder(workspace, attempt)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that ended before it claimed its parent
+    temporary = folder.with_name(f".parent.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name in (*manifest.read(parent.path)["files"], manifest.NAME):
+        os.link(parent.path / name, temporary / name)
+    sync(temporary)
+    temporary.rename(folder)
+    return replace(parent, path=folder)
+
+
+def successor(workspace: Path, attempt: int) -> int | None:
+    """A later attempt that has begun: this one is believed dead, and nobody reads what it saves."""
+    later = [
+        int(path.parent.name)
+        for path in workspace.glob("attempts/*/parent.json")
+        if path.parent.name.isdigit()
+    ]
+    return max((number for number in later if number > attempt), default=None)
 
 
 def claim(workspace: Path, attempt: int, parent: Parent | None) -> None:

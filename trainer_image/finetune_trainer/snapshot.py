@@ -39,13 +39,15 @@ class Snapshot:
             target.copy_(tensor.detach().reshape(-1), non_blocking=True)
         for device in devices:
             torch.cuda.current_stream(device).synchronize()
-        return [memoryview(tensor_file.header(arranged)), memoryview(self._memory.numpy())]
+        return [memoryview(tensor_file.header(arranged)), self._memory.numpy().data]
 
     def _fit(self, size: int, *, pinned: bool) -> None:
         if self._memory.numel() == size:
             return
         if self.pinned:
-            torch.cuda.cudart().cudaHostUnregister(self._memory.data_ptr())
+            torch.cuda.cudart().cudaHostUnregister(  # type: ignore[no-untyped-call]
+                self._memory.data_ptr()
+            )
         self._memory = torch.empty(size, dtype=torch.uint8)
         # Not pin_memory=True: torch would round the size up to a power of two.
         self.pinned = pinned and _pin(self._memory)
@@ -53,7 +55,11 @@ class Snapshot:
 
 def _pin(memory: torch.Tensor) -> bool:
     """Let the device copy into it by itself. Where that is not allowed, copies are slower."""
-    code = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+    code = int(
+        torch.cuda.cudart().cudaHostRegister(  # type: ignore[no-untyped-call]
+            memory.data_ptr(), memory.nbytes, 0
+        )
+    )
     if code:
         log.warning("host memory for checkpoints cannot be pinned (CUDA error %d)", code)
     return code == 0

@@ -105,3 +105,8 @@ class Recovery(SpecModel):
     """A rank that gives no sign of life for so many seconds while it trains or evaluates is
     ended, and with it the attempt; it always gets ten times as long as its steps take, and six
     times so many seconds to load, to save and for its first step."""
+    node_lost_after_seconds: Annotated[int, Field(ge=10, le=86_400)] = 60
+    """Pods are given up so many seconds after Kubernetes had the last word from their node, which
+    it notices after 50 seconds by itself, or after they had to be gone: the attempt ends, and the
+    next one starts without them. Their nodes stand in `status.lostNodes`. A gang that still trains
+    is left alone until Kubernetes evicts the pod."""

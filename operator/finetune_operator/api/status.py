@@ -372,6 +372,18 @@ class ResumedFrom(StatusModel):
     """Optimizer step of that checkpoint; 0 without one."""
 
 
+class LostNode(StatusModel):
+    """A node whose pods were given up."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the node."""
+    since: Timestamp | None = None
+    """Since when it has not answered, or when its pods had to be gone."""
+    pods: Annotated[tuple[str, ...], Field(max_length=64)] | None = None
+    """Pods of this job there that may still run, for all that Kubernetes knows. What they write is
+    never read."""
+
+
 class Artifact(StatusModel):
     """The result."""
 
@@ -443,6 +455,12 @@ class FineTuneJobStatus(StatusModel):
     """Failures after which the job was started again: the newest ten, the newest last."""
     resumed_from: ResumedFrom | None = None
     """Where the present attempt of the training began, once it said so. Absent for attempt 0."""
+    lost_nodes: (
+        Annotated[tuple[LostNode, ...], Field(max_length=64, json_schema_extra=list_map("name"))]
+        | None
+    ) = None
+    """Nodes that do not answer, with pods of this job that were given up. A node leaves the list
+    when its pods are gone: once it answers again, or was declared dead."""
     resolved: Resolved | None = None
     """What absent fields became, and why."""
     model: ModelStatus | None = None
@@ -467,7 +485,7 @@ class FineTuneJobStatus(StatusModel):
     start_time: Timestamp | None = None
     """When the operator took the job up."""
     completion_time: Timestamp | None = None
-    """When it ended, well or not, with no pod left."""
+    """When it ended, well or not, with no pod left but those of `lostNodes`."""
     suspend_time: Timestamp | None = None
     """Since when it is suspended, by `spec.suspend` or for want of GPU-hours. Absent: it is not."""
     suspended_seconds: Counter | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..api.types import StageName
@@ -14,8 +15,8 @@ from .pod import container_resources, field_ref, pod_template
 GPU = "nvidia.com/gpu"
 
 
-def build_train_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
-    """The Job ``<name>-a<attempt>``."""
+def build_train_job(plan: TrainingPlan, attempt: int, avoid: Sequence[str] = ()) -> dict[str, Any]:
+    """The Job ``<name>-a<attempt>``. ``avoid``: names of nodes that it must not be placed on."""
     workers = plan.spec.workers
     resources = container_resources(workers.resources)
     if workers.gpus_per_worker:
@@ -25,7 +26,7 @@ def build_train_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
         # Gives each pod the address <pod>.<service>; rank 0's is MASTER_ADDR.
         "subdomain": plan.service_name,
         "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
-        "affinity": _affinity(plan, attempt),
+        "affinity": _away_from(avoid, _affinity(plan, attempt)),
     }
     if workers.node_selector:
         pod["nodeSelector"] = dict(workers.node_selector)
@@ -108,6 +109,20 @@ def _affinity(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
         }
         apart = affinity.setdefault("podAntiAffinity", {})
         apart.setdefault("preferredDuringSchedulingIgnoredDuringExecution", []).append(spread)
+    return affinity
+
+
+def _away_from(nodes: Sequence[str], affinity: dict[str, Any]) -> dict[str, Any]:
+    """Kubernetes taints a node that does not answer, but a pod may tolerate every taint."""
+    if nodes:
+        # Terms are alternatives, so each of them has to leave the nodes out.
+        required = affinity.setdefault("nodeAffinity", {}).setdefault(
+            "requiredDuringSchedulingIgnoredDuringExecution", {"nodeSelectorTerms": [{}]}
+        )
+        for term in required["nodeSelectorTerms"]:
+            term["matchFields"] = [
+                {"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes
+            ]
     return affinity
 
 

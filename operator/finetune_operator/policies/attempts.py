@@ -27,6 +27,7 @@ from .facts import (
 )
 from .history import left_out, tell_skipped, tell_start
 from .numbers import progress_changes
+from .out_of_reach import silent_pods, tell_silent
 from .pending import explain
 
 REFUSED_SECONDS = 20.0
@@ -63,7 +64,11 @@ def previous_incarnation_alive(facts: Facts) -> Verdict | None:
         return None
     uid = facts.job.uid
     jobs = [f"Job {job.name}" for job in facts.observed.jobs if job.owner_uid not in ("", uid)]
-    pods = [p for p in facts.observed.pods if p.owner_uid not in ("", uid) and not p.finished]
+    pods = [
+        pod
+        for pod in facts.observed.pods
+        if pod.owner_uid not in ("", uid) and not pod.finished and not facts.is_lost(pod)
+    ]
     if not jobs and not pods:
         return None
     names = ", ".join([*jobs[:3], *([name_pods(pods)] if pods else [])])
@@ -192,7 +197,7 @@ def running(facts: Facts) -> Verdict:
     if training:
         changes |= {"start_timeouts": None, **progress_changes(facts)}
         status = facts.status.model_copy(update=changes)
-        message += tell_start(status) + tell_skipped(status)
+        message += tell_start(status) + tell_skipped(status) + tell_silent(facts)
         if left_out(status):
             reason = Reason.STEPS_SKIPPED
     return Verdict(
@@ -203,6 +208,7 @@ def running(facts: Facts) -> Verdict:
         changes=changes,
         conditions=ready if training else {},
         aside=record_job(facts),
+        again_after=POLL_SECONDS if silent_pods(facts) else None,
     )
 
 
@@ -236,7 +242,8 @@ def creations(facts: Facts) -> tuple[Action, ...]:
             job = build_prepare_job(plan, attempt)
         case StageName.TRAIN:
             wanted = [_ensure(config_map), _ensure(build_headless_service(plan), first)]
-            job = build_train_job(plan, attempt)
+            lost = tuple(node.name for node in facts.status.lost_nodes or ())
+            job = build_train_job(plan, attempt, avoid=lost)
         case StageName.EXPORT:
             wanted = [_ensure(config_map)]
             job = build_export_job(plan, attempt, facts.status.attempt)

@@ -11,6 +11,7 @@ SEEN_FROM_OUTSIDE = {
     Reason.UNKNOWN_FAILURE.value: Budget.PROGRAM,
     Reason.EVICTED.value: Budget.INFRASTRUCTURE,
     Reason.POD_LOST.value: Budget.INFRASTRUCTURE,
+    Reason.NODE_LOST.value: Budget.INFRASTRUCTURE,
     Reason.JOB_VANISHED.value: Budget.INFRASTRUCTURE,
 }
 """Classes that no exit code stands for."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cached_property
 from typing import Any
 
-from ..api.types import FineTuneJobSpec, FineTuneJobStatus, Phase, StageName
+from ..api.types import FineTuneJobSpec, FineTuneJobStatus, Phase, Recovery, StageName
 from ..engine.store import Key
 from ..errors import Fault
 from ..observed import ChildJob, ChildPod, Observed, StoredJob
 from ..plan import TrainingPlan, stage_job_name
 from ..reports import ProgressReport
+from .silence import is_lost
+
+ALWAYS = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Facts:
     progress: ProgressReport | None = None
     namespace_budget: NamespaceBudget | None = None
     """Asked for only where the job trains on GPUs; None: there is none."""
+    listening_since: datetime = ALWAYS
+    """Since when this operator would have heard from a gang."""
 
     @property
     def key(self) -> Key:
@@ -124,10 +129,48 @@ class Facts:
 
     @cached_property
     def live_pods(self) -> tuple[ChildPod, ...]:
-        """Own pods that still hold something, terminating ones included."""
+        """Own pods that still hold something, terminating ones included, lost ones not."""
         return tuple(
-            pod for pod in self.observed.pods if pod.owner_uid == self.job.uid and not pod.finished
+            pod
+            for pod in self.observed.pods
+            if pod.owner_uid == self.job.uid and not pod.finished and not self.is_lost(pod)
         )
+
+    @cached_property
+    def lost_pods(self) -> tuple[ChildPod, ...]:
+        """Own pods that were given up: nobody can say whether they still run."""
+        return tuple(
+            pod for pod in self.observed.pods if pod.owner_uid == self.job.uid and self.is_lost(pod)
+        )
+
+    def is_lost(self, pod: ChildPod) -> bool:
+        """Nobody waits for this pod any longer."""
+        lost = is_lost(pod, self.now, self.patience, self.listening_since)
+        return lost and not self.is_excused(pod)
+
+    def is_excused(self, pod: ChildPod) -> bool:
+        """Its node may not answer, but the pod itself does its work, and is wanted."""
+        return self.trains and self.of_present_attempt(pod) and not pod.deleting
+
+    def of_present_attempt(self, pod: ChildPod) -> bool:
+        job = self.stage.job
+        return job is not None and pod.job_uid == job.uid
+
+    @cached_property
+    def patience(self) -> timedelta:
+        """How long a pod may be out of reach."""
+        recovery = self.plan.spec.recovery if self.plan else Recovery()
+        return timedelta(seconds=recovery.node_lost_after_seconds)
+
+    @cached_property
+    def trains(self) -> bool:
+        """The present gang gave a sign of life of late. No rank is missing then: each step needs
+        all of them."""
+        told, stage = self.progress, self.stage
+        if told is None or stage.name is not StageName.TRAIN or told.attempt != stage.attempt:
+            return False
+        age = self.now.timestamp() - told.last_sign
+        return abs(age) < self.patience.total_seconds()
 
     def condition(self, name: str) -> tuple[str, str]:
         """Status and reason of a stored condition; empty where it is not there."""

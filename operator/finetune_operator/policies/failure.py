@@ -13,11 +13,16 @@ from ..api.types import Failure, Reason, StageName
 from ..observed import ChildPod
 from ..reports import FailureReport, read_last_words
 from .facts import Facts
+from .out_of_reach import lost_of_attempt
 from .queue import held_by_queue
+from .silence import clock, out_of_reach_since
 
 CONSEQUENCES = frozenset({"CollectiveTimeout", "Preempted", "Rendezvous"})
 """How ranks end when another one has died before: never the cause while there is another."""
 OOM_KILLED = "OOMKilled"
+LOST_SIGHT = frozenset({"ContainerStatusUnknown", "Unknown"})
+"""What kubelet and containerd say of a container that is gone when they start: the node restarted
+under it."""
 SIGTERM_EXIT = 143
 MAX_LINES = 20
 MAX_LINE = 1024
@@ -26,6 +31,7 @@ SENTENCES = {
     Reason.HOST_OOM.value: "the container went over its memory limit",
     Reason.EVICTED.value: "the pod was evicted, preempted or lost its node",
     Reason.POD_LOST.value: "a pod is gone and left no word",
+    Reason.NODE_LOST.value: "the node restarted under the pod",
     Reason.JOB_VANISHED.value: "its Kubernetes Job was deleted by someone else",
     Reason.UNKNOWN_FAILURE.value: "the container died without a word",
 }
@@ -45,6 +51,8 @@ def classify(pod: ChildPod, report: FailureReport | None) -> str:
         return Reason.HOST_OOM.value
     if pod.disruption:
         return Reason.EVICTED.value
+    if ended and report is None and ended.reason in LOST_SIGHT:
+        return Reason.NODE_LOST.value
     if report and report.failure_class == Reason.HOST_OOM:  # of one rank: PID 1 lived on
         return Reason.HOST_OOM.value
     if report and report.failure_class in BY_NAME:
@@ -62,6 +70,9 @@ def digest(facts: Facts) -> Failure:
     if held_by_queue(facts):
         return _taken_back(facts)
     culprit = find_culprit((*facts.observed.last_words, *stage.pods))
+    lost = lost_of_attempt(facts)
+    if lost and (culprit is None or _followed(culprit)):
+        return _of_lost(lost[0], facts)
     if culprit is None:
         return _without_pod(facts)
     report = _report(culprit)
@@ -107,6 +118,38 @@ def digest_of_vanished(facts: Facts) -> Failure:
     failure = digest(facts)
     followed = failure.failure_class in CONSEQUENCES | {Reason.EVICTED.value}
     return _without_pod(facts) if followed else failure
+
+
+def _followed(pod: ChildPod) -> bool:
+    """Ranks lose each other, and pods are evicted, when a node stops answering."""
+    return classify(pod, _report(pod)) in CONSEQUENCES | {Reason.EVICTED.value}
+
+
+def _of_lost(pod: ChildPod, facts: Facts) -> Failure:
+    """A pod that was given up: what is known of it, and no more."""
+    if pod.silent is not None:
+        state = "trained on there until the last" if facts.trains else "may still run there"
+        message = f"node {pod.node} has not answered since {clock(pod.silent)}; its pod {state}"
+    else:
+        message = (
+            f"the pod had to be gone by {clock(out_of_reach_since(pod))} and is still there: node "
+            f"{pod.node} does not answer, or cannot end its processes"
+        )
+    return Failure(
+        failure_class=Reason.NODE_LOST.value,
+        stage=facts.stage.name,
+        attempt=facts.stage.attempt,
+        rank=_rank(pod, None, facts),
+        pod=pod.name,
+        node=pod.node,
+        step=_step(None, facts),
+        message=message[:1024],
+        hint=(
+            f"look at node {pod.node}; if it is off for good, delete it or taint it with "
+            "node.kubernetes.io/out-of-service, so that Kubernetes lets its pods and volumes go"
+        ),
+        at=out_of_reach_since(pod),
+    )
 
 
 def tell(failure: Failure) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..api.types import AfterSuccess, Artifact, Phase, Reason, StageName
+from ..api.types import AfterSuccess, Artifact, Failure, Phase, Reason, StageName
 from .attempts import NOT_READY, gone_soon, overdue, waiting, write_ahead
 from .ending import POLL_SECONDS, name_pods
 from .facts import RUNNING_PHASES, Facts, State, Verdict, record_job
 from .failure import digest, digest_of_vanished, tell
 from .history import tell_skipped
 from .numbers import final_numbers, last_words, prepared_changes, trained_changes
+from .out_of_reach import lost_of_attempt
 from .restart import reason_to_stop, restart_or_end
 
 
@@ -92,6 +93,8 @@ def job_failing(facts: Facts) -> Verdict | None:
     if job is None or job.failing is None or facts.status.next_attempt_time is not None:
         return None
     failure = digest(facts)
+    if lost_of_attempt(facts) and not facts.live_pods:
+        return restart_or_end(facts, failure)  # the Job would wait for lost pods for ever
     others = name_pods(facts.live_pods)
     kept = facts.status.phase or RUNNING_PHASES[facts.stage.name]
     return Verdict(
@@ -108,10 +111,20 @@ def job_failing(facts: Facts) -> Verdict | None:
 
 
 def job_vanished(facts: Facts) -> Verdict | None:
-    """The attempt's Job was there and is gone, and it was not us."""
+    """The attempt's Job was there and is gone, and it was not us, or the job was ending."""
     stage = facts.stage
     if stage.job is not None or stage.job_uid is None or stage.attempt is None:
         return None
+    told = _told_of_attempt(facts)
+    if told is not None and reason_to_stop(facts, told) is not None:
+        return restart_or_end(facts, told)  # the job was ending, and it was us
     if facts.live_pods:
         return gone_soon(facts, Reason.JOB_VANISHED, "its Job was deleted; waiting for its pods")
-    return restart_or_end(facts, digest_of_vanished(facts))
+    return restart_or_end(facts, told or digest_of_vanished(facts))
+
+
+def _told_of_attempt(facts: Facts) -> Failure | None:
+    """What the status already says of the present attempt's end."""
+    told, stage = facts.status.failure, facts.stage
+    same = told is not None and (told.stage, told.attempt) == (stage.name, stage.attempt)
+    return told if same else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime
 from typing import Any
 
 from finetune_operator.engine.store import Key
@@ -42,6 +43,37 @@ def pod(**status: Any) -> Any:
     raw = copy.deepcopy(POD)
     raw["status"].update(status)
     return read_child_pod(raw)
+
+
+def ready(status: str, containers: str, **fields: str) -> list[dict[str, str]]:
+    since = {"lastTransitionTime": "2026-11-23T12:05:00Z"}
+    return [
+        {"type": "Ready", "status": status, **since, **fields},
+        {"type": "ContainersReady", "status": containers, **fields},
+    ]
+
+
+def test_a_pod_whose_node_does_not_answer_is_told_from_one_that_is_not_ready() -> None:
+    """As the node controller leaves it, and as kubelets write it themselves."""
+    silent = pod(conditions=ready("False", "True"))
+    assert silent.silent == datetime(2026, 11, 23, 12, 5, tzinfo=UTC) and not silent.ready
+    for spoken in (
+        ready("True", "True"),
+        ready("False", "False", reason="ContainersNotReady"),
+        ready("False", "False", reason="PodCompleted"),
+        [ready("False", "", reason="ReadinessGatesNotReady")[0], ready("", "True")[1]],
+        ready("False", "False"),
+        [],
+    ):
+        assert pod(conditions=spoken).silent is None, spoken
+
+
+def test_a_pod_that_was_asked_to_go_says_until_when() -> None:
+    raw = copy.deepcopy(POD)
+    raw["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:30Z"
+    asked = read_child_pod(raw)
+    assert asked.deleting and asked.due == datetime(2026, 11, 23, 12, 0, 30, tzinfo=UTC)
+    assert not pod().deleting
 
 
 def test_a_pod_is_known_by_job_stage_attempt_and_index() -> None:

@@ -90,6 +90,15 @@ def train(**fields: Any) -> tuple[Any, ...]:
 
 
 GANG = (make_pod(0), make_pod(1))
+SILENT = {"silent": NOW - seconds(40), "ready": False}
+LOST = {"silent": NOW - seconds(60), "ready": False}
+OVERDUE = {"due": NOW - seconds(60)}
+TRAINS = read_progress(
+    json.dumps(
+        {"attempt": 0, "step": 7, "updatedAt": 1, "ranks": [{"at": NOW.timestamp() - 59}]}
+    ).encode()
+)
+"""A gang that gave a sign of life 59 seconds ago."""
 
 ROWS: list[Any] = [
     # finished
@@ -250,6 +259,29 @@ ROWS: list[Any] = [
         ("job_failing", Phase.TRAINING, State.MOVING, "Draining", ""),
         id="and promises no restart where none will follow",
     ),
+    pytest.param(
+        make_facts(
+            ready_gang(), jobs=train(**FAILING), pods=(ended_pod(1, code=74), make_pod(0, **SILENT))
+        ),
+        ("job_failing", Phase.RESTARTING, State.MOVING, "Draining", ""),
+        id="a pod whose node does not answer is waited for",
+    ),
+    pytest.param(
+        make_facts(
+            ready_gang(), jobs=train(**FAILING), pods=(ended_pod(1, code=74), make_pod(0, **LOST))
+        ),
+        ("job_failing", Phase.RESTARTING, State.MOVING, "Restarting", ""),
+        id="but not for ever, as its Job would",
+    ),
+    pytest.param(
+        make_facts(
+            ready_gang(),
+            jobs=train(parallelism=3, **FAILING),
+            pods=(ended_pod(1, code=74), make_pod(0, **LOST), make_pod(2, deleting=True)),
+        ),
+        ("job_failing", Phase.RESTARTING, State.MOVING, "Draining", ""),
+        id="nor without the others",
+    ),
     # deadline_exceeded
     pytest.param(
         make_facts(ready_gang(), jobs=train(), pods=GANG, spec=DEADLINE),
@@ -294,6 +326,11 @@ ROWS: list[Any] = [
         make_facts(ready_gang(job_uid="x"), spec=SUSPEND),
         ("suspended", Phase.SUSPENDED, State.SUSPENDED, "Suspended", ""),
         id="then it is suspended",
+    ),
+    pytest.param(
+        make_facts(ready_gang(job_uid="x"), pods=(make_pod(**OVERDUE),), spec=SUSPEND),
+        ("suspended", Phase.SUSPENDED, State.SUSPENDED, "Suspended", ""),
+        id="pods that were given up are not waited for",
     ),
     pytest.param(
         make_facts(restarting(), jobs=train(**FAILED), spec=SUSPEND),
@@ -374,6 +411,54 @@ ROWS: list[Any] = [
         ("between_attempts", Phase.STARTING, State.MOVING, "Starting", ""),
         id="then the next attempt is written ahead",
     ),
+    pytest.param(
+        make_facts(restarting(), jobs=train(), pods=(make_pod(0, **LOST), make_pod(1))),
+        ("between_attempts", Phase.RESTARTING, State.MOVING, "Restarting", "delete Job demo-a0"),
+        id="the survivors of a lost node go first",
+    ),
+    pytest.param(
+        make_facts(restarting(), pods=(make_pod(0, deleting=True, **LOST),)),
+        ("between_attempts", Phase.STARTING, State.MOVING, "Starting", ""),
+        id="then the next attempt follows, whatever lost pods do",
+    ),
+    pytest.param(
+        make_facts(restarting(), pods=(make_pod(0, deleting=True, **SILENT),)),
+        ("between_attempts", Phase.RESTARTING, State.MOVING, "Restarting", ""),
+        id="but not beside a pod that is not lost yet",
+    ),
+    # node_lost
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(), pods=(make_pod(0, **LOST), make_pod(1))),
+        ("node_lost", Phase.RESTARTING, State.MOVING, "Restarting", ""),
+        id="a node has not answered for too long: the attempt is over",
+    ),
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(), pods=(make_pod(0, **OVERDUE), make_pod(1))),
+        ("node_lost", Phase.RESTARTING, State.MOVING, "Restarting", ""),
+        id="or a pod had to be gone for too long",
+    ),
+    pytest.param(
+        make_facts(
+            ready_gang(),
+            jobs=train(),
+            pods=(make_pod(0), make_pod(1, deleting=True, **LOST)),
+            progress=TRAINS,
+        ),
+        ("node_lost", Phase.RESTARTING, State.MOVING, "Restarting", ""),
+        id="a gang that trains ends when Kubernetes evicts its pod",
+    ),
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(), pods=(make_pod(0, **LOST), make_pod(1)), spec=ONCE),
+        ("node_lost", Phase.TRAINING, State.MOVING, "NodeLost", "delete Job demo-a0"),
+        id="without a budget the job ends, once the others are gone",
+    ),
+    pytest.param(
+        make_facts(
+            status_in(P), jobs=(make_child_job(P),), pods=(make_pod(0, P, **LOST),), spec=ONCE
+        ),
+        ("node_lost", Phase.PREPARING, State.MOVING, "NodeLost", "delete Job demo-p0"),
+        id="also the pod of another stage can be lost",
+    ),
     # job_vanished
     pytest.param(
         make_facts(ready_gang(job_uid="x")),
@@ -384,6 +469,15 @@ ROWS: list[Any] = [
         make_facts(ready_gang(job_uid="x"), spec=ONCE),
         ("job_vanished", Phase.FAILED, State.FAILED, "JobVanished", ""),
         id="unless that is not wanted",
+    ),
+    pytest.param(
+        make_facts(
+            ready_gang(job_uid="x", failure=Failure(failure_class="NodeLost", stage=T, attempt=0)),
+            pods=(make_pod(0, deleting=True, **LOST),),
+            spec=ONCE,
+        ),
+        ("job_vanished", Phase.FAILED, State.FAILED, "NodeLost", ""),
+        id="a job that ended for a lost node says so when its Job is gone",
     ),
     pytest.param(
         make_facts(
@@ -420,6 +514,11 @@ ROWS: list[Any] = [
         make_facts(jobs=train(owner_uid="other", uid="o"), pods=(make_pod(owner_uid="other"),)),
         ("previous_incarnation_alive", Phase.PENDING, State.MOVING, "PreviousJobTerminating", ""),
         id="children of a deleted job of the same name are waited for",
+    ),
+    pytest.param(
+        make_facts(pods=(make_pod(owner_uid="other", **SILENT),)),
+        ("previous_incarnation_alive", Phase.PENDING, State.MOVING, "PreviousJobTerminating", ""),
+        id="also where their node does not answer, for a while",
     ),
     # obstructed
     pytest.param(
@@ -500,6 +599,27 @@ ROWS: list[Any] = [
         ),
         id="a claim of a size is made first",
     ),
+    # node_unreachable
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(), pods=(make_pod(0, **SILENT), make_pod(1))),
+        ("node_unreachable", Phase.TRAINING, State.MOVING, "NodeUnreachable", ""),
+        id="a node does not answer: it may come back",
+    ),
+    pytest.param(
+        make_facts(
+            ready_gang(),
+            jobs=train(),
+            pods=(make_pod(0, **LOST), make_pod(1)),
+            listening_since=NOW - seconds(59),
+        ),
+        ("node_unreachable", Phase.TRAINING, State.MOVING, "NodeUnreachable", ""),
+        id="an operator that has only just begun to listen gives nobody up",
+    ),
+    pytest.param(
+        make_facts(status_in(P), jobs=(make_child_job(P),), pods=(make_pod(0, P, **SILENT),)),
+        ("node_unreachable", Phase.PREPARING, State.MOVING, "NodeUnreachable", ""),
+        id="the node of a prepare pod does not answer",
+    ),
     # start_timeout
     pytest.param(
         make_facts(
@@ -565,6 +685,13 @@ ROWS: list[Any] = [
         id="a pod that is not ready for a moment does not unmake a gang",
     ),
     pytest.param(
+        make_facts(
+            ready_gang(), jobs=train(), pods=(make_pod(0, **LOST), make_pod(1)), progress=TRAINS
+        ),
+        ("running", Phase.TRAINING, State.RUNNING, "Training", ""),
+        id="a gang that trains has lost nobody, whatever Kubernetes hears of its nodes",
+    ),
+    pytest.param(
         make_facts(status_in(X), jobs=(make_child_job(X),), pods=(make_pod(0, X),)),
         ("running", Phase.EXPORTING, State.RUNNING, "Exporting", ""),
         id="export runs",
@@ -608,6 +735,8 @@ def _read_back(facts: Facts, decision: Decision) -> Facts:
         obstacle=facts.obstacle,
         refusal=facts.refusal,
         now=facts.now,
+        progress=facts.progress,
+        listening_since=facts.listening_since,
     )
 
 

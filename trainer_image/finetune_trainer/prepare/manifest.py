@@ -97,6 +97,16 @@ def fresh_sibling(folder: Path, owner: str = "tmp") -> Path:
     return temporary
 
 
+def publish_once(temporary: Path, folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Publish, unless somebody made the same meanwhile: a run on a node that was believed lost must
+    not replace what others read by now. Returns the manifest of what stands in ``folder``."""
+    if faster := reusable(folder, manifest["inputDigest"]):
+        shutil.rmtree(temporary)
+        return faster
+    publish(temporary, folder)
+    return manifest
+
+
 def publish(temporary: Path, folder: Path) -> None:
     """Put ``temporary`` in the place of ``folder`` by renaming, once its content is on disk.
 

@@ -59,7 +59,7 @@ def prepare_model(source: ModelSource, workspace: Path) -> dict[str, Any]:
     manifest = manifests.seal(
         temporary, input_digest, {"source": _name(source), "commit": commit, **facts}
     )
-    manifests.publish(temporary, folder)
+    manifest = manifests.publish_once(temporary, folder, manifest)
     shutil.rmtree(scratch, ignore_errors=True)
     log.info("model ready: %s, %d parameters", facts["architecture"], facts["parameters"])
     return manifest

@@ -80,7 +80,7 @@ def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> d
     ledger.close()
     facts["model"] = model["digest"]
     manifest = manifests.seal(temporary, input_digest, facts)
-    manifests.publish(temporary, folder)
+    manifest = manifests.publish_once(temporary, folder, manifest)
     (workspace / FAILED_REJECTS).unlink(missing_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)
     return _counts(manifest)

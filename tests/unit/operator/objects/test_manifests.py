@@ -125,6 +125,32 @@ def test_every_pod_fits_the_restricted_profile(pod: dict[str, Any]) -> None:
     assert kinds <= allowed
 
 
+@pytest.mark.parametrize(
+    "terms",
+    [
+        pytest.param([], id="placed anywhere else"),
+        pytest.param(
+            [{"matchExpressions": [{"key": "pool", "operator": "In", "values": [name]}]}
+             for name in ("a", "b")],
+            id="placed by the user, by alternatives",
+        ),
+    ],
+)  # fmt: skip
+def test_a_gang_is_not_placed_on_nodes_that_were_lost(terms: list[Any]) -> None:
+    wish = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    workers = {"affinity": {"nodeAffinity": wish} if terms else None}
+    plan = make_plan(make_spec(workers=workers))
+    job = build_train_job(plan, 1, avoid=("n1", "n2"))
+    affinity = job["spec"]["template"]["spec"]["affinity"]
+    required = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    away = [
+        {"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in ("n1", "n2")
+    ]
+    assert required["nodeSelectorTerms"] == [{**t, "matchFields": away} for t in terms or [{}]]
+    assert "podAntiAffinity" in affinity
+    assert "nodeAffinity" not in str(build_train_job(make_plan(), 1))
+
+
 def test_only_training_pods_ask_for_gpus() -> None:
     wanting = [pod for pod in _pods() if "nvidia.com/gpu" in str(pod["containers"][0]["resources"])]
     assert len(wanting) == 1

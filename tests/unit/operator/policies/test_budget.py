@@ -31,6 +31,7 @@ PAYERS = {
     "Rendezvous": I,
     "Evicted": I,
     "PodLost": I,
+    "NodeLost": I,
     "JobVanished": I,
 }
 

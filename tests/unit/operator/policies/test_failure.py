@@ -57,6 +57,14 @@ def test_every_exit_code_of_the_table_has_its_class(failure: Any) -> None:
         ),
         pytest.param(ended_pod(code=137), "UnknownFailure", id="a kill is not a lack of memory"),
         pytest.param(ended_pod(code=139), "UnknownFailure", id="a crash without a word"),
+        pytest.param(
+            ended_pod(code=255, reason="Unknown"), "NodeLost", id="containerd after a restart"
+        ),
+        pytest.param(
+            ended_pod(code=137, reason="ContainerStatusUnknown"),
+            "NodeLost",
+            id="the kubelet after a restart of the node",
+        ),
         pytest.param(ended_pod(code=143), "Evicted", id="asked to stop by nobody of us"),
         pytest.param(ended_pod(code=75, disruption="Preempted"), "Evicted", id="preempted"),
         pytest.param(

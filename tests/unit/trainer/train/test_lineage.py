@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,62 @@ def test_what_a_zombie_saves_after_its_successor_went_on_is_never_read(tmp_path:
     publish(tmp_path, 2, 12)
     publish(tmp_path, 1, 30)  # and so was attempt 1, which nobody built on
     assert start(tmp_path, 3) == (2, 12)
+
+
+def begin(workspace: Path, attempt: int) -> lineage.Parent | None:
+    """As the trainer does: keep the parent, then claim it."""
+    parent = newest_verified(workspace, attempt)
+    parent = parent and lineage.keep(workspace, attempt, parent)
+    lineage.claim(workspace, attempt, parent)
+    return parent
+
+
+def test_an_attempt_keeps_what_it_went_on_from_whatever_a_zombie_removes(tmp_path: Path) -> None:
+    begin(tmp_path, 0)
+    first = publish(tmp_path, 0, 10)
+    size = (first / "rank-0.safetensors").stat()
+    kept = begin(tmp_path, 1)
+    assert kept is not None and kept.path == tmp_path / "attempts/1/parent"
+    assert (kept.path / "rank-0.safetensors").stat().st_ino == size.st_ino, "it takes no space"
+    shutil.rmtree(first)
+    publish(tmp_path, 0, 20)
+    again = begin(tmp_path, 2)
+    assert again is not None and (again.attempt, again.step) == (0, 10)
+    assert manifest.verify(again.path) == kept.digest
+    publish(tmp_path, 2, 12)
+    shutil.rmtree(kept.path)
+    third = newest_verified(tmp_path, 3)
+    assert third is not None and (third.attempt, third.step) == (2, 12)
+
+
+def test_another_checkpoint_in_the_parents_place_is_not_believed(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    publish(tmp_path, 0, 5)
+    before = publish(tmp_path, 0, 10)
+    start(tmp_path, 1)
+    shutil.rmtree(before)
+    publish(tmp_path, 0, 10, b"others")
+    assert start(tmp_path, 2) == (0, 5)
+
+
+def test_a_parent_that_goes_while_it_is_kept_is_told(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    publish(tmp_path, 0, 5)
+    parent = newest_verified(tmp_path, 1)
+    assert parent is not None
+    (parent.path / "rank-0.safetensors").unlink()
+    with pytest.raises(FileNotFoundError):
+        lineage.keep(tmp_path, 1, parent)
+    assert not lineage.parent_folder(tmp_path, 1).exists()
+
+
+def test_an_attempt_learns_that_a_later_one_has_begun(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    assert lineage.successor(tmp_path, 0) is None
+    lineage.attempt_folder(tmp_path, 1).mkdir()  # placed, and nothing claimed yet
+    assert lineage.successor(tmp_path, 0) is None
+    start(tmp_path, 2)
+    assert (lineage.successor(tmp_path, 0), lineage.successor(tmp_path, 2)) == (2, None)
 
 
 @pytest.mark.parametrize(

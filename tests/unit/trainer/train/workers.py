@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from unit.trainer.train.tiny import VOCABULARY, random_rows, run_config, tiny_llama, write_rows
 
 from finetune_trainer import gang as gangs
-from finetune_trainer import shards
+from finetune_trainer import lineage, shards
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
@@ -400,6 +401,38 @@ def save_often(
         else:
             loop.checkpoints.save(loop.engine, step, {}, protect={best})
     return [published.step for published in loop.checkpoints.published]
+
+
+def begin(place: Place, job: Job, workspace: Path, attempt: int) -> tuple[int, int] | None:
+    """Load what the attempt has to go on from, and end. Returns the parent's attempt and step."""
+    assembled(job, place, workspace, attempt)
+    parent = json.loads((workspace / f"attempts/{attempt}/parent.json").read_text())
+    return (parent["attempt"], parent["step"]) if parent["attempt"] is not None else None
+
+
+def believed_dead(
+    place: Place, job: Job, workspace: Path, step: int, blind: bool
+) -> dict[str, Any]:
+    """Attempt 0: it hears nothing after ``step`` steps until attempt 1 has begun, then goes on.
+
+    ``blind``: its volume never shows it that. Brings home why it ended and what it had saved.
+    """
+    loop = assembled(job, place, workspace, 0)
+    trained = loop.train_window
+
+    def train_window(window: Any, rate: float) -> Any:
+        while window.step == step and not (workspace / "attempts/1/parent.json").exists():
+            time.sleep(0.05)
+        return trained(window, rate)
+
+    loop.train_window = train_window  # type: ignore[method-assign]
+    if blind:
+        lineage.successor = lambda *_: None
+    try:
+        loop.run()
+    except Preempted as error:
+        return {"message": str(error), "step": loop.state.step}
+    return {"message": None, "step": loop.state.step}
 
 
 def peer_dies(place: Place, job: Job) -> dict[str, Any]:
