@@ -48,7 +48,8 @@ class Fuzzer:
     def __init__(self, seed: int) -> None:
         self._dice = random.Random(seed)
         self._spec, self._status = schemas()
-        self._samples = [sample(name)["spec"] for name in SAMPLES]
+        samples = [sample(name)["spec"] for name in SAMPLES]
+        self._samples = [*samples, *map(_on_the_claim_that_is_there, samples)]
 
     def job(self, name: str) -> dict[str, Any]:
         """A FineTuneJob that may or may not be right."""
@@ -153,6 +154,19 @@ class Fuzzer:
                 }
             case _:
                 return self._dice.choice(STRINGS)
+
+
+def _on_the_claim_that_is_there(spec: dict[str, Any]) -> dict[str, Any]:
+    """Nothing is missing outside the job, so that more of what it says is looked at."""
+    moved = copy.deepcopy(spec)
+    moved["model"] = {"uri": "hf://example/model"}
+    moved["storage"] = {"claimRef": {"name": "work"}}
+    moved.get("output", {}).pop("uri", None)
+    for number, source in enumerate(
+        [s for of in ("train", "eval") for s in moved["data"].get(of, ())]
+    ):
+        source["uri"] = f"pvc://work/rows-{number}.jsonl"
+    return moved
 
 
 def _has(parent: Any, place: Any) -> bool:

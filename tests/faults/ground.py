@@ -21,6 +21,7 @@ from faults.site import KINDS, Site
 
 from local_cluster import LocalCluster
 from local_cluster.api import API_PORT, Api
+from local_cluster.pki import KeyPair
 
 if TYPE_CHECKING:
     from e2e.fixtures import Images
@@ -52,9 +53,7 @@ class Ground:
         self._since = self.cluster.paths.audit_log.stat().st_size
         self.plane = self.cluster.control_plane()
         identities = self.plane.identities
-        pair = identities.authority.issue("fault-operator", USER)
-        self._tls = ssl.create_default_context(cafile=str(identities.authority.pair.certificate))
-        self._tls.load_cert_chain(pair.certificate, pair.key)
+        self._as_operator = identities.authority.issue("fault-operator", USER)
 
     @property
     def api(self) -> Api:
@@ -80,15 +79,22 @@ class Ground:
     @contextmanager
     def operator(self, site: Site, number: int = 0) -> Iterator[tuple[HostOperator, Door]]:
         """An operator for the site behind a door of its own; ready when it is handed out."""
-        server = f"https://{self.cluster.subnet.door}:{API_PORT}"
         folder = self.folder / f"{site.namespace}-{number}"
         with (
-            Door(server, self._tls) as door,
+            self.door(self._as_operator) as door,
             HostOperator(door, folder, site.namespace, self.trainer) as operator,
         ):
             wait_for("the operator watches", operator.ready, 60, 0.1)
             yield operator, door
         assert not operator.crashes, operator.crashes
+
+    def door(self, identity: KeyPair | None = None) -> Door:
+        """A way to the API server with the rights of a certificate; None: the administrator's."""
+        identities = self.plane.identities
+        pair = identity or identities.admin
+        tls = ssl.create_default_context(cafile=str(identities.authority.pair.certificate))
+        tls.load_cert_chain(pair.certificate, pair.key)
+        return Door(f"https://{self.cluster.subnet.door}:{API_PORT}", tls)
 
     def lives(self) -> list[Life]:
         """Every FineTuneJob that this row has had, from the audit log."""

@@ -137,14 +137,16 @@ def _job(write: Write, meta: Raw, labels: Raw) -> KubernetesJob:
 
 
 def _follow_job(job: KubernetesJob, write: Write) -> None:
+    if write.verb == "delete":
+        if job.deleted is None:
+            job.deleted, job.deleted_by = write.revision, write.user
+        return
     conditions = (write.after.get("status") or {}).get("conditions") or []
     true = {c["type"] for c in conditions if c.get("status") == "True"}
     if "Failed" in true and job.failed is None:
         job.failed = write.revision
     if "Complete" in true and job.complete is None:
         job.complete = write.revision
-    if write.verb == "delete" and write.kind == "jobs" and job.deleted is None:
-        job.deleted, job.deleted_by = write.revision, write.user
 
 
 def _follow_pod(pod: Pod, write: Write) -> None:

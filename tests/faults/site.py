@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import pytest
 from e2e.jobs import finetune_job
 
-from local_cluster.api import MERGE_PATCH, Api
+from local_cluster.api import MERGE_PATCH, Api, ApiError
 
 TERMINAL = ("Succeeded", "Failed")
 KINDS = {
@@ -56,15 +56,15 @@ class Site:
     def phase(self, name: str) -> str:
         return str(self.statuses().get(name, {}).get("phase", ""))
 
-    def pods_running(self) -> dict[str, int]:
-        """UID of each pod with its restarts."""
+    def pods_running(self, names: Collection[str]) -> dict[str, int]:
+        """UID of each running pod of these jobs with its restarts."""
         return {
             pod["metadata"]["uid"]: sum(
                 container.get("restartCount", 0)
                 for container in pod["status"].get("containerStatuses") or ()
             )
             for pod in self.list("Pod")
-            if pod["status"].get("phase") == "Running"
+            if _job_of(pod) in names and pod["status"].get("phase") == "Running"
         }
 
     def living_pods(self, name: str) -> list[str]:
@@ -72,8 +72,7 @@ class Site:
         return [
             pod["metadata"]["name"]
             for pod in self.list("Pod")
-            if (pod["metadata"].get("labels") or {}).get("finetune.dev/job") == name
-            and pod["status"].get("phase") not in TERMINAL
+            if _job_of(pod) == name and pod["status"].get("phase") not in TERMINAL
         ]
 
     def wait_phase(self, names: Iterable[str], *phases: str, seconds: float = 240) -> None:
@@ -132,3 +131,12 @@ class Site:
             return probe()
         except OSError:
             return None
+        except ApiError as error:
+            if error.status == 429 or error.status >= 500:  # it has just come back
+                return None
+            raise
+
+
+def _job_of(pod: dict[str, Any]) -> str:
+    """The FineTuneJob that a pod works for."""
+    return str((pod["metadata"].get("labels") or {}).get("finetune.dev/job", ""))

@@ -28,7 +28,7 @@ class Log:
         self._add("user", "create", "finetunejobs", {"name": name, "uid": uid})
 
     def deleted(self, name: str = "demo", uid: str = UID) -> None:
-        gone = {"kind": "Status", "metadata": {}, "details": {"uid": uid}}
+        gone = deletion(uid)
         self._entry("user", "delete", "finetunejobs", name, gone)
 
     def status(
@@ -65,7 +65,7 @@ class Log:
         self._add(CONTROLLER, "update", "jobs/status", meta, status=told)
 
     def job_deleted(self, name: str, user: str = OPERATOR) -> None:
-        gone = {"kind": "Status", "metadata": {}, "details": {"uid": f"job-{name}"}}
+        gone = deletion(f"job-{name}")
         self._entry(user, "delete", "jobs", name, gone)
 
     def pod(self, name: str, job: str, uid: str = UID) -> None:
@@ -123,6 +123,11 @@ class Log:
                 "responseObject": after,
             }
         )
+
+
+def deletion(uid: str) -> dict[str, Any]:
+    """The answer to a deletion after which there is nothing any more."""
+    return {"kind": "Status", "status": "Success", "metadata": {}, "details": {"uid": uid}}
 
 
 def whole_life() -> Log:

@@ -17,7 +17,7 @@ def test_the_same_seed_makes_the_same_objects() -> None:
 
 def test_many_differ_from_the_samples_in_many_places() -> None:
     fuzzer, known = Fuzzer(1), [sample(name)["spec"] for name in SAMPLES]
-    specs = [fuzzer.job("x")["spec"] for _ in range(300)]
+    specs = [fuzzer.job("x")["spec"] for _ in range(600)]
     strange = {json.dumps(spec, sort_keys=True) for spec in specs if spec not in known}
     assert len(strange) > 200
     touched = {
