@@ -80,7 +80,7 @@ def watch_cut(ground: Ground) -> Outcome:
     with ground.operator(site) as (_, door):
         site.create("gone", steps=300)
         site.wait_training(["gone"])
-        with undisturbed(site, 40):
+        with undisturbed(site, 30):
             door.shut()
             site.delete("gone")
             site.create("meanwhile", steps=3)
