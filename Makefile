@@ -6,7 +6,7 @@ BOOTSTRAP := $(PYTHON) local_cluster/bootstrap.py
 export CONTEXT REGISTRY STORAGE_CLASS
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-unit test-mutations cluster cluster-down generate verify bench
+.PHONY: help quickstart test test-unit test-mutations test-faults cluster cluster-down generate verify bench
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test-unit: ## the tests that need no cluster
 
 test-mutations: ## remove one behaviour after the other; the named test must notice
 	@$(BOOTSTRAP) tests -- python tests/mutations/run.py $(ARGS)
+
+test-faults: ## the whole fault matrix and its record; goes on where it stopped [ROW=operator-kills]
+	@$(BOOTSTRAP) --root tests -- python -m pytest tests/faults --whole $(addprefix --row=,$(ROW)) $(ARGS)
 
 cluster: ## start the local cluster [ARGS="--nodes 3 --gpus 2"]
 	@$(BOOTSTRAP) --root cluster -- python -m local_cluster up $(ARGS)

@@ -63,8 +63,11 @@ class State:
 class LocalCluster:
     """A cluster by its name; the object holds no state of its own."""
 
-    def __init__(self, name: str = DEFAULT_NAME) -> None:
+    def __init__(self, name: str = DEFAULT_NAME, *, audit_objects: bool = False) -> None:
+        """audit_objects: an API server that is started writes to its audit log what FineTuneJobs,
+        Jobs and pods became with each change, not only that they changed."""
         self.name = name
+        self._audit_objects = audit_objects
         self.paths = ClusterPaths(cluster_home(), name)
         self.cache = Cache.from_environment()
         self.binaries = Binaries(self.cache)
@@ -131,7 +134,12 @@ class LocalCluster:
 
     def control_plane(self) -> ControlPlane:
         return ControlPlane(
-            self.paths, self.subnet, self.processes, self.binaries, netns_name(self.name)
+            self.paths,
+            self.subnet,
+            self.processes,
+            self.binaries,
+            netns_name(self.name),
+            self._audit_objects,
         )
 
     # --- prepare -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from local_cluster.api import API_PORT, Api, kubeconfig, wait_for
 from local_cluster.binaries import Binaries
@@ -18,13 +19,27 @@ from local_cluster.subnets import Subnet
 _ETCD = "http://127.0.0.1:2379"
 _ETCD_PEER = "http://127.0.0.1:2380"
 
-_AUDIT_POLICY = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    # One line a request: the one at its end.
-    "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata"}],
+_AUDITED_WHOLE = {
+    "level": "RequestResponse",
+    "omitManagedFields": True,
+    "verbs": ["create", "update", "patch", "delete"],
+    "resources": [
+        {"group": "finetune.dev", "resources": ["finetunejobs", "finetunejobs/status"]},
+        {"group": "batch", "resources": ["jobs", "jobs/status"]},
+        {"group": "", "resources": ["pods", "pods/status", "services", "configmaps"]},
+    ],
 }
+"""Writes whose objects stand in the audit log, where that is asked for."""
+
+
+def audit_policy(*, objects: bool) -> dict[str, Any]:
+    """One line a request: the one at its end. objects: those of jobs and pods, too."""
+    return {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [*([_AUDITED_WHOLE] if objects else []), {"level": "Metadata"}],
+    }
 
 
 @dataclass(frozen=True)
@@ -46,8 +61,10 @@ class ControlPlane:
         processes: ProcessTable,
         binaries: Binaries,
         netns: str,
+        audit_objects: bool = False,
     ) -> None:
         self._paths = paths
+        self._audit_objects = audit_objects
         self._subnet = subnet
         self._processes = processes
         self._binaries = binaries
@@ -144,7 +161,8 @@ class ControlPlane:
         front_proxy = self.identities.front_proxy
         front_proxy_client = front_proxy.issue("front-proxy-client", "front-proxy-client")
         tokens = signing_keys(pki)
-        policy = write_private(self._paths.etc / "audit-policy.json", json.dumps(_AUDIT_POLICY))
+        audited = json.dumps(audit_policy(objects=self._audit_objects))
+        policy = write_private(self._paths.etc / "audit-policy.json", audited)
         self._processes.start(
             "kube-apiserver",
             [

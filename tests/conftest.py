@@ -1,8 +1,10 @@
-"""Options of the test run."""
+"""Options of the test run, and the one real cluster that its end-to-end tests share."""
 
 from __future__ import annotations
 
 import pytest
+
+pytest_plugins = ["e2e.fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -11,4 +13,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=3000,
         help="generated rows for the readers (test_reader_fuzz.py); 100000 take minutes",
+    )
+    parser.addoption(
+        "--whole",
+        action="store_true",
+        help="the whole fault matrix (tests/faults) with its record instead of the short form",
+    )
+    parser.addoption(
+        "--row",
+        action="append",
+        default=[],
+        help="only this row of the fault matrix, also if this build has passed it before",
     )

@@ -19,7 +19,7 @@ from e2e.place import own_operator
 from local_cluster import LocalCluster
 
 if TYPE_CHECKING:
-    from e2e.conftest import Images
+    from e2e.fixtures import Images
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.conftest import Images
+from e2e.fixtures import Images
 from e2e.kubectl import Kubectl, wait_for
 from e2e.prometheus import Prometheus
 

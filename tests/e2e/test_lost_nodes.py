@@ -18,7 +18,7 @@ from e2e.place import another_node, own_operator
 from local_cluster import LocalCluster, chaos
 
 if TYPE_CHECKING:
-    from e2e.conftest import Images
+    from e2e.fixtures import Images
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

@@ -20,7 +20,7 @@ from tiny_models import save_tiny_model
 from local_cluster import LocalCluster, chaos
 
 if TYPE_CHECKING:
-    from e2e.conftest import Images
+    from e2e.fixtures import Images
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 

@@ -1,7 +1,8 @@
-"""The operator is killed, jobs are suspended at every stage, gangs fail: on the real cluster.
+"""Gangs fail, are evicted, find no room; the operator is killed meanwhile: on the real cluster.
 
 The operator is our image, installed by our chart; the pods run a small process that keeps the
 trainer's contract. What must hold is read from the cluster, not from the operator's own word.
+Hundreds of kills, and suspending, deleting and creating again at every stage: tests/faults.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from e2e.contract_trainer import upload_contract_trainer
-from e2e.jobs import GRACE_SECONDS, Jobs, evict
+from e2e.jobs import Jobs, evict
 from e2e.kubectl import Kubectl, wait_for
 from e2e.place import OperatorProcess, own_operator
 
 from local_cluster import LocalCluster
 
 if TYPE_CHECKING:
-    from e2e.conftest import Images
+    from e2e.fixtures import Images
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -40,45 +41,6 @@ def place(
 @pytest.fixture
 def jobs(kubectl: Kubectl, place: str) -> Jobs:
     return Jobs(kubectl, place)
-
-
-STAGES = [
-    pytest.param("Preparing", {"seed": 120}, id="prepare"),
-    pytest.param("Training", {"steps": 120}, id="train"),
-    pytest.param("Exporting", {"steps": 2, "seed": 20}, id="export"),
-]
-
-
-@pytest.mark.parametrize(("phase", "times"), STAGES)
-def test_suspending_gives_the_pods_back_and_resuming_takes_the_next_number(
-    jobs: Jobs, phase: str, times: dict[str, int]
-) -> None:
-    name, times = f"slept-{phase.lower()}", {**times}
-    if phase == "Training":
-        times["steps"] = 30
-    if phase == "Preparing":
-        times["seed"] = 20
-    jobs.apply(name, **times)
-    jobs.wait_phase(name, phase)
-    letter = {"Preparing": "p", "Training": "a", "Exporting": "x"}[phase]
-    first = f"Pod/{name}-{letter}0-"
-    wait_for("its pod", lambda: any(pod.startswith(first) for pod in jobs.children(name, "pods")))
-    if phase == "Training":
-        wait_for("a step", lambda: (jobs.status(name).get("progress") or {}).get("step"))
-    jobs.patch(name, suspend=True)
-    status = jobs.wait_phase(name, "Suspended")
-    wait_for(
-        "its pods are gone",
-        lambda: not any(pod.startswith(first) for pod in jobs.children(name, "pods")),
-        GRACE_SECONDS,
-    )
-    assert status["suspendTime"]
-    jobs.patch(name, suspend=False)
-    status = jobs.wait_phase(name, "Succeeded", "Failed")
-    assert status["phase"] == "Succeeded"
-    counter = {"Preparing": "prepareAttempt", "Training": "attempt", "Exporting": "exportAttempt"}
-    assert status[counter[phase]] == 1
-    assert not {"failure", "restarts"} & status.keys(), "suspending costs no restart"
 
 
 def test_a_dead_rank_ends_the_gang_and_is_named(jobs: Jobs) -> None:
@@ -233,27 +195,12 @@ def test_an_operator_killed_while_a_gang_restarts_pays_once(
     recovery = {"backoffSeconds": {"initial": 8}}
     jobs.apply("interrupted", steps=12, workers=told_to_fail(70, attempts=1), recovery=recovery)
     wait_for("it goes down", lambda: jobs.status("interrupted").get("phase") == "Restarting")
-    for _ in range(3):
-        process.kill()
-        time.sleep(2)
+    process.kill()
     status = jobs.wait_phase("interrupted", "Succeeded", "Failed")
     assert status["phase"] == "Succeeded"
     assert (status["attempt"], status["restarts"]["total"]) == (1, 1)
     assert [past["attempt"] for past in status["pastFailures"]] == [0]
     assert_gangs_follow_each_other(jobs, kubectl, "interrupted", 2)
-
-
-def test_a_recreated_job_never_adopts_what_its_predecessor_left(jobs: Jobs) -> None:
-    slow = [{"name": "TORCH_TEST_SAVE_SECONDS", "value": "10"}]
-    jobs.apply("again", steps=120, workers={"env": slow})
-    jobs.wait_phase("again", "Training")
-    before = set(jobs.children("again").values())
-    jobs.delete("again")
-    wait_for("the first is gone", lambda: "again" not in jobs.names())
-    jobs.apply("again", steps=2)
-    wait_for("it says so", lambda: jobs.reason("again") == "PreviousJobTerminating")
-    assert jobs.wait_phase("again", "Succeeded", "Failed")["phase"] == "Succeeded"
-    assert not before & set(jobs.children("again").values())
 
 
 def test_a_foreign_service_of_our_name_is_named_and_left_alone(

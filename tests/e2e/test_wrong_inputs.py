@@ -28,7 +28,7 @@ from local_cluster.oci import upload_image
 from local_cluster.registry import repository_and_tag
 
 if TYPE_CHECKING:
-    from e2e.conftest import Images
+    from e2e.fixtures import Images
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

@@ -16,7 +16,7 @@ TASKS = re.findall(r"^([a-z-]+):.*?## \S", (ROOT / "Makefile").read_text(), re.M
 
 
 def test_the_promised_tasks_are_there_and_explained() -> None:
-    promised = "help quickstart test test-unit test-mutations cluster cluster-down"
+    promised = "help quickstart test test-unit test-mutations test-faults cluster cluster-down"
     assert [*promised.split(), "generate", "verify", "bench"] == TASKS
 
 
@@ -41,7 +41,8 @@ def test_a_task_is_one_command_in_one_environment(task: str) -> None:
     assert (python, program) == ("python3", "local_cluster/bootstrap.py")
     options = bootstrap.parse(arguments)
     assert options.command[0] in ("python", "sh")
-    assert options.root == (task in ("quickstart", "test", "cluster", "cluster-down", "bench"))
+    with_root = ("quickstart", "test", "test-faults", "cluster", "cluster-down", "bench")
+    assert options.root == (task in with_root)
 
 
 def test_continuous_integration_runs_the_test_task() -> None:

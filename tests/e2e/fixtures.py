@@ -43,7 +43,7 @@ def _built(detail: str) -> None:
 @pytest.fixture(scope="session")
 def prepared() -> LocalCluster:
     """The programs built and the host's packages installed; nothing started."""
-    cluster = LocalCluster("finetune-test")
+    cluster = LocalCluster("finetune-test", audit_objects=True)
     cluster.prepare(_say)
     cluster.binaries.build(["helm"], _say)
     return cluster

@@ -1,0 +1,28 @@
+"""The matrix in the record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from faults.matrix import Tally, load
+from faults.report import section
+
+ONE = Tally(
+    row="kills", fault="killed at random", holds="no violation", build="x", date="2026-11-26",
+    seconds=90.0, kills=200, note="8 jobs", jobs=40, gangs=300, restarts=220, steps_lost=200,
+)  # fmt: skip
+
+
+def test_a_violation_is_counted_and_told() -> None:
+    other = replace(ONE, row="twice", kills=1, violations=["two gangs"])
+    text = section([ONE, other])
+    assert "2 rows in 3 min, 201 kills, 1 violations." in text
+    assert "| kills | killed at random | 200 | 40 | 300 | 220 | 200 | 0 | 90 s | 8 jobs |" in text
+    assert text.endswith("twice: two gangs")
+
+
+def test_every_row_says_what_it_does_and_what_must_hold() -> None:
+    rows = load()
+    assert len(rows) >= 8
+    assert all(row.name == name and row.fault and row.holds for name, row in rows.items())
+    assert any(row.short for row in rows.values())
