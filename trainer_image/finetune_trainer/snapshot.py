@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -39,13 +40,13 @@ class Snapshot:
             target.copy_(tensor.detach().reshape(-1), non_blocking=True)
         for device in devices:
             torch.cuda.current_stream(device).synchronize()
-        return [memoryview(tensor_file.header(arranged)), memoryview(self._memory.numpy())]
+        return [memoryview(tensor_file.header(arranged)), self._memory.numpy().data]
 
     def _fit(self, size: int, *, pinned: bool) -> None:
         if self._memory.numel() == size:
             return
         if self.pinned:
-            torch.cuda.cudart().cudaHostUnregister(self._memory.data_ptr())
+            _cuda_runtime().cudaHostUnregister(self._memory.data_ptr())
         self._memory = torch.empty(size, dtype=torch.uint8)
         # Not pin_memory=True: torch would round the size up to a power of two.
         self.pinned = pinned and _pin(self._memory)
@@ -53,7 +54,11 @@ class Snapshot:
 
 def _pin(memory: torch.Tensor) -> bool:
     """Let the device copy into it by itself. Where that is not allowed, copies are slower."""
-    code = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+    code = int(_cuda_runtime().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
     if code:
         log.warning("host memory for checkpoints cannot be pinned (CUDA error %d)", code)
     return code == 0
+
+
+def _cuda_runtime() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """Writing a safetensors file in one pass: its bytes, its hash, and the disk's word for them.
 
-Beside a thread that trains, a second pass for the hash is CPU time that training lacks, and a writer
-must hear when it shall stop. The library's writer can do neither; reading is left to it.
+Beside training, a second pass for the hash is CPU time that training lacks, and a writer must hear
+when it shall stop. The library's writer can do neither; reading is left to it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def parts(tensors: Arranged) -> Iterator[memoryview]:
 def raw(tensor: torch.Tensor) -> memoryview:
     """Its bytes; those of the tensor itself where it lies in host memory."""
     flat = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    return flat.numpy().data
 
 
 def write(path: Path, content: Iterable[memoryview], stop: Event | None = None) -> dict[str, Any]:
