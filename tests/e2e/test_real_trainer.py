@@ -336,6 +336,7 @@ def test_a_rank_killed_while_a_checkpoint_is_written_costs_that_one_alone(
     pods = kubectl.json("get", "pods", "-l", "finetune.dev/job=torn", namespace=place)["items"]
     inside = processes_of({pod["metadata"]["uid"] for pod in pods})
     (rank,) = [p.pid for p in inside if b"RANK=1" in p.environment and b".rank" in p.command]
+    wait_for("no save", lambda: not list((first / "checkpoints").glob("*.tmp")), 60, 0.001)
     wait_for("a save", lambda: list((first / "checkpoints").glob("*.tmp")), 60, 0.001)
     os.kill(rank, signal.SIGKILL)
     (torn,) = (first / "checkpoints").glob("*.tmp")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -45,9 +46,7 @@ class Snapshot:
         if self._memory.numel() == size:
             return
         if self.pinned:
-            torch.cuda.cudart().cudaHostUnregister(  # type: ignore[no-untyped-call]
-                self._memory.data_ptr()
-            )
+            _cuda_runtime().cudaHostUnregister(self._memory.data_ptr())
         self._memory = torch.empty(size, dtype=torch.uint8)
         # Not pin_memory=True: torch would round the size up to a power of two.
         self.pinned = pinned and _pin(self._memory)
@@ -55,11 +54,11 @@ class Snapshot:
 
 def _pin(memory: torch.Tensor) -> bool:
     """Let the device copy into it by itself. Where that is not allowed, copies are slower."""
-    code = int(
-        torch.cuda.cudart().cudaHostRegister(  # type: ignore[no-untyped-call]
-            memory.data_ptr(), memory.nbytes, 0
-        )
-    )
+    code = int(_cuda_runtime().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
     if code:
         log.warning("host memory for checkpoints cannot be pinned (CUDA error %d)", code)
     return code == 0
+
+
+def _cuda_runtime() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """Writing a safetensors file in one pass: its bytes, its hash, and the disk's word for them.
 
-Beside a thread that trains, a second pass for the hash is CPU time that training lacks, and a
-writer must hear when it shall stop. The library's writer can do neither; reading is left to it.
+Beside training, a second pass for the hash is CPU time that training lacks, and a writer must hear
+when it shall stop. The library's writer can do neither; reading is left to it.
 """
 
 from __future__ import annotations
