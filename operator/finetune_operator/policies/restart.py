@@ -77,9 +77,10 @@ def rolled_back_often_enough(facts: Facts, failure: Failure) -> Stop | None:
     done, limit = len(rolled_back(facts)), facts.spec.recovery.max_roll_backs
     if not rolls_back(facts, failure) or done < limit:
         return None
+    times = "1 roll-back" if done == 1 else f"{done} roll-backs"
     return Stop(
         str(failure.failure_class),
-        f"{tell(failure)}; {done} roll-backs did not help (spec.recovery.maxRollBacks: {limit})",
+        f"{tell(failure)}; {times} did not help (spec.recovery.maxRollBacks: {limit})",
     )
 
 

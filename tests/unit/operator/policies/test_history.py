@@ -240,3 +240,14 @@ def test_the_first_step_that_is_left_out_is_an_event() -> None:
     event = decide(told(**bad)).event
     assert event is not None
     assert (event["type"], event["reason"]) == ("Warning", "StepsSkipped")
+
+
+def test_a_job_that_succeeded_says_what_was_left_out_on_the_way() -> None:
+    progress = Progress(step=90, skipped={"nonfinite": 2}, last_bad_step=18)
+    status = status_in(StageName.EXPORT, progress=progress)
+    job = make_child_job(StageName.EXPORT, complete=True)
+    message = decide(make_facts(status, jobs=(job,))).status["conditions"][0]["message"]
+    assert message.startswith("the result lies at pvc://work/")
+    assert message.endswith(
+        "; 2 steps left out (2 not finite), the last for its numbers is step 18"
+    )
