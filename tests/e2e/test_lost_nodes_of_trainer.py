@@ -200,7 +200,7 @@ def test_a_gang_on_a_node_that_is_cut_off_saves_on_and_nobody_reads_it(
     )
     assert told.startswith("a node does not answer, and what it ran may still run: pod " + pod)
     assert f"on node {node} (no word since" in told
-    ranks = [p for p in processes_of({uid}) if b"finetune_trainer.rank" in p.command]
+    ranks = [p for p in processes_of({uid}) if b".rank" in p.command]
     assert len(ranks) == 2, "and it does"
     status = case.restarted()
     assert_named(status, node, pod)
@@ -209,7 +209,7 @@ def test_a_gang_on_a_node_that_is_cut_off_saves_on_and_nobody_reads_it(
     assert attempt == 0 and began > cut, "the zombie had trained and saved on"
     wait_for(
         "the zombie gives way to its successor",
-        lambda: not [p for p in processes_of({uid}) if b"finetune_trainer.rank" in p.command],
+        lambda: not [p for p in processes_of({uid}) if b".rank" in p.command],
         60,
     )
     log = (case.attempts / "0/logs/rank-0.log").read_text()

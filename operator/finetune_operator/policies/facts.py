@@ -18,6 +18,8 @@ from ..reports import ProgressReport
 from .silence import is_lost
 
 ALWAYS = datetime.min.replace(tzinfo=UTC)
+LEAST_SILENCE_SECONDS = 45.0
+"""A gang is asked for its progress every 10 seconds, and less often where there are many."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Facts:
         if told is None or stage.name is not StageName.TRAIN or told.attempt != stage.attempt:
             return False
         age = self.now.timestamp() - told.last_sign
-        return abs(age) < self.patience.total_seconds()
+        return abs(age) < max(self.patience.total_seconds(), LEAST_SILENCE_SECONDS)
 
     def condition(self, name: str) -> tuple[str, str]:
         """Status and reason of a stored condition; empty where it is not there."""

@@ -382,7 +382,7 @@ async def test_a_failed_gang_is_started_again_after_its_pods_are_gone_and_a_paus
     world.judge_jobs()
     await operator.settle()
     assert world.stored(KEY).status["phase"] == "Restarting"
-    world.pass_time(100)
+    world.pass_time(80)
     await operator.settle()
     assert "restarts" not in world.stored(KEY).status, "a survivor still holds its GPU"
     world.finish_terminating()
@@ -406,6 +406,45 @@ async def test_a_failed_gang_is_started_again_after_its_pods_are_gone_and_a_paus
     status = world.stored(KEY).status
     assert status["phase"] == "Succeeded"
     assert status["restarts"] == {"program": 1, "infrastructure": 0, "total": 1}
+
+
+async def test_a_lost_node_is_named_before_anything_begins_beside_its_pod(
+    world: FakeCluster,
+) -> None:
+    operator = Operator(world)
+    await reach_training(world, operator)
+    node = world.objects["Pod", KEY.namespace, "demo-a0-1"]["spec"]["nodeName"]
+    world.node_stops_answering(node)
+    again = await operator.settle()
+    assert main_condition(world.stored(KEY).status)["reason"] == "NodeUnreachable"
+    assert again == pytest.approx(60.1)
+    world.pass_time(60)
+    world.writes.clear()
+    await operator.settle()
+    status = world.stored(KEY).status
+    assert (status["phase"], status["failure"]["class"]) == ("Restarting", "NodeLost")
+    assert [lost["pods"] for lost in status["lostNodes"]] == [["demo-a0-1"]]
+    assert world.writes == [("PUT", "FineTuneJob", "demo"), ("DELETE", "Job", "demo-a0")]
+    world.pass_time(5)
+    world.collect_garbage()
+    await operator.settle()
+    assert world.stored(KEY).status["attempt"] == 0, "the survivor still holds its GPU"
+    world.finish_terminating()
+    await operator.settle()
+    await bring_gang_up(world, operator)
+    status = world.stored(KEY).status
+    assert (status["phase"], status["attempt"]) == ("Training", 1)
+    assert [lost["name"] for lost in status["lostNodes"]] == [node]
+    assert status["restarts"] == {"program": 0, "infrastructure": 1, "total": 1}
+
+    world.nodes_come_back()
+    world.finish_terminating()
+    world.writes.clear()
+    await operator.settle()
+    status = world.stored(KEY).status
+    assert (status["phase"], status["attempt"]) == ("Training", 1)
+    assert "lostNodes" not in status
+    assert world.writes == [("PUT", "FineTuneJob", "demo")]
 
 
 async def test_a_gang_that_fails_for_ever_spends_its_budget_and_ends(world: FakeCluster) -> None:

@@ -101,6 +101,13 @@ def test_a_pod_of_a_gang_that_trains_is_not_lost(progress: Any, pod: Any, lost: 
     assert len(facts.live_pods) == 2 - lost
 
 
+def test_a_gang_has_time_to_be_asked_however_short_the_patience() -> None:
+    spec = make_spec(recovery={"nodeLostAfterSeconds": 10})
+    pods = make_pod(0), make_pod(1, **SILENT)
+    assert not gang(*pods, spec=spec, progress=report(age=44)).lost_pods
+    assert gang(*pods, spec=spec, progress=report(age=45)).lost_pods
+
+
 def test_the_user_says_how_long() -> None:
     spec = make_spec(recovery={"nodeLostAfterSeconds": 61})
     assert not gang(make_pod(**SILENT), spec=spec).lost_pods
