@@ -118,11 +118,11 @@ def kills(ground: Ground) -> Outcome:
                 code = (UNKNOWN, LOST_PEER)[number % 2]
                 living.add(f"job-{number:02}")
                 site.create(f"job-{number:02}", steps=8, **failing(code, attempts=attempts))
-            if dice.random() < 0.3:
+            if dice.random() < 0.4:
                 time.sleep(dice.uniform(0, 1.5))  # while it starts
             else:
                 site.wait(lambda: "an operator that watches", operator.ready, 60, 0.1)
-                time.sleep(dice.uniform(0, 3))
+                time.sleep(dice.uniform(0, 2))
             operator.kill()
             operator.reap()
             operator.start()
