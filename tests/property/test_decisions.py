@@ -317,8 +317,6 @@ def test_whatever_happens_every_second_is_accounted_for_once(facts: Facts) -> No
     assert all(count <= account.seconds.by_cause()[cause] for cause, count in part.items())
 
 
-@given(FACTS)
-@settings(max_examples=100, deadline=None)
 def out_of_reach(pod: ChildPod) -> bool:
     """A minute of silence of its node, or a minute after it had to be gone."""
     since = (pod.silent, pod.due)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from local_cluster import LocalCluster, LocalClusterError
-from local_cluster.binaries import FAMILIES, Binaries
+from local_cluster.binaries import CLUSTER_FAMILIES, FAMILIES, Binaries
 from local_cluster.cgroups import hierarchies
 from local_cluster.layout import Cache, ClusterPaths
 from local_cluster.mounts import mounts_below
@@ -100,10 +100,13 @@ def test_programs_report_the_version_that_is_pinned() -> None:
     assert "k8s.io/component-base/version.gitVersion=v1.36.3" in kubernetes.ldflags()
 
 
-def test_every_family_has_a_folder_of_its_own_and_helm_is_built_last(tmp_path: Path) -> None:
+def test_every_family_has_a_folder_of_its_own_and_a_cluster_needs_only_its_own(tmp_path: Path) -> None:
     folders = [family.folder(Cache(tmp_path)) for family in FAMILIES]
     assert len(set(folders)) == len(folders)
-    assert FAMILIES[-1].name == "helm"
+    assert [family.name for family in FAMILIES if family.name not in CLUSTER_FAMILIES] == [
+        "helm",
+        "kueue",
+    ]
 
 
 def test_an_unknown_program_is_answered_with_the_known_ones(tmp_path: Path) -> None:
