@@ -143,6 +143,11 @@ def fail(place: Place, job: Job, workspace: Path, step: int, number: int) -> dic
             return _write(path, content, stop)
 
         tensor_file.write = write
+
+    def too_late() -> None:
+        raise RuntimeError("training goes on")
+
+    loop.shutdown = OnStep(loop, step + 2, too_late)  # type: ignore[assignment]
     try:
         loop.run()
     except Exception as error:
