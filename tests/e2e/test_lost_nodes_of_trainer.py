@@ -67,7 +67,10 @@ class Case:
         return self._files / self.jobs.namespace / found["metadata"]["uid"] / "attempts"
 
     def parent(self, attempt: int) -> tuple[int, int]:
-        found = json.loads((self.attempts / f"{attempt}/parent.json").read_text())
+        """Attempt and step that it went on from; pods are ready before they know that."""
+        path = self.attempts / f"{attempt}/parent.json"
+        wait_for(f"the parent of attempt {attempt}", path.exists, WORK_SECONDS)
+        found = json.loads(path.read_text())
         return found["attempt"], found["step"]
 
     def curve(self, attempt: int) -> dict[int, float]:
