@@ -25,3 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         help="only this row of the fault matrix, also if this build has passed it before",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that take long run with the whole fault matrix."""
+    if config.getoption("--whole") and not config.getoption("--row"):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="takes long: make test-faults runs it"))

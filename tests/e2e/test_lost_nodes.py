@@ -20,7 +20,7 @@ from local_cluster import LocalCluster, chaos
 if TYPE_CHECKING:
     from e2e.fixtures import Images
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900)]
 
 RELEASE = "lost"
 

@@ -22,7 +22,12 @@ from local_cluster import LocalCluster, chaos
 if TYPE_CHECKING:
     from e2e.fixtures import Images
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.faults,
+    pytest.mark.long,
+    pytest.mark.timeout(1200),
+]
 
 RELEASE = "cut-off"
 WORK_SECONDS = 600.0

@@ -20,7 +20,7 @@ HEARSAY = ("attempts_count_up_by_one", "the_end_is_absorbing", "restarts_are_cou
            "every_job_was_announced")  # fmt: skip
 """Rules that judge the operator's status: void where somebody else wrote it, too."""
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(3600)]
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in ROWS.items()])

@@ -100,7 +100,9 @@ def test_programs_report_the_version_that_is_pinned() -> None:
     assert "k8s.io/component-base/version.gitVersion=v1.36.3" in kubernetes.ldflags()
 
 
-def test_every_family_has_a_folder_of_its_own_and_a_cluster_needs_only_its_own(tmp_path: Path) -> None:
+def test_every_family_has_a_folder_of_its_own_and_a_cluster_needs_only_its_own(
+    tmp_path: Path,
+) -> None:
     folders = [family.folder(Cache(tmp_path)) for family in FAMILIES]
     assert len(set(folders)) == len(folders)
     assert [family.name for family in FAMILIES if family.name not in CLUSTER_FAMILIES] == [
