@@ -126,7 +126,7 @@ def test_the_farthest_step_of_the_attempts_before(
 ) -> None:
     written = {
         0: '{"step": 29, "loss": 1}\n{"step": 30, "loss": 1}\n{"step": 3',
-        2: '{"step": 27}\n{"step": 1e999}\n[]\n',
+        2: '{"step": 27}\n{"step": 20, "checkpointBytes": 1}\n{"step": 1e999}\n[]\n',
         5: '{"step": 99}\n',
     }
     for attempt, lines in written.items():

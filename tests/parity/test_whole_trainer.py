@@ -228,23 +228,22 @@ def test_after_a_killed_rank_the_next_attempt_goes_on_from_the_checkpoint_bit_fo
     first.wait_for_step(60)
     os.kill(first.rank_pid(1), signal.SIGKILL)
     assert first.end() == 137, first.logs()
-    reached = len((first.folder / "metrics.jsonl").read_text().splitlines())
+    told = map(json.loads, (first.folder / "metrics.jsonl").read_text().splitlines())
+    reached = max(line["step"] for line in told if "loss" in line)
 
     second = start(1)
     assert second.end() == 0, second.logs()
     began = second.message["resumedFrom"]
     assert began["attempt"] == 0 and began["step"] % 40 == 0
-    assert 0 <= reached - began["step"] <= 40 + 4, "an interval, and the lines of evaluations"
+    assert 0 <= reached - began["step"] <= 2 * 40, "an interval, and one in which it was written"
     adapter = "adapter/adapter_model.safetensors"
     assert (second.folder / adapter).read_bytes() == (undisturbed.folder / adapter).read_bytes()
     assert second.message["metrics"] == undisturbed.message["metrics"]
 
-    lines = (first.folder / "metrics.jsonl").read_text().splitlines()
-    again = json.loads(lines[-1])["step"] - began["step"]
     spent = second.message["account"]["seconds"]
-    assert (spent.get("recompute", 0) > 0) == (again > 0)
+    assert (spent.get("recompute", 0) > 0) == (reached > began["step"])
     redone = [json.loads(line) for line in (second.folder / "metrics.jsonl").open()]
-    steps = sum(line["seconds"] for line in redone if "loss" in line and line["step"] <= again)
+    steps = sum(line["seconds"] for line in redone if "loss" in line and line["step"] <= reached)
     assert spent.get("recompute", 0) >= steps and spent["train"] > 0
     assert first.message["account"]["seconds"]["train"] > 0, "told by the rank that was left"
 

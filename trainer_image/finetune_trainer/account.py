@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -81,9 +82,8 @@ def _last_step(path: Path) -> int:
             lines = file.read().splitlines()
     except OSError:
         return 0
-    for line in reversed(lines):  # the last one may be torn
-        try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError, OverflowError):
-            continue
-    return 0
+    steps = [0]
+    for line in lines:  # the first and the last may be torn; that of a checkpoint comes late
+        with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
+            steps.append(int(json.loads(line)["step"]))
+    return max(steps)

@@ -236,6 +236,7 @@ class Loop:
         self.reporter.judged(self.state, found.skipped, spike=self.state.loss_spikes > spikes)
         if found.ends is not None:
             where = self._not_finite(window) if found.ends is NonFinite else self._highest()
+            self.saver.finish(self.state)  # copied before this step, so the way back is shorter
             raise found.ends(found.fault + where if found.fault else where, hint=found.hint)
         if found.fault is not None:
             rows = ", ".join(str(row) for row in window.rows[:16])
