@@ -62,7 +62,7 @@ def test_an_evicted_gang_saves_queues_again_and_goes_on(jobs: Jobs, kubectl: Kub
     jobs.wait_phase("low", "Training")
     seen = wait_for("steps", lambda: _step(jobs, "low") > 5 and _step(jobs, "low"))
 
-    queued(jobs, "vip", steps=15, priority="production")
+    queued(jobs, "vip", steps=30, priority="production")
     jobs.wait_phase("low", "Queued")
     status = jobs.status("low")
     assert status["attempt"] == 1

@@ -53,10 +53,11 @@ def explain(facts: Facts) -> tuple[Waiting | None, float | None]:
     if job is None or job.finished:
         return None, None
     if job.suspended:
+        again = POLL_SECONDS if has_words(facts) else PATIENCE_SECONDS
         early = PATIENCE_SECONDS - facts.seconds_since(job.created)
         if early > 0 and not has_words(facts):
             return None, early
-        return Waiting(Reason.QUEUED, sentence_of_queue(facts, job), Phase.QUEUED), POLL_SECONDS
+        return Waiting(Reason.QUEUED, sentence_of_queue(facts, job), Phase.QUEUED), again
     pods = sorted((p for p in facts.stage.pods if not p.finished), key=lambda pod: pod.index)
     if missing := _not_created(facts, job, pods):
         return missing, None
