@@ -117,7 +117,7 @@ def test_only_what_is_published_is_told(tmp_path: Path) -> None:
     assert [line["step"] for line in saved] == [4, 8]
     assert all(0 < line["stallSeconds"] < line["seconds"] for line in saved)
     total = sum(line["stallSeconds"] for line in saved)
-    assert total <= results[0]["seconds"]["checkpoint"]
+    assert total <= results[0]["seconds"]["checkpoint"] + 0.01
 
 
 @pytest.mark.parametrize(("written", "left"), [(False, ["step-6"]), (True, ["step-4", "step-6"])])

@@ -92,7 +92,7 @@ def tell_meanwhile(place: Place, job: Job, workspace: Path) -> dict[str, Any]:
     loop.shutdown = OnStep(loop, 7, look)  # type: ignore[assignment]
     loop.run()
     told.append([entry.step for entry in loop.checkpoints.published])
-    return {"told": told, "seconds": dict(loop.reporter.seconds)}
+    return {"told": told, "seconds": loop.reporter.account.content()["seconds"]}
 
 
 def die(place: Place, job: Job, workspace: Path, step: int, when: str) -> dict[str, Any]:
@@ -210,5 +210,5 @@ def save_slowly(place: Place, job: Job, workspace: Path) -> dict[str, Any]:
     return {
         "times": times,
         "published": [entry.step for entry in loop.checkpoints.published],
-        "stall": loop.reporter.seconds["checkpoint"],
+        "stall": loop.reporter.account.content()["seconds"]["checkpoint"],
     }

@@ -420,10 +420,10 @@ def believed_dead(
     loop = assembled(job, place, workspace, 0)
     trained = loop.train_window
 
-    def train_window(window: Any, rate: float) -> Any:
+    def train_window(window: Any, rate: float, *rest: Any) -> Any:
         while window.step == step and not (workspace / "attempts/1/parent.json").exists():
             time.sleep(0.05)
-        return trained(window, rate)
+        return trained(window, rate, *rest)
 
     loop.train_window = train_window  # type: ignore[method-assign]
     if blind:
