@@ -125,7 +125,7 @@ def test_a_gang_that_was_believed_dead_changes_nothing(tmp_path: Path, blind: bo
     """Attempt 0 saves after every step and keeps one checkpoint, so it removes what attempt 1 went
     on from; attempt 1 ends before its first step, and attempt 2 has to find its way."""
     small = job(2)
-    small.config["checkpoint"] = {"everySteps": 1, "keep": 1}
+    small.config["checkpoint"] = {"everySteps": 1, "keep": 1, "asynchronous": False}
     straight = run_gang(train, 2, small)
     ends: list[Any] = []
     zombie = threading.Thread(
