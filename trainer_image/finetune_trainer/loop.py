@@ -237,6 +237,7 @@ class Loop:
         if found.ends is not None:
             where = self._not_finite(window) if found.ends is NonFinite else self._highest()
             self.saver.finish(self.state)  # copied before this step, so the way back is shorter
+            self.reporter.beat("train", window.step)  # the failure is told of this step
             raise found.ends(found.fault + where if found.fault else where, hint=found.hint)
         if found.fault is not None:
             rows = ", ".join(str(row) for row in window.rows[:16])
