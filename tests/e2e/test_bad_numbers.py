@@ -24,7 +24,7 @@ from local_cluster import LocalCluster
 if TYPE_CHECKING:
     from e2e.fixtures import Images
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(1800)]
 
 WORK_SECONDS = 900.0
 ROWS = 240

@@ -25,6 +25,8 @@ from finetune_operator.policies.facts import Facts, State, Verdict
 from finetune_operator.policies.failure import digest
 from finetune_operator.policies.restart import restart_or_end
 
+pytestmark = [pytest.mark.faults, pytest.mark.long]
+
 ROWS = 90
 
 
