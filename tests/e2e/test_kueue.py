@@ -85,7 +85,7 @@ def test_a_gang_that_no_quota_can_hold_says_so_in_one_sentence(jobs: Jobs) -> No
     queued(jobs, "wide", workers=GPUS + 1, steps=2)
     said = _words(jobs, "wide", "insufficient quota for nvidia.com/gpu")
     assert said.startswith("Job wide-a0 waits in queue gold:")
-    assert "request > maximum capacity" in said and "\n" not in said
+    assert f"> maximum capacity ({GPUS})" in said and "\n" not in said
     assert not any("wide-a0" in pod for pod in jobs.children("wide", "pods"))
     jobs.patch("wide", suspend=True)
     jobs.wait_phase("wide", "Suspended")
