@@ -51,8 +51,11 @@ def test_a_dead_rank_ends_the_gang_and_is_named(jobs: Jobs) -> None:
     assert (failure["class"], failure["rank"], failure["exitCode"]) == ("CudaOom", 1, 71)
     assert failure["pod"].startswith("dead-a0-1-") and failure["node"]
     assert failure["lines"] == ["one", "two"]
-    assert not jobs.living_pods("dead"), (
-        "the survivor has ended; its object may outlive it a moment"
+    assert not jobs.living_pods("dead"), "terminal, so no container runs any more"
+    wait_for(
+        "the survivor is gone; its object may outlive it a moment",
+        lambda: not any("dead-a0-0" in pod for pod in jobs.children("dead", "pods")),
+        GRACE_SECONDS,
     )
     assert jobs.reason("dead") == "CudaOom" and "restarts" not in status
 
