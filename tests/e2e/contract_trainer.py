@@ -1,7 +1,8 @@
 """A small process that keeps the trainer's contract: stages, /healthz, /progress, last words.
 
-Faults of the operator need many jobs and no mathematics. One step takes a second, prepare and
-export take ``training.seed`` seconds each. What a training pod does is told by the job's
+Faults of the operator need many jobs and no mathematics. One step takes a second, and no pod
+begins it before all do, as in a gang that reduces its gradients. Prepare and export take
+``training.seed`` seconds each. What a training pod does is told by the job's
 ``workers.env``:
 
 ``TORCH_TEST_FAIL=<pod index>:<step>:<exit code>``  that pod ends so, with a failure record
@@ -52,8 +53,23 @@ spent() {  # the time since it was last called, on the kind of work $1
 account() { echo "\"account\": {\"at\": $counted, \"doing\": \"$kind\",
   \"seconds\": {\"train\": $trained, \"recompute\": $redone}}"; }
 steps=$(value steps)
+pods=$(value count)
 folder=/workspace/attempts/$FINETUNE_ATTEMPT
 mkdir -p "$folder" /tmp/www
+together() {  # waits until all pods of the gang are at step $step
+  echo "$step" > "$folder/at-$JOB_COMPLETION_INDEX"
+  pod=0
+  while [ "$pod" -lt "$pods" ]; do
+    at=-1
+    [ ! -s "$folder/at-$pod" ] || read -r at < "$folder/at-$pod"
+    if [ "$at" -ge "$step" ]; then
+      pod=$((pod + 1))
+    else
+      sleep 0.1 &
+      wait $!
+    fi
+  done
+}
 checkpoint=/workspace/step-$JOB_COMPLETION_INDEX
 save() { echo "$FINETUNE_ATTEMPT $step" > "$checkpoint"; }
 stop() {
@@ -80,9 +96,12 @@ fi
 trap stop TERM
 echo ok > /tmp/www/healthz
 httpd -p 9400 -h /tmp/www
+together
+counted=$(date +%s)
 while [ "$step" -lt "$steps" ]; do
   if [ "$step" -lt "$farthest" ]; then kind=recompute; else kind=train; fi
   step=$((step + 1))
+  together
   if [ -n "$TORCH_TEST_FAIL" ] && [ "$FINETUNE_ATTEMPT" -lt "${TORCH_TEST_FAIL_ATTEMPTS:-999}" ]
   then
     code=${TORCH_TEST_FAIL##*:}
