@@ -35,6 +35,13 @@ class _Report(BaseModel):
 class ScoresReport(_Report):
     eval_loss: Number = None
     perplexity: Number = None
+    token_accuracy: Number = None
+    bleu: Number = None
+    chr_f: Number = None
+    rouge_l: Number = None
+    exact_match: Number = None
+    regex_match: Number = None
+    json_valid: Number = None
 
 
 class MetricsReport(ScoresReport):

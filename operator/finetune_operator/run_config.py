@@ -41,10 +41,7 @@ def run_config(
                 "ranksPerWorker": spec.workers.ranks_per_pod,
                 "device": "GPU" if spec.workers.gpus_per_worker else "CPU",
             },
-            "evaluation": {
-                "everySteps": spec.evaluation.every_steps,
-                "baseline": spec.evaluation.baseline is Baseline.MEASURE,
-            },
+            "evaluation": _evaluation(spec),
             "checkpoint": {
                 "everySteps": spec.checkpoint.every_steps,
                 "asynchronous": spec.checkpoint.asynchronous is Switch.ENABLED,
@@ -129,6 +126,15 @@ def _training(spec: FineTuneJobSpec, fit: Fit, learning_rate: float) -> dict[str
         "precision": training.precision.value if training.precision else "Auto",
         "activationCheckpointing": fit.activation_checkpointing,
         "seed": training.seed,
+    }
+
+
+def _evaluation(spec: FineTuneJobSpec) -> dict[str, Any]:
+    evaluation = spec.evaluation
+    return {
+        "everySteps": evaluation.every_steps,
+        "baseline": evaluation.baseline is Baseline.MEASURE,
+        "generation": evaluation.generation.wire() if evaluation.generation else None,
     }
 
 

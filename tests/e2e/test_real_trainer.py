@@ -433,6 +433,44 @@ def test_a_container_that_is_too_small_gets_a_smaller_training_of_the_same_batch
     assert [step for step, _ in curve(attempts("tight") / str(status["attempt"]))] == [1, 2]
 
 
+def test_answers_are_scored_beside_those_of_the_untouched_model_and_published(
+    jobs: Jobs, kubectl: Kubectl, files: Path, place: str
+) -> None:
+    """One answer to every question, so that a tiny model can learn it by heart."""
+    rows = [chat_row(f"What is gang {n}?", "A set of pods.") for n in range(ROWS)]
+    (files / "same.jsonl").write_text("\n".join(rows))
+    jobs.apply(
+        "asked",
+        steps=60,
+        data={"train": [{"name": "rows", "uri": "pvc://work/same.jsonl"}],
+              "evalFraction": "0.2", "sequenceLength": 64},
+        method={"full": {}},
+        training={"learningRate": "1e-2"},
+        workers={"resources": ONE_CPU},
+        deepspeed={"zeroStage": 3},
+        evaluation={"generation": {"metrics": ["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex"],
+                                   "regex": "pods[.]$", "maxNewTokens": 24}},
+    )  # fmt: skip
+    status = jobs.wait_phase("asked", "Succeeded", "Failed", seconds=WORK_SECONDS)
+    assert status["phase"] == "Succeeded", status.get("failure")
+    metrics, baseline = status["metrics"], status["metrics"]["baseline"]
+    scores = {"bleu", "chrF", "rougeL", "exactMatch", "regexMatch", "tokenAccuracy", "evalLoss"}
+    assert metrics.keys() >= scores and baseline.keys() >= scores
+    print({name: (baseline[name], metrics[name]) for name in scores})
+    assert float(baseline["exactMatch"]) == 0.0 < float(metrics["exactMatch"])
+    assert float(baseline["chrF"]) < float(metrics["chrF"])
+
+    page = files / status["logs"]["answersPath"]
+    published = files / status["artifact"]["path"] / "merged"
+    table = [json.loads(line) for line in page.with_suffix(".jsonl").read_text().splitlines()]
+    assert 1 <= len(table) <= ROWS // 2
+    assert all(row["reference"] == "A set of pods." for row in table)
+    met = sum(row["tuned"]["text"] == row["reference"] for row in table)
+    assert met / len(table) == pytest.approx(float(metrics["exactMatch"]), abs=1e-5)
+    assert (published / "answers.html").read_text() == page.read_text()
+    assert "answers.html" in (published / "README.md").read_text()
+
+
 def curve(attempt: Path) -> list[tuple[int, float]]:
     """Step and loss, as one attempt wrote them."""
     return [(line["step"], line["loss"]) for line in lines_of(attempt) if "loss" in line]

@@ -184,11 +184,27 @@ class Workers(_Section):
         return self.count * self.ranks_per_worker
 
 
+Metric = Literal["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex", "JSONValid"]
+
+
+class Generation(_Section):
+    """Answers to held-out prompts, always the likeliest token, and what they are scored by."""
+
+    metrics: tuple[Metric, ...] = ("BLEU", "ChrF", "RougeL", "ExactMatch")
+    regex: str | None = None
+    """What ``Regex`` looks for in an answer."""
+    max_prompts: int = 64
+    max_new_tokens: int = 128
+    every_steps: int | None = None
+    """None: only before the first and after the last step."""
+
+
 class Evaluation(_Section):
     every_steps: int | None = None
     """None: only before the first and after the last step."""
     baseline: bool = True
     """Score the untouched model first."""
+    generation: Generation | None = None
 
 
 class Checkpoint(_Section):

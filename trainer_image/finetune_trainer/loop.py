@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,9 +28,10 @@ from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine, StepOutcome
 from finetune_trainer.errors import BadData, NonFinite, Preempted
-from finetune_trainer.evaluate import Evaluation, evaluate
 from finetune_trainer.gang import Gang
 from finetune_trainer.heartbeat import Phase
+from finetune_trainer.judging.decode import Signals
+from finetune_trainer.judging.evaluator import Evaluator
 from finetune_trainer.loss import accepts_logits_to_keep, loss_sum
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.saver import Saver
@@ -38,6 +39,9 @@ from finetune_trainer.schedule import learning_rate
 from finetune_trainer.shutdown import Shutdown
 from finetune_trainer.state import TrainState
 from finetune_trainer.steps import planned_steps
+
+if TYPE_CHECKING:
+    from finetune_trainer.judging.questions import Questions
 
 SPEED_WINDOW = 20
 """Steps over which tokens per second and the time left are averaged."""
@@ -58,6 +62,7 @@ class Loop:
     shutdown: Shutdown
     reporter: Reporter
     state: TrainState = field(default_factory=TrainState)
+    questions: Questions | None = None
 
     def __post_init__(self) -> None:
         training = self.config.training
@@ -86,6 +91,21 @@ class Loop:
             self.reporter,
             asynchronous=self.config.checkpoint.asynchronous,
         )
+        self.evaluator = Evaluator(
+            self.config,
+            self.engine,
+            self.gang,
+            self.reporter,
+            Signals(
+                on_pass=lambda: self.reporter.beat("eval", self.state.step),
+                stop=lambda: self.shutdown.agreed,
+                vote=lambda: self.saver.vote,
+                voted=lambda votes: self.saver.settle(votes, self.state),
+            ),
+            eval_rows=self.eval_rows,
+            questions=self.questions,
+            logits_to_keep=self._keep,
+        )
 
     def run(self) -> None:
         """Train to the end. Raises ``Preempted`` after a checkpoint when asked to stop."""
@@ -94,10 +114,13 @@ class Loop:
         while True:
             # Looked at before a step and not after one, so that a resumed run catches up on what
             # the stopped one had no time for.
-            if self._evaluation_due():
-                self._evaluate()
-            if self.state.step >= self.steps:
+            last = self.state.step >= self.steps
+            if not self.evaluator.run(self.state, last=last):
+                self._leave()
+            if last:
                 self.saver.finish(self.state)
+                if not self.evaluator.conclude(self.state):
+                    self._leave()
                 return
             if self._due(self.config.checkpoint.every_steps) and self.state.step > self._first:
                 self.saver.save(self.state)
@@ -265,42 +288,6 @@ class Loop:
     def _due(self, every: int | None) -> bool:
         return every is not None and self.state.step % every == 0
 
-    def _evaluation_due(self) -> bool:
-        if not self.eval_rows or self.state.evaluated_step == self.state.step:
-            return False
-        if self.state.step == 0:
-            return self.config.evaluation.baseline
-        return self.state.step >= self.steps or self._due(self.config.evaluation.every_steps)
-
-    def _evaluate(self) -> None:
-        assert self.eval_rows is not None  # noqa: S101 - by _evaluation_due
-        self._phase("eval")
-        result = evaluate(
-            self.engine,
-            self.gang,
-            self.eval_rows,
-            micro_batch_size=self.config.training.micro_batch_size,
-            logits_to_keep=self._keep,
-            on_pass=lambda: self.reporter.beat("eval", self.state.step),
-            stop=lambda: self.shutdown.agreed,
-            vote=lambda: self.saver.vote,
-            voted=lambda votes: self.saver.settle(votes, self.state),
-        )
-        if result is None:
-            self._leave()
-        else:
-            self._remember(result, baseline=self.state.step == 0)
-        self._phase("train")
-
-    def _remember(self, result: Evaluation, *, baseline: bool) -> None:
-        numbers = {"evalLoss": result.loss, "perplexity": result.perplexity}
-        self.state.metrics |= {**numbers, **({"baseline": numbers} if baseline else {})}
-        self.state.evaluated_step = self.state.step
-        best = self.state.best
-        if math.isfinite(result.loss) and (best is None or result.loss < best["evalLoss"]):
-            self.state.best = {"step": self.state.step, "evalLoss": result.loss}
-        self.reporter.evaluated(self.state, result, baseline=baseline)
-
     def _leave(self) -> None:
         """All ranks agreed to stop: save what is new, then go."""
         if self.state.step > self._first:
@@ -336,6 +323,7 @@ def result_of(loop: Loop) -> dict[str, Any]:
         "metrics": loop.state.metrics,
         "checkpoints": [p.content() for p in loop.checkpoints.published[-5:]],
         "best": loop.state.best,
+        "signatures": loop.evaluator.signatures or None,
         **loop.state.told,
         "account": loop.reporter.account.content(),
     }

@@ -205,6 +205,7 @@ class Reporter:
             return
         self._metrics["eval_loss"].labels(DATASET).set(result.loss)
         self._metrics["eval_perplexity"].labels(DATASET).set(result.perplexity)
+        self._metrics["eval_token_accuracy"].labels(DATASET).set(result.accuracy)
         self._metrics["eval_seconds"].observe(result.seconds)
         if baseline:
             self._metrics["baseline_eval_loss"].labels(DATASET).set(result.loss)
@@ -217,6 +218,7 @@ class Reporter:
                 "step": state.step,
                 "evalLoss": result.loss,
                 "perplexity": result.perplexity,
+                "tokenAccuracy": result.accuracy,
                 "evalTokens": result.tokens,
                 "baseline": baseline,
                 "seconds": result.seconds,
@@ -229,6 +231,34 @@ class Reporter:
             result.perplexity,
             result.tokens,
             result.seconds,
+        )
+
+    def answered(self, state: Any, scores: Any, *, count: int, cut: int, seconds: float) -> None:
+        """Held-out prompts were answered; ``cut``: so many answers were not over in time."""
+        if not self._first:
+            return
+        baseline = state.step == 0
+        for name, value in scores.values.items():
+            self._metrics["eval_score"].labels(name).set(value)
+            if baseline:
+                self._metrics["baseline_eval_score"].labels(name).set(value)
+        self._metrics["answers_seconds"].observe(seconds)
+        self._progress.update(metrics=state.metrics)
+        self._line(
+            {
+                "step": state.step,
+                "answers": count,
+                "cut": cut,
+                "scores": scores.values,
+                "signatures": scores.signatures,
+                "baseline": baseline,
+                "seconds": seconds,
+            }
+        )
+        told = ", ".join(f"{name} {value:.4g}" for name, value in scores.values.items())
+        log.info(
+            "step %d: %d answers in %.1f s, %d of them cut off: %s",
+            *(state.step, count, seconds, cut, told),
         )
 
     def saved(

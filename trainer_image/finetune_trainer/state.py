@@ -36,6 +36,8 @@ class TrainState:
     recent_losses: list[float] = field(default_factory=list)
     """By which the next loss is judged; part of the state so that a resumed run judges alike."""
     evaluated_step: int | None = None
+    answered_step: int | None = None
+    """When held-out prompts were last answered."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The latest numbers, as in ``/progress``."""
     best: dict[str, Any] | None = None

@@ -8,12 +8,13 @@ from pydantic import Field
 from pydantic.alias_generators import to_camel
 
 from .budget import UsageLimit
+from .evaluation import Evaluation
 from .queue import Queue
 from .recovery import Recovery
 from .schema import Rule, SpecModel
 from .sources import Data, Model
 from .storage import Output, OutputFormat, Storage
-from .training import Checkpoint, DeepSpeed, Evaluation, Method, Training
+from .training import Checkpoint, DeepSpeed, Method, Training
 from .workers import Stage, Workers
 
 SECONDS_PER_YEAR = 365 * 86_400
@@ -167,6 +168,18 @@ FineTuneJobSpec.rules = (
         field_path=".output.formats",
         check=lambda spec: (
             spec.method.lora is not None or OutputFormat.ADAPTER not in spec.output.formats
+        ),
+    ),
+    Rule(
+        cel="!has(self.evaluation.generation) || has(self.data.eval)"
+        " || !has(self.data.evalFraction) || double(self.data.evalFraction) > 0.0",
+        message="answers need held-out prompts: set data.eval, or an evalFraction above 0, or "
+        "remove evaluation.generation",
+        field_path=".evaluation.generation",
+        check=lambda spec: (
+            spec.evaluation.generation is None
+            or spec.data.eval is not None
+            or float(spec.data.eval_fraction or 1) > 0
         ),
     ),
     Rule(

@@ -10,6 +10,7 @@ from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .evaluation import AnswerMetric, Baseline, Evaluation, Generation
 from .goodput import Cause, Goodput, TimeSpent
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
@@ -54,10 +55,8 @@ from .status import (
 from .storage import ClaimRef, Output, OutputFormat, Storage
 from .training import (
     AfterSuccess,
-    Baseline,
     Checkpoint,
     DeepSpeed,
-    Evaluation,
     Full,
     Lora,
     Method,
@@ -143,6 +142,7 @@ __all__ = [
     "Adaptation",
     "Affinity",
     "AfterSuccess",
+    "AnswerMetric",
     "Artifact",
     "Backoff",
     "Baseline",
@@ -172,6 +172,7 @@ __all__ = [
     "FineTuneJobSpec",
     "FineTuneJobStatus",
     "Full",
+    "Generation",
     "Goodput",
     "LatestCheckpoint",
     "LocalObjectRef",

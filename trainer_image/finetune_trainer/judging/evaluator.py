@@ -1,0 +1,207 @@
+"""When the model is scored, and what is remembered and told of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.batches import PackedRows
+from finetune_trainer.config import RunConfig
+from finetune_trainer.engine import Engine
+from finetune_trainer.evaluate import Evaluation, evaluate
+from finetune_trainer.gang import Gang
+from finetune_trainer.judging import table
+from finetune_trainer.judging.decode import Signals, decode
+from finetune_trainer.judging.scores import Scores, score
+from finetune_trainer.reporter import Reporter
+from finetune_trainer.state import TrainState
+
+if TYPE_CHECKING:
+    from finetune_trainer.judging.questions import Questions
+
+BASE = "base.jsonl"
+"""The untouched model's answers, in the folder of the questions."""
+
+log = logging.getLogger(__name__)
+
+
+class Evaluator:
+    """Scores the model as it is. All methods are collective; they return False when the ranks were
+    asked to stop, and then the same is due again."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        engine: Engine,
+        gang: Gang,
+        reporter: Reporter,
+        signals: Signals,
+        *,
+        eval_rows: PackedRows | None,
+        questions: Questions | None,
+        logits_to_keep: bool,
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._gang = gang
+        self._reporter = reporter
+        self._signals = signals
+        self._eval_rows = eval_rows
+        self._questions = questions
+        self._keep = logits_to_keep
+        self.signatures: dict[str, str] = {}
+        """How the newest scores were computed, where their library says so."""
+
+    def run(self, state: TrainState, *, last: bool) -> bool:
+        """Whatever is due after ``state.step`` steps; ``last``: there is no further one."""
+        loss, answers = self._loss_due(state, last), self._answers_due(state, last)
+        if not (loss or answers):
+            return True
+        self._reporter.phase("eval", state.step)
+        done = (not loss or self._measure(state)) and (not answers or self._ask(state))
+        if done:
+            self._reporter.phase("train", state.step)
+        return done
+
+    def conclude(self, state: TrainState) -> bool:
+        """Answers of the model that is kept, and the table of them."""
+        if self._questions is None:
+            return True
+        self._reporter.phase("eval", state.step)
+        return self._ask(state, final=True)
+
+    def _loss_due(self, state: TrainState, last: bool) -> bool:
+        if not self._eval_rows or state.evaluated_step == state.step:
+            return False
+        if state.step == 0:
+            return self._config.evaluation.baseline
+        return last or _every(self._config.evaluation.every_steps, state.step)
+
+    def _answers_due(self, state: TrainState, last: bool) -> bool:
+        if self._questions is None or last or state.answered_step == state.step:
+            return False
+        if state.step == 0:
+            return self._config.evaluation.baseline
+        return _every(self._questions.wish.every_steps, state.step)
+
+    def _measure(self, state: TrainState) -> bool:
+        assert self._eval_rows is not None  # noqa: S101 - by _loss_due
+        result = self._scored(self._eval_rows)
+        if result is None:
+            return False
+        self._remember(state, result)
+        return True
+
+    def _scored(self, rows: PackedRows) -> Evaluation | None:
+        return evaluate(
+            self._engine,
+            self._gang,
+            rows,
+            micro_batch_size=self._config.training.micro_batch_size,
+            logits_to_keep=self._keep,
+            on_pass=self._signals.on_pass,
+            stop=self._signals.stop,
+            vote=self._signals.vote,
+            voted=self._signals.voted,
+        )
+
+    def _remember(self, state: TrainState, result: Evaluation) -> None:
+        baseline = state.step == 0
+        numbers = {
+            "evalLoss": result.loss,
+            "perplexity": result.perplexity,
+            "tokenAccuracy": result.accuracy,
+        }
+        _note(state, numbers)
+        state.evaluated_step = state.step
+        best = state.best
+        if math.isfinite(result.loss) and (best is None or result.loss < best["evalLoss"]):
+            state.best = {"step": state.step, "evalLoss": result.loss}
+        self._reporter.evaluated(state, result, baseline=baseline)
+
+    def _ask(self, state: TrainState, *, final: bool = False) -> bool:
+        questions = self._questions
+        assert questions is not None  # noqa: S101 - by the callers
+        began = time.monotonic()
+        answers = decode(
+            self._engine,
+            self._gang,
+            [prompt.ids for prompt in questions.prompts],
+            questions.how,
+            logits_to_keep=self._keep,
+            signals=self._signals,
+        )
+        if answers is None:
+            return False
+        scores, rows = None, []
+        if self._gang.is_first:
+            texts = [questions.text(answer) for answer in answers]
+            references = [prompt.reference for prompt in questions.prompts]
+            wish = questions.wish
+            scores = score(wish.metrics, texts, references, wish.regex)
+            rows = table.spoken(texts, answers, scores)
+        scores = self._gang.broadcast(scores)
+        self.signatures = scores.signatures
+        _note(state, scores.values)
+        state.answered_step = state.step
+        cut = sum(answer.cut for answer in answers)
+        self._reporter.answered(
+            state, scores, count=len(answers), cut=cut, seconds=time.monotonic() - began
+        )
+        if self._gang.is_first:
+            self._publish(questions, state, scores, rows, final=final)
+        return True
+
+    def _publish(
+        self,
+        questions: Questions,
+        state: TrainState,
+        scores: Scores,
+        rows: list[dict[str, Any]],
+        *,
+        final: bool,
+    ) -> None:
+        """On rank 0 alone. A table that cannot be written harms no training."""
+        try:
+            if state.step == 0:
+                table.write_rows(questions.folder / BASE, rows)
+            if final:
+                self._write_table(questions, state, scores, rows)
+        except OSError as error:
+            log.warning("the answers cannot be written: %s", error)
+
+    def _write_table(
+        self, questions: Questions, state: TrainState, scores: Scores, tuned: list[dict[str, Any]]
+    ) -> None:
+        folder: Path = self._reporter.lines.parent
+        asked = self._config.evaluation.baseline
+        base = table.read_rows(questions.folder / BASE, len(tuned)) if asked else None
+        rows = table.table(questions.prompts, base, tuned)
+        table.write_rows(folder / table.ANSWERS, rows)
+        facts = {
+            "job": self._config.job.name,
+            "step": state.step,
+            "maxNewTokens": questions.wish.max_new_tokens,
+            "metrics": state.metrics,
+            "signatures": scores.signatures,
+        }
+        table.write_page(folder / table.PAGE, rows, facts)
+
+
+def _every(steps: int | None, step: int) -> bool:
+    return steps is not None and step % steps == 0
+
+
+def _note(state: TrainState, numbers: dict[str, float]) -> None:
+    """Into the newest numbers, and into those of the untouched model if it is that."""
+    baseline = state.metrics.get("baseline")
+    if state.step == 0:
+        baseline = {**(baseline or {}), **numbers}
+    state.metrics = {
+        **state.metrics,
+        **numbers,
+        **({"baseline": baseline} if baseline is not None else {}),
+    }
