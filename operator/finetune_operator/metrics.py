@@ -56,6 +56,11 @@ JOB_METRICS = (
         ("metrics", "tokenAccuracy"),
     ),
     JobMetric(
+        "finetune_job_generalization_gap",
+        "Newest loss on held-out rows less that on training rows.",
+        ("metrics", "generalizationGap"),
+    ),
+    JobMetric(
         "finetune_job_baseline_eval_loss",
         "Loss of the untouched model on the held-out rows.",
         ("metrics", "baseline", "evalLoss"),

@@ -42,6 +42,8 @@ class ScoresReport(_Report):
     exact_match: Number = None
     regex_match: Number = None
     json_valid: Number = None
+    train_sample_loss: Number = None
+    generalization_gap: Number = None
 
 
 class MetricsReport(ScoresReport):
@@ -88,6 +90,21 @@ def _account(value: Any) -> Any:
         return None
 
 
+class JudgementReport(_Report):
+    """What was read from the losses so far."""
+
+    finding: Literal["Overfitting", "NoImprovement", "WorseThanBase", "Underfitting", "WellFitted"]
+    message: Annotated[str, Field(max_length=1024)] = ""
+
+
+def _judgement(value: Any) -> Any:
+    """One that nobody knows is none: the rest of the report still counts."""
+    try:
+        return None if value is None else JudgementReport.model_validate(value)
+    except ValidationError:
+        return None
+
+
 class _Training(_Report):
     """Numbers that /progress and the last words of train share."""
 
@@ -101,6 +118,7 @@ class _Training(_Report):
     skipped: Annotated[dict[Word, Count], Field(max_length=16)] | None = None
     last_bad_step: Count | None = None
     loss_spikes: Count | None = None
+    judgement: Annotated[JudgementReport | None, BeforeValidator(_judgement)] = None
     account: Annotated[AccountReport | None, BeforeValidator(_account)] = None
 
 
@@ -182,6 +200,7 @@ class ArtifactReport(_Report):
     formats: Annotated[tuple[Word, ...], Field(max_length=2)] = ()
     digest: Word | None = None
     bytes: Count | None = None
+    step: Count | None = None
 
 
 class LastWords(_Training):

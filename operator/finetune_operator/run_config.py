@@ -135,6 +135,12 @@ def _evaluation(spec: FineTuneJobSpec) -> dict[str, Any]:
         "everySteps": evaluation.every_steps,
         "baseline": evaluation.baseline is Baseline.MEASURE,
         "generation": evaluation.generation.wire() if evaluation.generation else None,
+        "overfitting": {
+            "action": evaluation.overfitting.action.value,
+            "patience": evaluation.overfitting.patience,
+            "minDelta": float(evaluation.overfitting.min_delta),
+            "maxGap": _number(evaluation.overfitting.max_gap),
+        },
     }
 
 

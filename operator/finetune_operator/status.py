@@ -169,6 +169,7 @@ def _conditions(
         ),
         ConditionType.DATASET_VALID.value: prepared if status.prepared else lost,
         ConditionType.GANG_READY.value: gang,
+        ConditionType.OVERFITTING.value: _kept(facts, ConditionType.OVERFITTING) or pending,
         ConditionType.PUBLISHED.value: published if status.exported else lost,
         **verdict.conditions,
     }
@@ -211,7 +212,7 @@ def _event(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
     bad = (
         verdict.state in (State.STUCK, State.FAILED)
         or verdict.pending_reason is not None
-        or verdict.reason == Reason.STEPS_SKIPPED
+        or verdict.reason in (Reason.STEPS_SKIPPED, Reason.OVERFITTING)
     )
     return build_event(
         facts.key,

@@ -471,6 +471,45 @@ def test_answers_are_scored_beside_those_of_the_untouched_model_and_published(
     assert "answers.html" in (published / "README.md").read_text()
 
 
+def test_training_that_learns_by_heart_is_stopped_and_its_best_weights_are_published(
+    jobs: Jobs, kubectl: Kubectl, files: Path, attempts: Any
+) -> None:
+    """Answers are drawn by lot, so what is learnt of some questions harms all others."""
+    rng = random.Random(3)
+    words = "gang pods question answer system user start together".split()
+    rows = [
+        chat_row(f"What is gang {n}?", " ".join(rng.choice(words) for _ in range(12)))
+        for n in range(ROWS)
+    ]
+    (files / "lots.jsonl").write_text("\n".join(rows))
+    steps = 2000
+    jobs.apply(
+        "heart",
+        steps=steps,
+        data={"train": [{"name": "rows", "uri": "pvc://work/lots.jsonl"}],
+              "evalFraction": "0.3", "sequenceLength": 64},
+        method={"full": {}},
+        training={"learningRate": "1e-2", "schedule": {"type": "Constant"}},
+        workers={"resources": ONE_CPU},
+        evaluation={"everySteps": 5,
+                    "overfitting": {"action": "StopKeepBest", "patience": 4, "minDelta": "0.001"}},
+    )  # fmt: skip
+    status = jobs.wait_phase("heart", "Succeeded", "Failed", seconds=WORK_SECONDS)
+    assert status["phase"] == "Succeeded", status.get("failure")
+    told, best = conditions(status)["Overfitting"], status["checkpoints"]["best"]
+    print(told, best, status["progress"])
+    assert told["reason"] in ("Overfitting", "NoImprovement")
+    assert told["status"] == str(told["reason"] == "Overfitting")
+    assert f"step {best['step']} is kept" in told["message"]
+    assert told["message"] in conditions(status)["Succeeded"]["message"]
+    assert status["progress"]["step"] < steps
+    assert status["artifact"]["step"] == best["step"] < status["progress"]["step"]
+    assert float(status["metrics"]["evalLoss"]) == pytest.approx(float(best["evalLoss"]), rel=1e-4)
+    lines = [line for line in lines_of(attempts("heart") / "0") if "evalLoss" in line]
+    losses = {line["step"]: line["evalLoss"] for line in lines if not line.get("restored")}
+    assert min(losses, key=lambda step: losses[step]) == best["step"]
+
+
 def curve(attempt: Path) -> list[tuple[int, float]]:
     """Step and loss, as one attempt wrote them."""
     return [(line["step"], line["loss"]) for line in lines_of(attempt) if "loss" in line]

@@ -54,7 +54,7 @@ def plainly(max_new_tokens: int) -> list[Answer]:
 @pytest.mark.parametrize(
     ("stage", "ranks"), [(0, 1), (0, 2), (2, 2), (3, 1), (3, 2), (3, 3)], ids=str
 )
-@pytest.mark.parametrize("batch_tokens", [1, 400], ids=["one by one", "in batches"])
+@pytest.mark.parametrize("batch_tokens", [1, 400], ids=["alone", "batched"])
 def test_a_gang_answers_as_plain_transformers_does(
     stage: int, ranks: int, batch_tokens: int
 ) -> None:

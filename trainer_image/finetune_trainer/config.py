@@ -199,12 +199,25 @@ class Generation(_Section):
     """None: only before the first and after the last step."""
 
 
+class Overfitting(_Section):
+    """See ``judging.curve``."""
+
+    action: Literal["Ignore", "Warn", "StopKeepBest"] = "Warn"
+    patience: int = 3
+    """Evaluations in a row without an improvement."""
+    min_delta: float = 0.0
+    """What counts as an improvement of the held-out loss, in nats."""
+    max_gap: float | None = None
+    """Of held-out and training loss, in nats."""
+
+
 class Evaluation(_Section):
     every_steps: int | None = None
     """None: only before the first and after the last step."""
     baseline: bool = True
     """Score the untouched model first."""
     generation: Generation | None = None
+    overfitting: Overfitting = Overfitting()
 
 
 class Checkpoint(_Section):

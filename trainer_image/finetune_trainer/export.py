@@ -95,6 +95,7 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
             "digest": manifests.digest_of({name: m["digest"] for name, m in published.items()}),
             "bytes": sum(entry["bytes"] for entry in files),
             "maxLogitDifference": difference,
+            **({"step": step} if (step := result.get("keptStep", result.get("step"))) else {}),
         },
         "train": {key: result[key] for key in ("metrics", "step", "steps") if key in result},
     }

@@ -79,6 +79,8 @@ class Loop:
         """Rows and summed loss of each micro-batch of the current step, on this rank."""
         self._keep = accepts_logits_to_keep(self.engine.module)
         self._first = self.state.step
+        self.kept: int | None = None
+        """The step that the final weights are of, where that is not the last one."""
         self._compute_seconds = 0.0
         """Of the current step: forward, backward and optimizer."""
         self._recent: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
@@ -103,8 +105,10 @@ class Loop:
                 voted=lambda votes: self.saver.settle(votes, self.state),
             ),
             eval_rows=self.eval_rows,
+            train_rows=self.train_rows,
             questions=self.questions,
             logits_to_keep=self._keep,
+            steps=self.steps,
         )
 
     def run(self) -> None:
@@ -114,18 +118,42 @@ class Loop:
         while True:
             # Looked at before a step and not after one, so that a resumed run catches up on what
             # the stopped one had no time for.
-            last = self.state.step >= self.steps
-            if not self.evaluator.run(self.state, last=last):
+            if not self.evaluator.run(self.state, last=self._over):
                 self._leave()
-            if last:
-                self.saver.finish(self.state)
-                if not self.evaluator.conclude(self.state):
-                    self._leave()
+            if self._over:
+                self._conclude()
                 return
-            if self._due(self.config.checkpoint.every_steps) and self.state.step > self._first:
+            if self._save_due():
                 self.saver.save(self.state)
             if self._step():
                 self._leave()
+
+    @property
+    def _over(self) -> bool:
+        return self.state.stopped or self.state.step >= self.steps
+
+    def _save_due(self) -> bool:
+        due = (
+            self._due(self.config.checkpoint.every_steps)
+            or self.evaluator.kept(self.state) == self.state.step
+        )
+        return due and self.state.step > self._first
+
+    def _conclude(self) -> None:
+        """Choose the weights that are kept, and have them answer."""
+        self.saver.finish(self.state)
+        best = self.evaluator.kept(self.state)
+        if best is None or best == self.state.step:
+            if not self.evaluator.conclude(self.state):
+                self._leave()
+            return
+        self._phase("load")
+        self.checkpoints.restore(self.engine, best)
+        self.kept = best
+        log.info("back to the weights of step %d, which had the lowest held-out loss", best)
+        if not self.evaluator.conclude(self.state, restored=best):
+            # What the engine holds now is not the state after the last step: nothing is saved.
+            raise Preempted("asked to stop amid the last evaluation; the next attempt repeats it")
 
     def _step(self) -> bool:
         """Train on one window. Returns whether the ranks agreed to stop after it."""
@@ -323,6 +351,7 @@ def result_of(loop: Loop) -> dict[str, Any]:
         "metrics": loop.state.metrics,
         "checkpoints": [p.content() for p in loop.checkpoints.published[-5:]],
         "best": loop.state.best,
+        "keptStep": loop.kept,
         "signatures": loop.evaluator.signatures or None,
         **loop.state.told,
         "account": loop.reporter.account.content(),

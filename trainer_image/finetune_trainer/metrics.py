@@ -41,6 +41,7 @@ METRICS = (
     Metric("baseline_eval_loss", Gauge, "eval_loss of the untouched model", "dataset"),
     Metric("eval_score", Gauge, "Score of the answers to held-out prompts", "metric"),
     Metric("baseline_eval_score", Gauge, "eval_score of the untouched model", "metric"),
+    Metric("generalization_gap", Gauge, "eval_loss less the loss on training rows, both alike"),
     Metric("best_eval_loss", Gauge, "Lowest eval_loss so far"),
     Metric("best_step", Gauge, "Step of the lowest eval_loss"),
     Metric("learning_rate", Gauge, "Learning rate of the last step"),

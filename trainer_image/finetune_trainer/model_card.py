@@ -39,6 +39,7 @@ def model_card(
         "Learning rate": config.training.learning_rate,
         "Seed": config.training.seed,
         "Optimizer steps": result.get("step"),
+        "Weights of step": result.get("keptStep"),
     }
     lines = [
         *front,

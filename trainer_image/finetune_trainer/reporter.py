@@ -200,19 +200,31 @@ class Reporter:
             }
         )
 
-    def evaluated(self, state: Any, result: Any, *, baseline: bool) -> None:
+    def evaluated(
+        self,
+        state: Any,
+        result: Any,
+        on_train: float | None,
+        *,
+        baseline: bool,
+        restored: int | None = None,
+    ) -> None:
+        """``on_train``: loss on training rows; ``restored``: the earlier step whose weights were
+        scored."""
         if not self._first:
             return
         self._metrics["eval_loss"].labels(DATASET).set(result.loss)
         self._metrics["eval_perplexity"].labels(DATASET).set(result.perplexity)
         self._metrics["eval_token_accuracy"].labels(DATASET).set(result.accuracy)
         self._metrics["eval_seconds"].observe(result.seconds)
+        if on_train is not None:
+            self._metrics["generalization_gap"].set(result.loss - on_train)
         if baseline:
             self._metrics["baseline_eval_loss"].labels(DATASET).set(result.loss)
         if state.best:
             self._metrics["best_eval_loss"].set(state.best["evalLoss"])
             self._metrics["best_step"].set(state.best["step"])
-        self._progress.update(best=state.best, metrics=state.metrics)
+        self._progress.update(best=state.best, metrics=state.metrics, judgement=state.judgement)
         self._line(
             {
                 "step": state.step,
@@ -220,7 +232,10 @@ class Reporter:
                 "perplexity": result.perplexity,
                 "tokenAccuracy": result.accuracy,
                 "evalTokens": result.tokens,
+                "trainSampleLoss": on_train,
+                "judgement": (state.judgement or {}).get("finding"),
                 "baseline": baseline,
+                "restored": restored,
                 "seconds": result.seconds,
             }
         )
@@ -233,7 +248,16 @@ class Reporter:
             result.seconds,
         )
 
-    def answered(self, state: Any, scores: Any, *, count: int, cut: int, seconds: float) -> None:
+    def answered(
+        self,
+        state: Any,
+        scores: Any,
+        *,
+        count: int,
+        cut: int,
+        seconds: float,
+        restored: int | None = None,
+    ) -> None:
         """Held-out prompts were answered; ``cut``: so many answers were not over in time."""
         if not self._first:
             return
@@ -252,6 +276,7 @@ class Reporter:
                 "scores": scores.values,
                 "signatures": scores.signatures,
                 "baseline": baseline,
+                "restored": restored,
                 "seconds": seconds,
             }
         )

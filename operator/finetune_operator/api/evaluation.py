@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from .schema import LIST_SET, Rule, SpecModel
+from .schema import LIST_SET, DecimalRange, Rule, SpecModel
 
 Steps = Annotated[int, Field(ge=1, le=10_000_000)]
 
@@ -69,6 +69,31 @@ class Generation(SpecModel):
     )
 
 
+class OnOverfitting(StrEnum):
+    """What follows from a model that stops getting better on held-out rows."""
+
+    IGNORE = "Ignore"
+    WARN = "Warn"
+    STOP_KEEP_BEST = "StopKeepBest"
+
+
+class Overfitting(SpecModel):
+    """Held-out loss against loss on training rows, at each evaluation."""
+
+    action: OnOverfitting = OnOverfitting.WARN
+    """Warn tells it in condition Overfitting and an Event, with what to try. StopKeepBest also ends
+    training, and the result are the weights of the best evaluation, whether or not training was
+    ended; each best evaluation saves a checkpoint. Ignore does not look, and saves the time of
+    scoring training rows."""
+    patience: Annotated[int, Field(ge=1, le=100)] = 3
+    """Evaluations in a row without an improvement, after which it counts."""
+    min_delta: Annotated[str, DecimalRange(0, 100, example="0.01")] = "0.0"
+    """Nats by which the held-out loss has to fall to be an improvement, a decimal string."""
+    max_gap: Annotated[str, DecimalRange(0, 100, low_open=True, example="0.5")] | None = None
+    """Nats by which the held-out loss may lie above that on training rows, a decimal string.
+    Absent: any number."""
+
+
 class Evaluation(SpecModel):
     """Scores on the held-out rows: loss and perplexity weighted by tokens, and of answers."""
 
@@ -78,3 +103,17 @@ class Evaluation(SpecModel):
     """Measure scores the untouched model before the first step; Skip does not."""
     generation: Generation | None = None
     """Answers to held-out prompts: `generation: {}`. Absent: the model is not asked."""
+    overfitting: Overfitting = Overfitting()
+    """What follows where the model learns its rows by heart, or nothing any more."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.overfitting.action != 'StopKeepBest' || has(self.everySteps)",
+            message="StopKeepBest compares evaluations: set everySteps",
+            field_path=".everySteps",
+            check=lambda wish: (
+                wish.overfitting.action is not OnOverfitting.STOP_KEEP_BEST
+                or wish.every_steps is not None
+            ),
+        ),
+    )

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.alias_generators import to_camel
 
 from .budget import UsageLimit
-from .evaluation import Evaluation
+from .evaluation import Evaluation, OnOverfitting
 from .queue import Queue
 from .recovery import Recovery
 from .schema import Rule, SpecModel
@@ -130,6 +130,10 @@ def _uses_hub(spec: FineTuneJobSpec) -> bool:
     return any(uri.startswith("hf://") for uri in uris)
 
 
+def _holds_out(spec: FineTuneJobSpec) -> bool:
+    return spec.data.eval is not None or float(spec.data.eval_fraction or 1) > 0
+
+
 def _batch_fits(spec: FineTuneJobSpec) -> bool:
     size = spec.training.global_batch_size
     return (
@@ -176,10 +180,17 @@ FineTuneJobSpec.rules = (
         message="answers need held-out prompts: set data.eval, or an evalFraction above 0, or "
         "remove evaluation.generation",
         field_path=".evaluation.generation",
+        check=lambda spec: spec.evaluation.generation is None or _holds_out(spec),
+    ),
+    Rule(
+        cel="self.evaluation.overfitting.action != 'StopKeepBest' || has(self.data.eval)"
+        " || !has(self.data.evalFraction) || double(self.data.evalFraction) > 0.0",
+        message="StopKeepBest compares losses on held-out rows: set data.eval, or an evalFraction "
+        "above 0, or another action",
+        field_path=".evaluation.overfitting.action",
         check=lambda spec: (
-            spec.evaluation.generation is None
-            or spec.data.eval is not None
-            or float(spec.data.eval_fraction or 1) > 0
+            spec.evaluation.overfitting.action is not OnOverfitting.STOP_KEEP_BEST
+            or _holds_out(spec)
         ),
     ),
     Rule(

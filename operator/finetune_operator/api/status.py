@@ -242,6 +242,10 @@ class Scores(StatusModel):
     """Share of answers that equal their reference."""
     regex_match: Decimal | None = None
     """Share of answers in which `spec.evaluation.generation.regex` is found."""
+    train_sample_loss: Decimal | None = None
+    """Loss on a fixed sample of the training rows, measured as evalLoss is."""
+    generalization_gap: Decimal | None = None
+    """evalLoss less trainSampleLoss."""
     json_valid: Decimal | None = None
     """Share of answers that are JSON."""
 
@@ -405,6 +409,8 @@ class Artifact(StatusModel):
     """Digest of its files: sha256:…"""
     bytes: Counter | None = None
     """Size."""
+    step: Counter | None = None
+    """Optimizer step whose weights these are."""
     formats: (
         Annotated[
             tuple[str, ...],

@@ -10,7 +10,7 @@ from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
-from .evaluation import AnswerMetric, Baseline, Evaluation, Generation
+from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
 from .goodput import Cause, Goodput, TimeSpent
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
@@ -192,10 +192,12 @@ __all__ = [
     "OnLossSpike",
     "OnNonFinite",
     "OnOutOfMemory",
+    "OnOverfitting",
     "Optimizer",
     "OptimizerType",
     "Output",
     "OutputFormat",
+    "Overfitting",
     "Overlong",
     "Packing",
     "PassedOver",

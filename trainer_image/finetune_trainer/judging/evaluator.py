@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.batches import PackedRows
+import numpy as np
+
+from finetune_trainer.batches import Indices, PackedRow, PackedRows
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
 from finetune_trainer.evaluate import Evaluation, evaluate
 from finetune_trainer.gang import Gang
 from finetune_trainer.judging import table
+from finetune_trainer.judging.curve import Course, Point, judge
 from finetune_trainer.judging.decode import Signals, decode
 from finetune_trainer.judging.scores import Scores, score
 from finetune_trainer.reporter import Reporter
@@ -24,6 +28,12 @@ if TYPE_CHECKING:
 
 BASE = "base.jsonl"
 """The untouched model's answers, in the folder of the questions."""
+REMEMBERED = 256
+"""Evaluations that the state carries along."""
+MAX_SAMPLE = 64
+"""Packed training rows that are scored beside the held-out ones."""
+_SAMPLE = 0x5A
+"""Sets the draw of those apart from the order of the epochs."""
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +51,10 @@ class Evaluator:
         signals: Signals,
         *,
         eval_rows: PackedRows | None,
+        train_rows: PackedRows,
         questions: Questions | None,
         logits_to_keep: bool,
+        steps: int,
     ) -> None:
         self._config = config
         self._engine = engine
@@ -50,6 +62,9 @@ class Evaluator:
         self._reporter = reporter
         self._signals = signals
         self._eval_rows = eval_rows
+        self._policy = config.evaluation.overfitting
+        self._sample = sample_of(train_rows, len(eval_rows or ()), config.training.seed)
+        self._steps = steps
         self._questions = questions
         self._keep = logits_to_keep
         self.signatures: dict[str, str] = {}
@@ -61,17 +76,38 @@ class Evaluator:
         if not (loss or answers):
             return True
         self._reporter.phase("eval", state.step)
-        done = (not loss or self._measure(state)) and (not answers or self._ask(state))
+        done = (not loss or self._measure(state, last)) and (not answers or self._ask(state))
         if done:
             self._reporter.phase("train", state.step)
         return done
 
-    def conclude(self, state: TrainState) -> bool:
-        """Answers of the model that is kept, and the table of them."""
-        if self._questions is None:
-            return True
+    def kept(self, state: TrainState) -> int | None:
+        """The step whose weights are the job's result by its policy; None: the last one's."""
+        if self._policy.action != "StopKeepBest" or state.best is None:
+            return None
+        return int(state.best["step"])
+
+    def conclude(self, state: TrainState, restored: int | None = None) -> bool:
+        """Scores and answers of the model that is kept, and the table of them.
+
+        ``restored``: the step whose weights the engine has got back.
+        """
         self._reporter.phase("eval", state.step)
-        return self._ask(state, final=True)
+        if restored is not None and self._eval_rows:
+            result = self._scored(self._eval_rows)
+            if result is None:
+                return False
+            self._check(state, result)
+            _note(state, _numbers(result, None))
+            self._reporter.evaluated(state, result, None, baseline=False, restored=restored)
+        return self._questions is None or self._ask(state, final=True, restored=restored)
+
+    def _check(self, state: TrainState, result: Evaluation) -> None:
+        known = (state.best or {}).get("evalLoss", math.nan)
+        if not math.isclose(known, result.loss, rel_tol=1e-3):
+            log.warning(
+                "the loss of the weights that came back is %.6g, not %.6g", result.loss, known
+            )
 
     def _loss_due(self, state: TrainState, last: bool) -> bool:
         if not self._eval_rows or state.evaluated_step == state.step:
@@ -87,12 +123,18 @@ class Evaluator:
             return self._config.evaluation.baseline
         return _every(self._questions.wish.every_steps, state.step)
 
-    def _measure(self, state: TrainState) -> bool:
+    def _measure(self, state: TrainState, last: bool) -> bool:
         assert self._eval_rows is not None  # noqa: S101 - by _loss_due
         result = self._scored(self._eval_rows)
         if result is None:
             return False
-        self._remember(state, result)
+        on_train = None
+        if self._policy.action != "Ignore":
+            scored = self._scored(self._sample)
+            if scored is None:
+                return False
+            on_train = scored.loss
+        self._remember(state, result, on_train, last)
         return True
 
     def _scored(self, rows: PackedRows) -> Evaluation | None:
@@ -108,21 +150,37 @@ class Evaluator:
             voted=self._signals.voted,
         )
 
-    def _remember(self, state: TrainState, result: Evaluation) -> None:
-        baseline = state.step == 0
-        numbers = {
-            "evalLoss": result.loss,
-            "perplexity": result.perplexity,
-            "tokenAccuracy": result.accuracy,
-        }
-        _note(state, numbers)
+    def _remember(
+        self, state: TrainState, result: Evaluation, on_train: float | None, last: bool
+    ) -> None:
+        _note(state, _numbers(result, on_train))
         state.evaluated_step = state.step
-        best = state.best
-        if math.isfinite(result.loss) and (best is None or result.loss < best["evalLoss"]):
-            state.best = {"step": state.step, "evalLoss": result.loss}
-        self._reporter.evaluated(state, result, baseline=baseline)
+        if state.step > 0:
+            best = state.best
+            if math.isfinite(result.loss) and (best is None or result.loss < best["evalLoss"]):
+                state.best = {"step": state.step, "evalLoss": result.loss}
+            entry = {"step": state.step, "evalLoss": result.loss, "trainLoss": on_train}
+            state.curve = [*state.curve, entry][-REMEMBERED:]
+            self._judge(state, last)
+        self._reporter.evaluated(state, result, on_train, baseline=state.step == 0)
 
-    def _ask(self, state: TrainState, *, final: bool = False) -> bool:
+    def _judge(self, state: TrainState, last: bool) -> None:
+        found = judge(
+            Course(
+                [Point(p["step"], p["evalLoss"], p["trainLoss"]) for p in state.curve],
+                self._policy,
+                base=(state.metrics.get("baseline") or {}).get("evalLoss"),
+                share=1.0 if last else state.step / self._steps,
+                lora=self._config.method.lora is not None,
+            )
+        )
+        state.judgement = found.content() if found else None
+        # After the last step there is nothing to stop.
+        state.stopped = state.stopped or (found is not None and found.stop and not last)
+        if found:
+            log.info("step %d: %s: %s", state.step, found.finding, found.message)
+
+    def _ask(self, state: TrainState, *, final: bool = False, restored: int | None = None) -> bool:
         questions = self._questions
         assert questions is not None  # noqa: S101 - by the callers
         began = time.monotonic()
@@ -149,10 +207,15 @@ class Evaluator:
         state.answered_step = state.step
         cut = sum(answer.cut for answer in answers)
         self._reporter.answered(
-            state, scores, count=len(answers), cut=cut, seconds=time.monotonic() - began
+            state,
+            scores,
+            count=len(answers),
+            cut=cut,
+            seconds=time.monotonic() - began,
+            restored=restored,
         )
         if self._gang.is_first:
-            self._publish(questions, state, scores, rows, final=final)
+            self._publish(questions, state, scores, rows, final=final, restored=restored)
         return True
 
     def _publish(
@@ -163,18 +226,25 @@ class Evaluator:
         rows: list[dict[str, Any]],
         *,
         final: bool,
+        restored: int | None,
     ) -> None:
         """On rank 0 alone. A table that cannot be written harms no training."""
         try:
             if state.step == 0:
                 table.write_rows(questions.folder / BASE, rows)
             if final:
-                self._write_table(questions, state, scores, rows)
+                step = state.step if restored is None else restored
+                self._write_table(questions, state, step, scores, rows)
         except OSError as error:
             log.warning("the answers cannot be written: %s", error)
 
     def _write_table(
-        self, questions: Questions, state: TrainState, scores: Scores, tuned: list[dict[str, Any]]
+        self,
+        questions: Questions,
+        state: TrainState,
+        step: int,
+        scores: Scores,
+        tuned: list[dict[str, Any]],
     ) -> None:
         folder: Path = self._reporter.lines.parent
         asked = self._config.evaluation.baseline
@@ -183,12 +253,47 @@ class Evaluator:
         table.write_rows(folder / table.ANSWERS, rows)
         facts = {
             "job": self._config.job.name,
-            "step": state.step,
+            "step": step,
             "maxNewTokens": questions.wish.max_new_tokens,
             "metrics": state.metrics,
             "signatures": scores.signatures,
         }
         table.write_page(folder / table.PAGE, rows, facts)
+
+
+def sample_of(rows: PackedRows, count: int, seed: int) -> Sample:
+    """The same rows in every attempt; no more than are held out, for it takes as long."""
+    drawn = np.random.default_rng((seed, _SAMPLE)).permutation(len(rows))
+    return Sample(rows, np.sort(drawn[: min(count, MAX_SAMPLE)]))
+
+
+@dataclass
+class Sample:
+    """Some of the rows, as rows."""
+
+    rows: PackedRows
+    chosen: Indices
+
+    def __post_init__(self) -> None:
+        self.num_supervised: Indices = self.rows.num_supervised[self.chosen]
+        self.row_lengths: Indices = self.rows.row_lengths[self.chosen]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def row(self, index: int) -> PackedRow:
+        return self.rows.row(int(self.chosen[index]))
+
+
+def _numbers(result: Evaluation, on_train: float | None) -> dict[str, float]:
+    numbers = {
+        "evalLoss": result.loss,
+        "perplexity": result.perplexity,
+        "tokenAccuracy": result.accuracy,
+    }
+    if on_train is not None:
+        numbers |= {"trainSampleLoss": on_train, "generalizationGap": result.loss - on_train}
+    return numbers
 
 
 def _every(steps: int | None, step: int) -> bool:

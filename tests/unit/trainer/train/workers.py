@@ -68,6 +68,8 @@ class Job:
     model: dict[str, Any] = field(default_factory=dict)
     prompts: list[list[int]] = field(default_factory=list)
     """To be answered where ``config`` wants answers."""
+    same_rows: bool = False
+    """The held-out rows are those that are trained on."""
     supervised: float = 0.6
     first_gradient: bool = False
     bad_row: int | None = None
@@ -179,7 +181,9 @@ def assembled(job: Job, place: Place, shared: Path | None = None, attempt: int =
         engine=engine,
         gang=gang,
         train_rows=train_rows(scratch / "train", job),
-        eval_rows=rows_in(scratch / "eval", 2, job.eval_lengths, job.supervised),
+        eval_rows=rows_in(
+            scratch / "eval", 1 if job.same_rows else 2, job.eval_lengths, job.supervised
+        ),
         checkpoints=checkpoints,
         shutdown=NeverStop(),  # type: ignore[arg-type]
         reporter=recorder(place, folder, attempt),
