@@ -203,6 +203,10 @@ class ArtifactReport(_Report):
     step: Count | None = None
 
 
+class GateReport(_Report):
+    message: Annotated[str, Field(max_length=1024)] = ""
+
+
 class LastWords(_Training):
     """A termination message."""
 
@@ -213,6 +217,8 @@ class LastWords(_Training):
     model: ModelReport | None = None
     data: DataReport | None = None
     artifact: ArtifactReport | None = None
+    gate: GateReport | None = None
+    """What export found the gate to be passed by."""
     train: _Training | None = None
     """In export's words: train's final numbers again."""
 

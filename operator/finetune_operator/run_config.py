@@ -42,6 +42,7 @@ def run_config(
                 "device": "GPU" if spec.workers.gpus_per_worker else "CPU",
             },
             "evaluation": _evaluation(spec),
+            "gate": _gate(spec),
             "checkpoint": {
                 "everySteps": spec.checkpoint.every_steps,
                 "asynchronous": spec.checkpoint.asynchronous is Switch.ENABLED,
@@ -141,6 +142,22 @@ def _evaluation(spec: FineTuneJobSpec) -> dict[str, Any]:
             "minDelta": float(evaluation.overfitting.min_delta),
             "maxGap": _number(evaluation.overfitting.max_gap),
         },
+    }
+
+
+def _gate(spec: FineTuneJobSpec) -> dict[str, Any] | None:
+    if spec.gate is None:
+        return None
+    return {
+        "scores": [
+            {
+                "metric": score.metric.value,
+                "atLeast": _number(score.at_least),
+                "atMost": _number(score.at_most),
+                "minImprovement": _number(score.min_improvement),
+            }
+            for score in spec.gate.scores
+        ]
     }
 
 

@@ -471,12 +471,38 @@ def test_answers_are_scored_beside_those_of_the_untouched_model_and_published(
     assert "answers.html" in (published / "README.md").read_text()
 
 
+def test_a_model_that_its_gate_holds_back_is_not_published(
+    jobs: Jobs, kubectl: Kubectl, files: Path, attempts: Any
+) -> None:
+    jobs.apply(
+        "short",
+        steps=3,
+        data={**DATA, "evalFraction": "0.2"},
+        workers={"resources": ONE_CPU},
+        evaluation={"generation": {"metrics": ["ExactMatch"], "maxNewTokens": 8}},
+        gate={"scores": [{"metric": "ExactMatch", "atLeast": "1"}]},
+    )
+    status = jobs.wait_phase("short", "Succeeded", "Failed", seconds=WORK_SECONDS)
+    told = conditions(status)
+    assert (status["phase"], status["failure"]["class"]) == ("Failed", "GateFailed")
+    sentence = "exactMatch is 0 and has to be at least 1"
+    for name, value in (("Failed", "True"), ("GatePassed", "False"), ("Published", "False")):
+        assert (told[name]["status"], told[name]["reason"]) == (value, "GateFailed")
+        assert sentence in told[name]["message"]
+    assert "artifact" not in status and "restarts" not in status
+    attempt = attempts("short") / "0"
+    assert (attempt / "adapter/adapter_model.safetensors").exists()
+    assert (attempt / "answers.html").exists()
+    output = attempt.parent.parent / "output"
+    assert not output.exists() or not list(output.iterdir())
+
+
 def test_training_that_learns_by_heart_is_stopped_and_its_best_weights_are_published(
     jobs: Jobs, kubectl: Kubectl, files: Path, attempts: Any
 ) -> None:
     """Answers are drawn by lot, so what is learnt of some questions harms all others."""
     rng = random.Random(3)
-    words = "gang pods question answer system user start together".split()
+    words = ["gang", "pods", "question", "answer", "system", "user", "start", "together"]
     rows = [
         chat_row(f"What is gang {n}?", " ".join(rng.choice(words) for _ in range(12)))
         for n in range(ROWS)

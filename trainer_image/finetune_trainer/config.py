@@ -220,6 +220,22 @@ class Evaluation(_Section):
     overfitting: Overfitting = Overfitting()
 
 
+class GateScore(_Section):
+    """See ``judging.gate``."""
+
+    metric: Metric | Literal["EvalLoss", "Perplexity", "TokenAccuracy"]
+    at_least: float | None = None
+    at_most: float | None = None
+    min_improvement: float | None = None
+    """Over the untouched model."""
+
+
+class Gate(_Section):
+    """What the model has to reach to be published."""
+
+    scores: tuple[GateScore, ...]
+
+
 class Checkpoint(_Section):
     every_steps: int | None = None
     """None: only on SIGTERM."""
@@ -277,6 +293,7 @@ class RunConfig(_Section):
     zero_stage: Literal[0, 1, 2, 3]
     workers: Workers
     evaluation: Evaluation = Evaluation()
+    gate: Gate | None = None
     checkpoint: Checkpoint = Checkpoint()
     recovery: Recovery = Recovery()
     output: Output = Output()

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import RunConfig
 from finetune_trainer.errors import ModelLoad, StageError
+from finetune_trainer.judging.gate import pass_gate
 from finetune_trainer.judging.questions import stop_tokens
 from finetune_trainer.judging.table import ANSWERS, PAGE
 from finetune_trainer.model import load_model, load_tokenizer, prompt_ids
@@ -50,7 +51,8 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
     """Publish ``output.formats`` of the attempt below ``output``: ``adapter`` and/or ``merged``.
 
     Returns ``artifact`` and the train result's ``train``. Repeating it is harmless. Raises
-    ``StageError`` when the weights are damaged or behave differently after the export.
+    ``StageError`` when the weights are damaged or behave differently after the export, and
+    ``GateFailed``, before anything is written, when they are not good enough.
     """
     attempt = workspace / "attempts" / str(train_attempt)
     trained = attempt / ("adapter" if config.method.lora else "model")
@@ -61,6 +63,7 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
     base = manifests.read_manifest(workspace / "model")
     data = manifests.read_manifest(workspace / "data")
     result = _train_result(attempt)
+    passed = pass_gate(config.gate, result.get("metrics") or {}) if config.gate else None
     card = model_card(config, base, data, result)
     facts = {
         "job": config.job.model_dump(),
@@ -97,6 +100,7 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
             "maxLogitDifference": difference,
             **({"step": step} if (step := result.get("keptStep", result.get("step"))) else {}),
         },
+        **({"gate": {"message": passed}} if passed else {}),
         "train": {key: result[key] for key in ("metrics", "step", "steps") if key in result},
     }
 

@@ -39,6 +39,8 @@ class ConditionType(StrEnum):
     """All training pods are ready."""
     OVERFITTING = "Overfitting"
     """The model learns its rows by heart. False: it does not, and the reason says how it does."""
+    GATE_PASSED = "GatePassed"
+    """The model reached what `spec.gate` asks for."""
     PUBLISHED = "Published"
     """The result lies at its place, loaded again and compared."""
 
@@ -69,6 +71,9 @@ class Reason(StrEnum):
     WELL_FITTED = "WellFitted"
     RESTARTING = "Restarting"
     EXPORTING = "Exporting"
+    GATE_PASSED = "GatePassed"
+    NO_GATE = "NoGate"
+    """`spec.gate` asks for nothing."""
     PUBLISHED = "Published"
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"

@@ -8,7 +8,8 @@ from pydantic import Field
 from pydantic.alias_generators import to_camel
 
 from .budget import UsageLimit
-from .evaluation import Evaluation, OnOverfitting
+from .evaluation import Baseline, Evaluation, OnOverfitting
+from .gate import ON_TOKENS, Gate
 from .queue import Queue
 from .recovery import Recovery
 from .schema import Rule, SpecModel
@@ -57,6 +58,8 @@ class FineTuneJobSpec(SpecModel):
     model."""
     evaluation: Evaluation = Evaluation()
     """Scores on the held-out rows."""
+    gate: Gate | None = None
+    """What the model has to reach to be published. Absent: every model is."""
     checkpoint: Checkpoint = Checkpoint()
     """Saved training state."""
     recovery: Recovery = Recovery()
@@ -134,6 +137,12 @@ def _holds_out(spec: FineTuneJobSpec) -> bool:
     return spec.data.eval is not None or float(spec.data.eval_fraction or 1) > 0
 
 
+def _measures(spec: FineTuneJobSpec, gate: Gate) -> bool:
+    generation = spec.evaluation.generation
+    known = {*ON_TOKENS, *(generation.metrics if generation else ())}
+    return all(score.metric.value in known for score in gate.scores)
+
+
 def _batch_fits(spec: FineTuneJobSpec) -> bool:
     size = spec.training.global_batch_size
     return (
@@ -181,6 +190,34 @@ FineTuneJobSpec.rules = (
         "remove evaluation.generation",
         field_path=".evaluation.generation",
         check=lambda spec: spec.evaluation.generation is None or _holds_out(spec),
+    ),
+    Rule(
+        cel="!has(self.gate) || self.gate.scores.all(score,"
+        " score.metric in ['EvalLoss', 'Perplexity', 'TokenAccuracy']"
+        " || (has(self.evaluation.generation)"
+        " && self.evaluation.generation.metrics.exists(metric, metric == score.metric)))",
+        message="the gate asks for a score of answers that is not measured: add its metric to "
+        "evaluation.generation.metrics",
+        field_path=".gate.scores",
+        check=lambda spec: spec.gate is None or _measures(spec, spec.gate),
+    ),
+    Rule(
+        cel="!has(self.gate) || self.evaluation.baseline == 'Measure'"
+        " || !self.gate.scores.exists(score, has(score.minImprovement))",
+        message="minImprovement compares with the untouched model: set baseline to Measure",
+        field_path=".evaluation.baseline",
+        check=lambda spec: (
+            spec.gate is None
+            or spec.evaluation.baseline is Baseline.MEASURE
+            or all(score.min_improvement is None for score in spec.gate.scores)
+        ),
+    ),
+    Rule(
+        cel="!has(self.gate) || has(self.data.eval)"
+        " || !has(self.data.evalFraction) || double(self.data.evalFraction) > 0.0",
+        message="the gate needs scores on held-out rows: set data.eval, or an evalFraction above 0",
+        field_path=".gate",
+        check=lambda spec: spec.gate is None or _holds_out(spec),
     ),
     Rule(
         cel="self.evaluation.overfitting.action != 'StopKeepBest' || has(self.data.eval)"

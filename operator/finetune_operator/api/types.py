@@ -11,6 +11,7 @@ from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
+from .gate import Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
@@ -172,6 +173,9 @@ __all__ = [
     "FineTuneJobSpec",
     "FineTuneJobStatus",
     "Full",
+    "Gate",
+    "GateMetric",
+    "GateScore",
     "Generation",
     "Goodput",
     "LatestCheckpoint",

@@ -21,7 +21,7 @@ def fit_condition(
     if report is None or report.attempt != facts.stage.attempt or report.judgement is None:
         return {}
     finding = report.judgement.finding
-    value = "True" if finding == Reason.OVERFITTING else "False"
+    value = "True" if finding == Reason.OVERFITTING.value else "False"
     return {ConditionType.OVERFITTING.value: (value, finding, report.judgement.message)}
 
 

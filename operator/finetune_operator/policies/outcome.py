@@ -11,6 +11,7 @@ from .ending import POLL_SECONDS, name_pods
 from .facts import RUNNING_PHASES, Facts, State, Verdict, record_job
 from .failure import digest, digest_of_vanished, tell
 from .fit import fit_condition, tell_fit
+from .gate import gate_passed
 from .history import tell_skipped
 from .numbers import final_numbers, last_words, prepared_changes, trained_changes
 from .out_of_reach import lost_of_attempt
@@ -81,6 +82,7 @@ def _succeeded(facts: Facts) -> Verdict | None:
         message=f"the result lies at {changes['artifact'].uri}{tell_skipped(facts.status)}"
         f"{tell_fit(facts.status)}",
         changes=changes,
+        conditions=gate_passed(facts, words),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from finetune_trainer.config import Overfitting
 
 RISE = 0.03
-"""So much above the best, as a share of it, is no noise: the best of noisy losses is a lucky one."""
+"""A rise by less than this share of the best is noise: the best of many losses is a lucky one."""
 STILL_FALLING = 0.01
 """Underfitting: a tenth more steps would lower the held-out loss by more than this share of it."""
 LAST_PART = 1 / 3

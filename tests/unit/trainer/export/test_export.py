@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from finetune_trainer import export
 from finetune_trainer.config import Lora, RunConfig
-from finetune_trainer.errors import StageError
+from finetune_trainer.errors import GateFailed, StageError
 from finetune_trainer.model import load_model, lora_config
 from finetune_trainer.prepare import stage
 
@@ -161,6 +161,17 @@ def test_the_table_of_answers_and_its_scores_come_along(folder: Path) -> None:
         card = (published / "README.md").read_text()
         assert "| BLEU | 2.5 | 31.25 |" in card and "(answers.html)" in card
         assert "BLEU: `nrefs:1|version:2`." in card
+
+
+def test_a_model_that_the_gate_holds_back_is_not_published(folder: Path) -> None:
+    shut = {"scores": [{"metric": "EvalLoss", "minImprovement": 1.5}]}
+    with pytest.raises(GateFailed, match=r"evalLoss is 0\.9 after 2\.2 .* by at least 1\.5"):
+        run(folder, gate=shut)
+    assert not (folder / "ws/output").exists()
+    assert (folder / "ws/attempts/0/adapter/adapter_model.safetensors").exists()
+    told = run(folder, gate={"scores": [{"metric": "EvalLoss", "minImprovement": 1.2}]})
+    assert told["gate"] == {"message": "evalLoss is 0.9 (untouched model: 2.2)"}
+    assert told["artifact"]["step"] == 10
 
 
 def test_an_end_of_turn_that_is_not_eos_becomes_a_stop_token(tmp_path: Path) -> None:
