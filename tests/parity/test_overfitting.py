@@ -61,6 +61,8 @@ def test_the_best_weights_come_back(tmp_path: Path, stage: int, lora: bool) -> N
     expected, found = whole(short, "masters"), whole(results, "masters")
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert state["metrics"]["evalLoss"] == pytest.approx(state["best"]["evalLoss"], rel=1e-9)
+    gap = state["metrics"]["evalLoss"] - state["curve"][best - 1]["trainLoss"]
+    assert state["metrics"]["generalizationGap"] == pytest.approx(gap, rel=1e-9)
     told = [(line["step"], line.get("restored")) for line in lines(tmp_path) if "answers" in line]
     assert told == [(0, None), (best + 3, best)]
     assert f"after step {best}" in (tmp_path / "attempts/0/answers.html").read_text()

@@ -70,6 +70,12 @@ class Course:
         return best
 
     @property
+    def lowest(self) -> int:
+        """Step of the lowest held-out loss, by however little."""
+        finite = [point for point in self.points if math.isfinite(point.eval_loss)]
+        return min(finite, key=lambda point: point.eval_loss, default=self.last).step
+
+    @property
     def out_of_patience(self) -> bool:
         return len(self.points) - 1 - self.best >= self.policy.patience
 
@@ -94,8 +100,9 @@ def judge(course: Course) -> Judgement | None:
     if found is None or not found.stop:
         return found
     if course.policy.action == "StopKeepBest":
-        kept = course.points[course.best].step
-        return Judgement(found.finding, f"{found.message}; stopped, step {kept} is kept", stop=True)
+        ended = "stopped, " if course.share < 1 else ""
+        message = f"{found.message}; {ended}step {course.lowest} is kept"
+        return Judgement(found.finding, message, stop=True)
     return Judgement(found.finding, found.message)
 
 

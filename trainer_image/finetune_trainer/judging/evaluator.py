@@ -94,12 +94,12 @@ class Evaluator:
         """
         self._reporter.phase("eval", state.step)
         if restored is not None and self._eval_rows:
-            result = self._scored(self._eval_rows)
-            if result is None:
+            scored = self._both()
+            if scored is None:
                 return False
-            self._check(state, result)
-            _note(state, _numbers(result, None))
-            self._reporter.evaluated(state, result, None, baseline=False, restored=restored)
+            self._check(state, scored[0])
+            _note(state, _numbers(*scored))
+            self._reporter.evaluated(state, *scored, baseline=False, restored=restored)
         return self._questions is None or self._ask(state, final=True, restored=restored)
 
     def _check(self, state: TrainState, result: Evaluation) -> None:
@@ -124,18 +124,20 @@ class Evaluator:
         return _every(self._questions.wish.every_steps, state.step)
 
     def _measure(self, state: TrainState, last: bool) -> bool:
-        assert self._eval_rows is not None  # noqa: S101 - by _loss_due
-        result = self._scored(self._eval_rows)
-        if result is None:
+        scored = self._both()
+        if scored is None:
             return False
-        on_train = None
-        if self._policy.action != "Ignore":
-            scored = self._scored(self._sample)
-            if scored is None:
-                return False
-            on_train = scored.loss
-        self._remember(state, result, on_train, last)
+        self._remember(state, *scored, last)
         return True
+
+    def _both(self) -> tuple[Evaluation, float | None] | None:
+        """The held-out rows, and the loss on training rows if the policy wants it."""
+        assert self._eval_rows is not None  # noqa: S101 - by the callers
+        result = self._scored(self._eval_rows)
+        if result is None or self._policy.action == "Ignore":
+            return None if result is None else (result, None)
+        on_train = self._scored(self._sample)
+        return None if on_train is None else (result, on_train.loss)
 
     def _scored(self, rows: PackedRows) -> Evaluation | None:
         return evaluate(

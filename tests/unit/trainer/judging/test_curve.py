@@ -112,6 +112,18 @@ def test_only_the_action_stop_stops_and_names_what_is_kept(action: str) -> None:
     assert "lora.dropout" in said.message
 
 
+def test_the_lowest_is_kept_also_where_it_is_no_improvement() -> None:
+    """As the loop does it: minDelta is for patience alone."""
+    points = [Point(step, loss, loss) for step, loss in ((1, 2.0), (2, 1.99), (3, 2.1), (4, 2.1))]
+    policy = Overfitting(action="StopKeepBest", min_delta=0.1)
+    said = [
+        judge(Course(points, policy, base=None, share=share, lora=False)) for share in (0.2, 1.0)
+    ]
+    assert [each.message.rpartition("; ")[2] for each in said if each] == [
+        "stopped, step 2 is kept", "step 2 is kept",
+    ]  # fmt: skip
+
+
 def test_patience_counts_from_the_last_improvement_by_more_than_min_delta() -> None:
     losses = [2.0, 1.0, 0.99, 0.98, 0.97]
     points = [Point(n, loss, loss) for n, loss in enumerate(losses, 1)]
