@@ -1,0 +1,294 @@
+"""How much memory a rank needs at its worst moment: pure functions of the model and the settings.
+
+Symbols, as in the formulas below: P all parameters, T trained ones, w ranks, c bytes of a number
+in forward and backward (4 in FP32, else 2), t tokens of a micro-batch, N of these that carry a
+loss, L layers, h hidden size, a heads × head size, f width of the MLP, V vocabulary.
+
+Sources. What ZeRO keeps: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion
+Parameter Models" (arXiv:1910.02054), section 3, and DeepSpeed 0.19 (``stage_1_and_2.py``,
+``stage3.py``) where it differs. What backward needs of forward: counted in the way of Korthikanti
+et al., "Reducing Activation Recomputation" (arXiv:2205.05198), section 4.1, for attention without
+stored scores; the tests compare the counts with the tensors that torch saves. Numbers that were
+measured, not derived, are the constants of `RUNTIME_BYTES`.
+
+Not in the plan: dropout inside the model (``training.dropout``), which keeps masks and on CPUs the
+scores of attention; answers to held-out prompts; fragmentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from .memory_ladder import Fit
+
+BUCKET_ELEMENTS = 50_000_000
+"""Of a communication bucket, as the trainer sets it (``zero_config.BUCKET_ELEMENTS``)."""
+LIVE_ELEMENTS = 1_000_000_000
+"""ZeRO-3 keeps so many gathered parameters until they are used again (DeepSpeed's default of
+``stage3_max_live_parameters`` and ``stage3_max_reuse_distance``)."""
+RUNTIME_BYTES = {"CPU": 700_000_000, "GPU": 1_500_000_000}
+"""Of a rank before it has a model. CPU: the interpreter with torch, DeepSpeed, transformers and
+PEFT. GPU: context, NCCL and workspaces on the device; a first estimate."""
+LOSS_BYTES = 12
+"""Of a logit when backward begins: log-probability, its gradient, and that of the logit, in fp32;
+the logit itself is freed by then."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a plan must know of a model; prepare reads it from the model's configuration."""
+
+    parameters: int
+    trainable: int
+    """Parameters that the job's method trains."""
+    largest: int
+    """Elements of the largest trained tensor."""
+    layers: int
+    hidden: int
+    attention: int
+    """Heads × head size."""
+    intermediate: int
+    vocabulary: int
+    gated: bool
+    """The MLP multiplies two projections, as SwiGLU does."""
+    rms_norm: bool
+    """Norms are RMSNorm, computed in fp32 from single operations; else LayerNorm."""
+    stepwise_gelu: bool = False
+    """The MLP's activation is computed in single steps, each of which keeps its result."""
+    adapters: int = 0
+    """Linear layers with an adapter."""
+    adapter_inputs: int = 0
+    """Input features of all of them together."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How it is trained, besides the fit."""
+
+    precision: Literal["BF16", "FP16", "FP32"]
+    device: Literal["CPU", "GPU"]
+    row_tokens: int
+    """Of the longest packed row."""
+    row_targets: int
+    """Tokens that carry a loss, in the row that has most of them."""
+    optimizer: Literal["AdamW", "SGD"] = "AdamW"
+    lora_rank: int = 0
+    """0: full fine-tuning."""
+    lora_dropout: bool = False
+    packed: bool = True
+    """Rows hold several samples, so attention needs a mask."""
+    checkpoint_copy: bool = False
+    """A copy of the training state waits in host memory to be written."""
+
+    @property
+    def number_bytes(self) -> int:
+        """Symbol c."""
+        return 4 if self.precision == "FP32" else 2
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank at one moment: of its GPU, or of its process on CPU."""
+
+    parameters: int = 0
+    """Weights that compute."""
+    gradients: int = 0
+    optimizer: int = 0
+    """Master weights and the optimizer's state."""
+    activations: int = 0
+    """What backward needs of forward."""
+    logits: int = 0
+    """Of supervised tokens, with their probabilities and gradients."""
+    buffers: int = 0
+    """Communication and temporaries."""
+    checkpoint_copy: int = 0
+    runtime: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, part.name) for part in fields(self))
+
+    @property
+    def certain(self) -> int:
+        """Without what depends on the batch, and without temporaries."""
+        return self.parameters + self.optimizer
+
+
+def predict(shape: Shape, setup: Setup, fit: Fit) -> Memory:
+    """The moment of a step that needs most. Never negative; more tokens never need less."""
+    return max(moments(shape, setup, fit).values(), key=lambda memory: memory.total)
+
+
+def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
+    """The moments that can be the worst: loss, head and layers of backward, its end, step, save.
+
+    The optimizer's state is counted in all of them: it is there from the first step on.
+    """
+    c, stage = setup.number_bytes, zero_stage(fit, setup)
+    tokens = fit.micro * setup.row_tokens
+    targets = fit.micro * min(setup.row_targets, setup.row_tokens)
+    parameters, live = weights(shape, setup, fit)
+    held, whole, at_step, temporaries = _gradients(shape, setup, fit)
+    bucket = 4 * min(shape.trainable, BUCKET_ELEMENTS)
+    kept = activations(shape, setup, fit)
+    layer = layer_activations(shape, setup, fit)
+    trains_head = c * shape.vocabulary * shape.hidden if not setup.lora_rank else 0
+    # Gradients that flow through one layer: two of the width of the MLP, two of the hidden one.
+    flow = c * tokens * (2 * shape.intermediate + 2 * shape.hidden)
+    filling = bucket if stage > 0 else 0
+    always = {
+        "optimizer": optimizer_state(shape, setup, fit),
+        "checkpoint_copy": _checkpoint_copy(shape, setup, fit),
+        "runtime": RUNTIME_BYTES[setup.device],
+    }
+    logits = targets * shape.vocabulary
+    again = layer if fit.activation_checkpointing else 0
+    return {
+        "loss": Memory(
+            parameters=parameters + live,
+            gradients=held,
+            activations=kept,
+            logits=LOSS_BYTES * logits,
+            buffers=filling,
+            **always,
+        ),
+        "head": Memory(
+            parameters=parameters + live,
+            gradients=held,
+            activations=kept,
+            logits=(4 + c) * logits,
+            buffers=filling + trains_head,
+            **always,
+        ),
+        "layers": Memory(
+            parameters=parameters + live,
+            gradients=held,
+            activations=kept + again,
+            buffers=filling + flow,
+            **always,
+        ),
+        "end of backward": Memory(
+            parameters=parameters + live,
+            gradients=whole,
+            activations=layer,
+            buffers=(bucket if stage > 0 or fit.world_size > 1 else 0) + flow + c * shape.largest,
+            **always,
+        ),
+        "step": Memory(
+            parameters=parameters,
+            gradients=at_step,
+            buffers=temporaries + (bucket if stage == 3 else 0),
+            **always,
+        ),
+        "save": Memory(
+            parameters=parameters,
+            buffers=c * shape.trainable if setup.device == "CPU" else 0,
+            **always,
+        ),
+    }
+
+
+def zero_stage(fit: Fit, setup: Setup) -> int:
+    """Stage that really runs: 0 in 16 bits runs as 1 (``zero_config.effective_stage``)."""
+    return 1 if fit.zero_stage == 0 and setup.precision != "FP32" else fit.zero_stage
+
+
+def weights(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int]:
+    """cP; in ZeRO-3 cP/w, and besides what is gathered while forward and backward run."""
+    c, everything = setup.number_bytes, shape.parameters
+    if zero_stage(fit, setup) < 3:
+        return c * everything, 0
+    return _share(c * everything, fit), c * min(everything, LIVE_ELEMENTS)
+
+
+def optimizer_state(shape: Shape, setup: Setup, fit: Fit) -> int:
+    """Master weights 4T/w and, with AdamW, two moments of 4T/w each.
+
+    There are no master weights in FP32 at ZeRO 0 and 3, where the weights serve as such; at ZeRO 1
+    and 2 DeepSpeed clones them in FP32, too. ZeRO 0 divides nothing.
+    """
+    stage = zero_stage(fit, setup)
+    moments_of = 8 if setup.optimizer == "AdamW" else 0
+    if stage == 0:
+        return moments_of * shape.trainable
+    master = 0 if stage == 3 and setup.precision == "FP32" else 4
+    return _share((master + moments_of) * shape.trainable, fit)
+
+
+def _gradients(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int, int, int]:
+    """Bytes while a micro-batch of a later one begins backward; after the last one; while the
+    optimizer updates; and the temporaries of that update.
+
+    ZeRO 0 and 1 hold 4T, ZeRO 2 and 3 hold 4T/w. In FP32 ZeRO 2 adds a micro-batch's gradients to
+    those before it, in memory of their own. FP32 gradients are flattened into a copy before the
+    update. AdamW of torch makes two temporaries as large as what it updates, unless it is fused
+    (on GPUs): at ZeRO 0 a parameter, else this rank's whole part.
+    """
+    stage, exact = zero_stage(fit, setup), setup.precision == "FP32"
+    full, part = 4 * shape.trainable, _share(4 * shape.trainable, fit)
+    several = fit.accumulation > 1
+    unfused = setup.optimizer == "AdamW" and setup.device == "CPU"
+    if stage == 0:
+        return (full if several else 0), full, full, 8 * shape.largest
+    update = 2 * part if unfused else 0
+    flattened = part if exact else 0
+    at_step, temporaries = part, max(update, flattened)
+    if stage == 3:
+        return part, part, 2 * part, update
+    if stage == 1:
+        return (full if several else 0), full, at_step, temporaries
+    whole = 2 * part if exact and several else part
+    return (part if several else 0), whole, at_step, temporaries
+
+
+def activations(shape: Shape, setup: Setup, fit: Fit) -> int:
+    """All layers, the final norm, and the supervised positions that the head is given.
+
+    With activation checkpointing the input of each layer is all that is kept: chL a token.
+    """
+    c, tokens = setup.number_bytes, fit.micro * setup.row_tokens
+    targets = fit.micro * min(setup.row_targets, setup.row_tokens)
+    norm = 3 if shape.rms_norm and not setup.lora_rank else 2
+    end = c * shape.hidden * (norm * tokens + targets)
+    if fit.activation_checkpointing:
+        return c * tokens * shape.hidden * shape.layers + end
+    return shape.layers * layer_activations(shape, setup, fit) + end
+
+
+def layer_activations(shape: Shape, setup: Setup, fit: Fit) -> int:
+    """What one layer keeps for backward: t (4h + 4a + mf) numbers, and a little more.
+
+    4h: input and output of both norms; 4a: queries, keys, values (repeated for grouped queries) and
+    the output of attention; m: 4 for a gated MLP, 2 else, 5 where GELU is computed in steps.
+    RMSNorm keeps its input in fp32 and, where its weight is trained, the normalized input. Packed
+    rows have a mask of one number for each pair of tokens of a row. An adapter keeps its inner
+    numbers, and with dropout a mask and its own input.
+    """
+    c, tokens = setup.number_bytes, fit.micro * setup.row_tokens
+    wide = 4 if shape.gated else 5 if shape.stepwise_gelu else 2
+    numbers = 4 * shape.hidden + 4 * shape.attention + wide * shape.intermediate
+    if shape.rms_norm and not setup.lora_rank:
+        numbers += 2 * shape.hidden
+    if setup.packed:
+        numbers += setup.row_tokens
+    size = c * numbers
+    if shape.rms_norm and c == 2:
+        size += 2 * 2 * shape.hidden
+    if setup.lora_rank and shape.layers:
+        adapted = c * setup.lora_rank * shape.adapters
+        if setup.lora_dropout:
+            adapted += (c + 1) * shape.adapter_inputs
+        size += -(-adapted // shape.layers)
+    return tokens * size
+
+
+def _checkpoint_copy(shape: Shape, setup: Setup, fit: Fit) -> int:
+    """12T/w with AdamW, 4T/w with SGD, in host memory: of a rank on CPU, beside a GPU."""
+    if not setup.checkpoint_copy or setup.device == "GPU":
+        return 0
+    return _share((12 if setup.optimizer == "AdamW" else 4) * shape.trainable, fit)
+
+
+def _share(size: int, fit: Fit) -> int:
+    return -(-size // fit.world_size)

@@ -1,0 +1,266 @@
+"""Bytes of a rank: against values reckoned by hand, against torch, and as a function."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
+
+from finetune_operator.memory_ladder import Fit
+from finetune_operator.memory_plan import (
+    RUNTIME_BYTES,
+    Memory,
+    Setup,
+    Shape,
+    activations,
+    layer_activations,
+    moments,
+    optimizer_state,
+    predict,
+    weights,
+)
+
+SMOL = Shape(
+    parameters=134_515_008,
+    trainable=134_515_008,
+    largest=49_152 * 576,
+    layers=30,
+    hidden=576,
+    attention=576,
+    intermediate=1536,
+    vocabulary=49_152,
+    gated=True,
+    rms_norm=True,
+)
+"""SmolLM2-135M: a Llama with a tied head."""
+ADAPTED = replace(
+    SMOL, trainable=4_884_480, largest=16 * 1536, adapters=210, adapter_inputs=30 * 4992
+)
+"""The same with LoRA of rank 16 on all linear layers."""
+GPT2 = Shape(
+    parameters=124_439_808,
+    trainable=124_439_808,
+    largest=50_257 * 768,
+    layers=12,
+    hidden=768,
+    attention=768,
+    intermediate=3072,
+    vocabulary=50_257,
+    gated=False,
+    rms_norm=False,
+    stepwise_gelu=True,
+)
+CPU = Setup("FP32", "CPU", row_tokens=256, row_targets=256)
+GPU = Setup("BF16", "GPU", row_tokens=256, row_targets=256)
+LORA_CPU = replace(CPU, lora_rank=16)
+ONE = Fit(micro=1, accumulation=1, activation_checkpointing=False, zero_stage=0, world_size=1)
+TWO = replace(ONE, world_size=2, zero_stage=2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "setup", "fit", "parameters", "optimizer"),
+    [
+        pytest.param(SMOL, CPU, ONE, 538_060_032, 1_076_120_064, id="no master copy in FP32"),
+        pytest.param(SMOL, CPU, TWO, 538_060_032, 807_090_048, id="stage 2 clones and halves"),
+        pytest.param(
+            SMOL, CPU, replace(TWO, zero_stage=3), 269_030_016, 538_060_032, id="stage 3 halves"
+        ),
+        pytest.param(
+            SMOL,
+            replace(CPU, optimizer="SGD"),
+            TWO,
+            538_060_032,
+            269_030_016,
+            id="SGD has no state",
+        ),
+        pytest.param(SMOL, GPU, ONE, 269_030_016, 1_614_180_096, id="stage 0 runs as 1 in BF16"),
+        pytest.param(
+            ADAPTED, LORA_CPU, TWO, 538_060_032, 29_306_880, id="adapters are all that has state"
+        ),
+        pytest.param(GPT2, CPU, TWO, 497_759_232, 746_638_848, id="GPT-2"),
+        pytest.param(
+            GPT2, GPU, replace(TWO, zero_stage=3), 124_439_808, 746_638_848, id="GPT-2 in BF16"
+        ),
+    ],
+)
+def test_the_state_is_exact(
+    shape: Shape, setup: Setup, fit: Fit, parameters: int, optimizer: int
+) -> None:
+    assert weights(shape, setup, fit)[0] == parameters
+    assert optimizer_state(shape, setup, fit) == optimizer
+
+
+@pytest.mark.parametrize(
+    ("shape", "setup", "fit", "size"),
+    [
+        # 4 × 256 × 30 × (10 × 576 + 4 × 1536 + 256) + 4 × 576 × (3 + 1) × 256
+        pytest.param(SMOL, CPU, ONE, 375_914_496, id="Llama"),
+        # 4 × 256 × 30 × 576 + the same end
+        pytest.param(
+            SMOL, CPU, replace(ONE, activation_checkpointing=True), 20_054_016, id="checkpointing"
+        ),
+        pytest.param(SMOL, CPU, replace(ONE, micro=2), 751_828_992, id="twice the rows"),
+        # 4 × 256 × 12 × (8 × 768 + 5 × 3072 + 256) + 4 × 768 × (2 + 1) × 256
+        pytest.param(GPT2, CPU, ONE, 269_746_176, id="GPT-2"),
+        # 2 × 256 × 30 × (4 × 576 + 4 × 576 + 4 × 1536 + 2 × 576 + 256 + 2 × 576) + 2 × 576 × 1024
+        pytest.param(SMOL, GPU, ONE, 205_651_968, id="RMSNorm keeps FP32 in BF16"),
+        # 4 × 256 × (30 × (8 × 576 + 4 × 1536 + 256) + 16 × 210 + 3 × 576)
+        pytest.param(ADAPTED, LORA_CPU, ONE, 343_375_872, id="frozen norms keep less"),
+    ],
+)
+def test_activations_by_hand(shape: Shape, setup: Setup, fit: Fit, size: int) -> None:
+    assert activations(shape, setup, fit) == size
+
+
+def test_the_worst_moment_by_hand() -> None:
+    """GPT-2 on one CPU: the weights, two moments, the gradients and AdamW's two temporaries."""
+    worst = predict(GPT2, CPU, ONE)
+    assert worst == moments(GPT2, CPU, ONE)["step"]
+    embedding = 50_257 * 768
+    assert worst.total == 16 * 124_439_808 + 8 * embedding + RUNTIME_BYTES["CPU"]
+
+
+def test_logits_decide_with_adapters() -> None:
+    worst = predict(ADAPTED, LORA_CPU, ONE)
+    assert worst == moments(ADAPTED, LORA_CPU, ONE)["loss"]
+    assert worst.logits == 12 * 256 * 49_152
+
+
+def test_only_supervised_tokens_have_logits() -> None:
+    few = predict(ADAPTED, replace(LORA_CPU, row_targets=10), ONE)
+    assert few.logits <= 12 * 10 * 49_152
+
+
+def test_a_checkpoint_copy_lies_in_the_memory_of_a_cpu_rank_alone() -> None:
+    copy = replace(CPU, checkpoint_copy=True)
+    assert predict(SMOL, copy, TWO).checkpoint_copy == 6 * 134_515_008
+    assert predict(SMOL, replace(GPU, checkpoint_copy=True), TWO).checkpoint_copy == 0
+
+
+TINY = {
+    "llama": LlamaConfig(
+        hidden_size=48,
+        intermediate_size=112,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        vocab_size=100,
+        tie_word_embeddings=True,
+    ),
+    "gpt2": GPT2Config(
+        n_embd=48,
+        n_layer=4,
+        n_head=6,
+        vocab_size=100,
+        bos_token_id=0,
+        eos_token_id=0,
+        resid_pdrop=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
+    ),
+}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", TINY)
+def test_torch_saves_what_the_plan_says(name: str, checkpointing: bool) -> None:
+    """Within 2 %: statistics of norms and attention, and angles of positions, are left out."""
+    saved = _saved_bytes(TINY[name], checkpointing)
+    shape = Shape(
+        parameters=1,
+        trainable=1,
+        largest=1,
+        layers=4,
+        hidden=48,
+        attention=48,
+        intermediate=112 if name == "llama" else 192,
+        vocabulary=100,
+        gated=name == "llama",
+        rms_norm=name == "llama",
+        stepwise_gelu=name == "gpt2",
+    )
+    setup = Setup("FP32", "CPU", row_tokens=64, row_targets=0)
+    fit = replace(ONE, activation_checkpointing=checkpointing)
+    assert activations(shape, setup, fit) == pytest.approx(
+        saved, rel=0.1 if checkpointing else 0.02
+    )
+
+
+def _saved_bytes(config: PretrainedConfig, checkpointing: bool) -> int:
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    positions = torch.arange(32).repeat(2)[None]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(input_ids=positions, position_ids=positions, use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+SHAPES = st.sampled_from([SMOL, ADAPTED, GPT2])
+SETUPS = st.builds(
+    Setup,
+    precision=st.sampled_from(["BF16", "FP16", "FP32"]),
+    device=st.sampled_from(["CPU", "GPU"]),
+    row_tokens=st.integers(1, 8192),
+    row_targets=st.integers(0, 8192),
+    optimizer=st.sampled_from(["AdamW", "SGD"]),
+    lora_rank=st.sampled_from([0, 16]),
+    lora_dropout=st.booleans(),
+    packed=st.booleans(),
+    checkpoint_copy=st.booleans(),
+)
+FITS = st.builds(
+    Fit,
+    micro=st.integers(1, 64),
+    accumulation=st.integers(1, 64),
+    activation_checkpointing=st.booleans(),
+    zero_stage=st.integers(0, 3),
+    world_size=st.integers(1, 512),
+)
+
+
+@given(SHAPES, SETUPS, FITS)
+def test_no_part_is_negative_and_more_work_never_needs_less(
+    shape: Shape, setup: Setup, fit: Fit
+) -> None:
+    now = predict(shape, setup, fit)
+    assert min(vars(now).values()) >= 0
+    assert now.certain <= now.total
+    larger = predict(shape, setup, replace(fit, micro=fit.micro + 1))
+    longer = predict(shape, replace(setup, row_tokens=setup.row_tokens + 1), fit)
+    assert now.total <= larger.total
+    assert now.total <= longer.total
+    assert layer_activations(shape, setup, fit) <= activations(
+        shape, setup, replace(fit, activation_checkpointing=False)
+    )
+
+
+@given(SHAPES, SETUPS, FITS.filter(lambda fit: fit.world_size > 1))
+def test_a_higher_stage_keeps_no_more(shape: Shape, setup: Setup, fit: Fit) -> None:
+    """Weights and optimizer, from stage 1 on; in FP32 stage 1 has a master copy and 0 has none."""
+    kept = [_certain(shape, setup, replace(fit, zero_stage=stage)) for stage in (1, 2, 3)]
+    assert kept == sorted(kept, reverse=True)
+    if setup.optimizer == "AdamW":
+        assert _certain(shape, setup, replace(fit, zero_stage=0)) >= kept[0]
+
+
+def _certain(shape: Shape, setup: Setup, fit: Fit) -> int:
+    return weights(shape, setup, fit)[0] + optimizer_state(shape, setup, fit)
+
+
+def test_a_memory_is_the_sum_of_its_parts() -> None:
+    assert Memory(1, 2, 3, 4, 5, 6, 7, 8).total == 36
