@@ -22,6 +22,7 @@ from .batch import solve_batch
 from .engine.store import Key
 from .errors import Fault, InvalidSpec
 from .memory_ladder import Fit, descend
+from .preflight import predicted
 from .run_config import run_config
 from .settings import Settings
 from .sources import ClaimUse, ResolvedOutput, Source, locate_sources
@@ -184,6 +185,7 @@ def plan_training(
         precision=precision.value if precision else "Auto",
         learning_rate=decimal_string(rate),
         steps=status.resolved.steps if status.resolved else wish.training.steps,
+        memory=predicted(wish, fit, status.model, status.data),
         image=image,
         reasons={name: reason for name, reason in reasons.items() if reason} or None,
         adaptations=adaptations,

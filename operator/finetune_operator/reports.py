@@ -160,12 +160,38 @@ class FailureReport(_Report):
     at: Number = None
 
 
+class ShapeReport(_Report):
+    """Sizes of the model, for the memory plan."""
+
+    trainable: Count | None = None
+    largest: Count | None = None
+    layers: Count | None = None
+    hidden: Count | None = None
+    attention: Count | None = None
+    intermediate: Count | None = None
+    vocabulary: Count | None = None
+    gated: bool | None = None
+    rms_norm: bool | None = None
+    stepwise_gelu: bool | None = None
+    adapters: Count | None = None
+    adapter_inputs: Count | None = None
+
+
+def _model_shape(value: Any) -> Any:
+    """One that makes no sense is none: the rest of the report still counts."""
+    try:
+        return None if value is None else ShapeReport.model_validate(value)
+    except ValidationError:
+        return None
+
+
 class ModelReport(_Report):
     architecture: Word | None = None
     parameters: Count | None = None
     context_length: Count | None = None
     digest: Word | None = None
     commit: Word | None = None
+    shape: Annotated[ShapeReport | None, BeforeValidator(_model_shape)] = None
 
 
 Counts = Annotated[dict[Word, Count], Field(max_length=64)]
@@ -192,6 +218,8 @@ class DataReport(_Report):
     packed_rows: Count | None = None
     eval_rows: Count | None = None
     eval_tokens: Count | None = None
+    longest_row: Count | None = None
+    most_supervised: Count | None = None
     digest: Word | None = None
     sources: Annotated[tuple[SourceReport, ...], Field(max_length=8)] | None = None
 

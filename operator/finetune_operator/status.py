@@ -31,6 +31,7 @@ from .policies.gpu_budget import budget_exceeded, budget_unreadable, seconds_unt
 from .policies.nodes import node_lost, node_unreachable
 from .policies.out_of_reach import lost_nodes
 from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
+from .policies.preflight import memory_short, preflight
 from .policies.secrets import without_secrets
 from .policies.suspend import resumed, suspended
 from .policies.ttl import finished
@@ -57,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     obstructed,  # claims and sources that are not there
     budget_unreadable,
     not_begun,
+    memory_short,
     creation_refused,
     job_missing,  # everything is in place: create
     node_unreachable,  # it may come back
@@ -170,6 +172,7 @@ def _conditions(
             else ("True", Reason.ACCEPTED.value, "the spec can be carried out")
         ),
         ConditionType.DATASET_VALID.value: prepared if status.prepared else lost,
+        ConditionType.PREFLIGHT_PASSED.value: preflight(status),
         ConditionType.GANG_READY.value: gang,
         ConditionType.OVERFITTING.value: _kept(facts, ConditionType.OVERFITTING) or pending,
         ConditionType.GATE_PASSED.value: _gate(facts, verdict),

@@ -6,10 +6,12 @@ a manifest must also be judged without one, as a check in Python.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
@@ -259,6 +261,21 @@ def _is_quantity(value: int | str) -> int | str:
     if re.fullmatch(QUANTITY, str(value)) is None:
         raise ValueError("must be an amount in Kubernetes notation such as 500m, 2 or 32Gi")
     return value
+
+
+_SUFFIXES = ("", "k", "M", "G", "T", "P")
+
+
+def quantity_value(quantity: int | str) -> int:
+    """A quantity as a whole number, rounded up: bytes for memory."""
+    text = str(quantity)
+    number = text.rstrip("mkMGTPKi")
+    suffix = text[len(number) :]
+    if suffix == "m":
+        return math.ceil(Fraction(number) / 1000)
+    base = 1024 if suffix.endswith("i") else 1000
+    power = _SUFFIXES.index(suffix.removesuffix("i").replace("K", "k"))
+    return math.ceil(Fraction(number) * base**power)
 
 
 Quantity = Annotated[

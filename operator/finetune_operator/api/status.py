@@ -76,6 +76,21 @@ class PassedOver(StatusModel):
     """The bad one."""
 
 
+class MemoryStatus(StatusModel):
+    """What a rank will need at its worst moment, predicted: of its GPU, or of its pod's share."""
+
+    predicted_bytes: Counter | None = None
+    """All parts together."""
+    available_bytes: Counter | None = None
+    """`spec.workers.memoryPerGpu`; on CPU the pod's memory limit divided by its ranks. Absent: not
+    known."""
+    parts: Annotated[dict[str, Counter], Field(max_length=16)] | None = None
+    """Bytes of parameters, gradients, optimizer, activations, logits, buffers, checkpointCopy and
+    runtime at that moment."""
+    fits_with: Annotated[str, Field(max_length=256)] | None = None
+    """The nearest configuration that fits, where this one does not."""
+
+
 class Resolved(StatusModel):
     """What absent fields became."""
 
@@ -97,6 +112,8 @@ class Resolved(StatusModel):
     """Peak learning rate."""
     steps: Counter | None = None
     """Optimizer steps of the whole training; known after prepare."""
+    memory: MemoryStatus | None = None
+    """What a rank is predicted to need; known after prepare."""
     image: str | None = None
     """Trainer image of this job; kept from its first pod to its last."""
     reasons: Annotated[dict[str, Message], Field(max_length=32)] | None = None
@@ -105,6 +122,35 @@ class Resolved(StatusModel):
     """What was made smaller after training ran out of memory, in order."""
     passed_over: Annotated[tuple[PassedOver, ...], Field(max_length=32)] | None = None
     """Steps that were passed over after roll-backs, in order; they count as done."""
+
+
+class ModelShape(StatusModel):
+    """Sizes that the memory plan is made from."""
+
+    trainable: Counter | None = None
+    """Parameters that the method trains."""
+    largest: Counter | None = None
+    """Elements of the largest trained tensor."""
+    layers: Counter | None = None
+    """Decoder layers."""
+    hidden: Counter | None = None
+    """Hidden size."""
+    attention: Counter | None = None
+    """Attention heads × head size."""
+    intermediate: Counter | None = None
+    """Width of the MLP."""
+    vocabulary: Counter | None = None
+    """Size of the vocabulary."""
+    gated: bool | None = None
+    """The MLP multiplies two projections."""
+    rms_norm: bool | None = None
+    """Norms are RMSNorm; else LayerNorm."""
+    stepwise_gelu: bool | None = None
+    """GELU is computed in single steps."""
+    adapters: Counter | None = None
+    """Linear layers with an adapter."""
+    adapter_inputs: Counter | None = None
+    """Input features of all of them together."""
 
 
 class ModelStatus(StatusModel):
@@ -120,6 +166,8 @@ class ModelStatus(StatusModel):
     """Digest of the weights: sha256:…"""
     commit: str | None = None
     """Commit that `spec.model.revision` meant, for hf:// models."""
+    shape: ModelShape | None = None
+    """Sizes that the memory plan is made from."""
 
 
 class SourceStatus(StatusModel):
@@ -164,6 +212,10 @@ class DataStatus(StatusModel):
     """Held-out rows."""
     eval_tokens: Counter | None = None
     """Tokens of the held-out rows."""
+    longest_row: Counter | None = None
+    """Tokens of the longest sequence after packing."""
+    most_supervised: Counter | None = None
+    """Most tokens that are learned in one sequence after packing."""
     digest: str | None = None
     """Digest of the prepared data: sha256:…"""
     report_path: str | None = None

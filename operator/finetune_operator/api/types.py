@@ -40,7 +40,9 @@ from .status import (
     LatestCheckpoint,
     Logs,
     LostNode,
+    MemoryStatus,
     Metrics,
+    ModelShape,
     ModelStatus,
     PassedOver,
     PastFailure,
@@ -69,7 +71,15 @@ from .training import (
     Switch,
     Training,
 )
-from .workers import EnvVar, LocalObjectRef, Resources, Stage, Toleration, Workers
+from .workers import (
+    EnvVar,
+    LocalObjectRef,
+    OnMemoryShortage,
+    Resources,
+    Stage,
+    Toleration,
+    Workers,
+)
 
 GROUP = "finetune.dev"
 VERSION = "v1alpha1"
@@ -185,15 +195,18 @@ __all__ = [
     "LossOn",
     "LossSpike",
     "LostNode",
+    "MemoryStatus",
     "Method",
     "Metrics",
     "Model",
+    "ModelShape",
     "ModelStatus",
     "NearDuplicates",
     "NodeAffinity",
     "Normalize",
     "ObjectMeta",
     "OnLossSpike",
+    "OnMemoryShortage",
     "OnNonFinite",
     "OnOutOfMemory",
     "OnOverfitting",

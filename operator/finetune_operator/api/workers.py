@@ -121,6 +121,13 @@ class EnvVar(SpecModel):
     """Value, as it is; no reference to Secrets is possible."""
 
 
+class OnMemoryShortage(StrEnum):
+    """What follows where a rank is predicted to need more memory than it has."""
+
+    WARN = "Warn"
+    FAIL = "Fail"
+
+
 class Workers(SpecModel):
     """The gang of training pods."""
 
@@ -132,6 +139,13 @@ class Workers(SpecModel):
     ranks_per_worker: Annotated[int, Field(ge=1, le=64)] | None = None
     """Ranks of each pod when they run on CPU. Exactly one of this and a positive
     `gpusPerWorker`."""
+    memory_per_gpu: Quantity | None = None
+    """Memory of each GPU, such as 80Gi; only compared with the prediction in
+    `status.resolved.memory`. Absent: the prediction is told and compared with nothing."""
+    on_memory_shortage: OnMemoryShortage = OnMemoryShortage.WARN
+    """Warn: condition PreflightPassed is False and training starts all the same, because a
+    prediction may be wrong; what then runs out of memory follows `recovery.onOutOfMemory`. Fail:
+    the job ends after prepare, before any training pod."""
     resources: Resources | None = None
     """CPU, memory and the like of each training pod. GPUs are set by `gpusPerWorker`."""
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] | None = None
@@ -166,6 +180,23 @@ class Workers(SpecModel):
             message="set exactly one of gpusPerWorker (at least 1; each GPU gets a rank) and "
             "ranksPerWorker (ranks on CPU)",
             check=lambda workers: (workers.gpus_per_worker > 0) != bool(workers.ranks_per_worker),
+        ),
+        Rule(
+            cel="!has(self.memoryPerGpu) || self.gpusPerWorker > 0",
+            message="memoryPerGpu goes with gpusPerWorker; on CPU the pod's memory limit counts",
+            field_path=".memoryPerGpu",
+            check=lambda workers: workers.memory_per_gpu is None or workers.gpus_per_worker > 0,
+        ),
+        Rule(
+            cel="self.onMemoryShortage != 'Fail' || self.gpusPerWorker == 0"
+            " || has(self.memoryPerGpu)",
+            message="Fail compares the prediction with the GPU's memory: set memoryPerGpu",
+            field_path=".onMemoryShortage",
+            check=lambda workers: (
+                workers.on_memory_shortage is not OnMemoryShortage.FAIL
+                or workers.gpus_per_worker == 0
+                or workers.memory_per_gpu is not None
+            ),
         ),
     )
 

@@ -20,6 +20,7 @@ from ..api.types import (
     decimal_string,
 )
 from ..observed import ChildPod
+from ..preflight import predicted
 from ..reports import (
     AccountReport,
     BestReport,
@@ -110,8 +111,11 @@ def prepared_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
             report_path=f"{facts.known_plan.workspace}/data/report.html",
             rejects_path=f"{facts.known_plan.workspace}/data/rejects.jsonl",
         )
-    if words and words.steps is not None and facts.status.resolved:
-        changes["resolved"] = facts.status.resolved.model_copy(update={"steps": words.steps})
+    plan = facts.known_plan
+    need = predicted(plan.spec, plan.fit, changes.get("model"), changes.get("data"))
+    resolved = facts.status.resolved or plan.resolved
+    steps = words.steps if words and words.steps is not None else resolved.steps
+    changes["resolved"] = resolved.model_copy(update={"steps": steps, "memory": need})
     return changes
 
 

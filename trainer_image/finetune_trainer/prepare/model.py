@@ -29,6 +29,7 @@ from finetune_trainer.errors import ModelLoad
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.hub import HubError, fetch
+from finetune_trainer.prepare.shape import shape_of
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +229,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "contextLength": getattr(config, "max_position_embeddings", None),
         "vocabularySize": config.vocab_size,
+        "shape": shape_of(model),
         "dtype": str(config.dtype or torch.float32).removeprefix("torch."),
     }
 

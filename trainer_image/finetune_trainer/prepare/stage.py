@@ -30,8 +30,9 @@ from finetune_trainer.prepare.prompts import held_out_prompts
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
 from finetune_trainer.prepare.report.facts import Side, report_facts
 from finetune_trainer.prepare.report.page import render_page
+from finetune_trainer.prepare.shape import shape_of_job
 from finetune_trainer.prepare.splits import Split, read_sides
-from finetune_trainer.prepare.store import Segment, write_split
+from finetune_trainer.prepare.store import PackedDataset, Segment, write_split
 from finetune_trainer.prepare.tokenize import (
     Tokenization,
     Tokenized,
@@ -68,7 +69,7 @@ def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
         read_prompts(workspace / "data" / "eval", wish, model["contextLength"])
     steps = planned_steps(config, data["packedRows"])
     log.info("prepared in %.1f s: %d steps", time.monotonic() - started, steps)
-    return {"model": _summary(model), "data": data, "steps": steps}
+    return {"model": _summary(config, model), "data": data, "steps": steps}
 
 
 def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> dict[str, Any]:
@@ -194,11 +195,14 @@ def _write(config: RunConfig, folder: Path, split: Split, tokenized: Tokenized) 
             f"({told(split.accounts) or 'no rows'})",
             "every row needs an answer that begins within spec.data.sequenceLength",
         )
+    written = PackedDataset(folder / split.name)
     return {
         "kept": kept,
         "tokens": sum(lengths),
         "supervisedTokens": tokenized.supervised,
         "packedRows": len(rows),
+        "longestRow": int(written.row_lengths.max()),
+        "mostSupervised": int(written.num_supervised.max()),
         "truncated": tokenized.truncated,
         "endOfTurn": tokenized.end_of_turn,
     }
@@ -239,7 +243,7 @@ def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
 def _counts(manifest: dict[str, Any]) -> dict[str, Any]:
     keys = (
         "rows kept changed dropped reported truncated tokens supervisedTokens packedRows evalRows "
-        "evalTokens evalPackedRows digest"
+        "evalTokens evalPackedRows longestRow mostSupervised digest"
     )
     reports = [*manifest["sources"], *manifest["evalSources"]]
     sources = [
@@ -250,9 +254,10 @@ def _counts(manifest: dict[str, Any]) -> dict[str, Any]:
     return {key: manifest[key] for key in keys.split()} | {"sources": sources[:_MAX_SOURCES]}
 
 
-def _summary(model: dict[str, Any]) -> dict[str, Any]:
+def _summary(config: RunConfig, model: dict[str, Any]) -> dict[str, Any]:
     keys = ("architecture", "parameters", "contextLength", "digest", "commit")
-    return {key: model[key] for key in keys if model.get(key) is not None}
+    told = {key: model[key] for key in keys if model.get(key) is not None}
+    return told | {"shape": shape_of_job(model, config.method.lora)}
 
 
 def _processes() -> int:

@@ -1,0 +1,125 @@
+"""Does a rank fit into its memory? The plan of `memory_plan` for a job's own settings."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from .api.schema import quantity_value
+from .api.types import (
+    DataStatus,
+    FineTuneJobSpec,
+    MemoryStatus,
+    ModelStatus,
+    OptimizerType,
+    Packing,
+    Switch,
+)
+from .memory_ladder import Fit, next_rung
+from .memory_plan import Memory, Setup, Shape, predict
+
+LARGEST = 3
+"""Parts that a sentence names."""
+
+
+def predicted(
+    spec: FineTuneJobSpec, fit: Fit, model: ModelStatus | None, data: DataStatus | None
+) -> MemoryStatus | None:
+    """What a rank will need, and the nearest smaller fit where that is too much.
+
+    None as long as prepare has not told the model's shape.
+    """
+    shape = _shape(model)
+    if shape is None:
+        return None
+    setup = _setup(spec, data)
+    need, available = predict(shape, setup, fit), available_bytes(spec)
+    short = available is not None and need.total > available
+    return MemoryStatus(
+        predicted_bytes=need.total,
+        available_bytes=available,
+        parts={_wire(name): size for name, size in _parts(need) if size},
+        fits_with=_nearest(shape, setup, fit, available) if short and available else None,
+    )
+
+
+def available_bytes(spec: FineTuneJobSpec) -> int | None:
+    """Of a GPU as the spec says; on CPU a rank's share of its pod's memory limit."""
+    workers = spec.workers
+    if workers.gpus_per_worker:
+        known = workers.memory_per_gpu
+        return None if known is None else quantity_value(known)
+    limits = (workers.resources and workers.resources.limits) or {}
+    limit = limits.get("memory")
+    return None if limit is None else quantity_value(limit) // workers.ranks_per_pod
+
+
+def tell(memory: MemoryStatus) -> str:
+    """One sentence: what a rank needs, its largest parts, and what to do where it is too much."""
+    parts = sorted((memory.parts or {}).items(), key=lambda part: -part[1])[:LARGEST]
+    named = ", ".join(f"{name} {_gb(size)}" for name, size in parts)
+    need, available = memory.predicted_bytes or 0, memory.available_bytes
+    sentence = f"a rank is predicted to need {_gb(need)} at its worst moment ({named})"
+    if available is None:
+        return f"{sentence}; how much it has is not known"
+    sentence += f" and has {_gb(available)}"
+    if need <= available:
+        return sentence
+    if memory.fits_with:
+        return f"{sentence}; it would fit with {memory.fits_with}"
+    return f"{sentence}; no smaller micro-batch, checkpointing or ZeRO stage makes it fit"
+
+
+def _nearest(shape: Shape, setup: Setup, fit: Fit, available: int) -> str | None:
+    """The first rung of the ladder down from ``fit`` that fits, as what changes on the way."""
+    changes: dict[str, str] = {}
+    while rung := next_rung(fit):
+        fit, words = rung
+        changes[words.partition(" ")[0]] = words
+        if predict(shape, setup, fit).total <= available:
+            if "microBatchSize" in changes:
+                changes["microBatchSize"] = (
+                    f"microBatchSize {fit.micro} and accumulation {fit.accumulation}"
+                )
+            if "zeroStage" in changes:
+                changes["zeroStage"] = f"zeroStage {fit.zero_stage}"
+            return ", ".join(changes.values())
+    return None
+
+
+def _shape(model: ModelStatus | None) -> Shape | None:
+    if model is None or model.shape is None or model.parameters is None:
+        return None
+    told = model.shape.model_dump(exclude_none=True)
+    try:
+        return Shape(parameters=model.parameters, **told)
+    except TypeError:  # an incomplete report
+        return None
+
+
+def _setup(spec: FineTuneJobSpec, data: DataStatus | None) -> Setup:
+    on_gpu, training, lora = spec.workers.gpus_per_worker > 0, spec.training, spec.method.lora
+    longest = spec.data.sequence_length
+    saves = spec.checkpoint.every_steps is not None
+    return Setup(
+        precision=training.precision.value if training.precision else "BF16" if on_gpu else "FP32",
+        device="GPU" if on_gpu else "CPU",
+        row_tokens=(data and data.longest_row) or longest,
+        row_targets=(data and data.most_supervised) or longest,
+        optimizer="AdamW" if training.optimizer.type is OptimizerType.ADAMW else "SGD",
+        lora_rank=lora.rank if lora else 0,
+        lora_dropout=lora is not None and float(lora.dropout) > 0,
+        packed=spec.data.packing is Packing.ISOLATED,
+        checkpoint_copy=saves and spec.checkpoint.asynchronous is Switch.ENABLED,
+    )
+
+
+def _parts(memory: Memory) -> list[tuple[str, int]]:
+    return [(part.name, getattr(memory, part.name)) for part in fields(memory)]
+
+
+def _wire(name: str) -> str:
+    return "checkpointCopy" if name == "checkpoint_copy" else name
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
