@@ -34,6 +34,7 @@ from finetune_operator.api.types import (
     Failure,
     FineTuneJobStatus,
     LatestCheckpoint,
+    MemoryStatus,
     Phase,
     Progress,
     Reason,
@@ -548,6 +549,19 @@ ROWS: list[Any] = [
         make_facts(),
         ("not_begun", Phase.PENDING, State.MOVING, "Accepted", ""),
         id="a new job: its first attempt is written ahead, nothing is created yet",
+    ),
+    # memory_short
+    pytest.param(
+        make_facts(
+            status_in(
+                T,
+                attempt=0,
+                resolved=Resolved(memory=MemoryStatus(predicted_bytes=2, available_bytes=1)),
+            ),
+            spec=make_spec(workers={"onMemoryShortage": "Fail"}),
+        ),
+        ("memory_short", Phase.FAILED, State.FAILED, "MemoryShort", ""),
+        id="training would not fit, and is not to be tried",
     ),
     # creation_refused
     pytest.param(
