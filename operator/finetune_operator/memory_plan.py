@@ -9,7 +9,7 @@ Parameter Models" (arXiv:1910.02054), section 3, and DeepSpeed 0.19 (``stage_1_a
 ``stage3.py``) where it differs. What backward needs of forward: counted in the way of Korthikanti
 et al., "Reducing Activation Recomputation" (arXiv:2205.05198), section 4.1, for attention without
 stored scores; the tests compare the counts with the tensors that torch saves. Numbers that were
-measured, not derived, are the constants of `RUNTIME_BYTES`.
+guessed, until a benchmark measures them, are the constants of `RUNTIME_BYTES`.
 
 Not in the plan: dropout inside the model (``training.dropout``), which keeps masks and on CPUs the
 scores of attention; answers to held-out prompts; fragmentation.
