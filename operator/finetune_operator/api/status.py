@@ -76,9 +76,30 @@ class PassedOver(StatusModel):
     """The bad one."""
 
 
+class Resize(StatusModel):
+    """A change of the number of workers."""
+
+    attempt: Counter | None = None
+    """Attempt that ended; later ones have the new size."""
+    workers_before: Counter | None = None
+    """Training pods of that attempt."""
+    workers: Counter | None = None
+    """Training pods since then."""
+    wanted: Counter | None = None
+    """`spec.workers.count` at that time. Another one makes this void."""
+    step: Counter | None = None
+    """Last optimizer step known by then."""
+    reason: Message | None = None
+    """Why."""
+    at: Timestamp | None = None
+    """When."""
+
+
 class Resolved(StatusModel):
     """What absent fields became."""
 
+    workers: Counter | None = None
+    """Training pods of the gang; another number than `spec.workers.count` after a resize."""
     world_size: Counter | None = None
     """Ranks of the gang."""
     micro_batch_size: Counter | None = None
@@ -105,6 +126,8 @@ class Resolved(StatusModel):
     """What was made smaller after training ran out of memory, in order."""
     passed_over: Annotated[tuple[PassedOver, ...], Field(max_length=32)] | None = None
     """Steps that were passed over after roll-backs, in order; they count as done."""
+    resizes: Annotated[tuple[Resize, ...], Field(max_length=10)] | None = None
+    """Changes of the number of workers: the newest ten, the newest last."""
 
 
 class ModelStatus(StatusModel):
@@ -353,6 +376,9 @@ class Restarts(StatusModel):
     themselves."""
     roll_backs: Counter | None = None
     """Behind bad numbers (`resolved.passedOver`); limited by `spec.recovery.maxRollBacks`."""
+    resizes: Counter | None = None
+    """Changes of the number of workers (`resolved.resizes`); limited by
+    `spec.recovery.elastic.maxResizes`, and not part of `total`."""
     steps_redone: Counter | None = None
     """Optimizer steps that were lost and trained again."""
 

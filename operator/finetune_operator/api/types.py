@@ -10,6 +10,7 @@ from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .elastic import Elastic
 from .goodput import Cause, Goodput, TimeSpent
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
@@ -44,6 +45,7 @@ from .status import (
     PastFailure,
     Phase,
     Progress,
+    Resize,
     Resolved,
     Restarts,
     ResumedFrom,
@@ -164,6 +166,7 @@ __all__ = [
     "DataStatus",
     "DeepSpeed",
     "DropOrFail",
+    "Elastic",
     "EnvVar",
     "Evaluation",
     "Expect",
@@ -207,6 +210,7 @@ __all__ = [
     "Progress",
     "Reason",
     "Recovery",
+    "Resize",
     "Resolved",
     "Resources",
     "Restarts",
