@@ -145,8 +145,7 @@ class Gatherer:
         source = self._source_job(job.key, job.spec)
         if source is not None and (output := _published_model(source)):
             outputs[source.name] = output
-        begun = status.prepared is not None
-        inputs = job.spec, status.resolved, begun, outputs
+        inputs = job.spec, status.resolved, outputs
         known, planned = self._plans.get(job.uid, (None, (None, ())))
         if known == inputs:
             return planned
@@ -154,7 +153,7 @@ class Gatherer:
             plan = plan_training(job.key, job.uid, job.spec, status, self._platform, outputs)
             planned = plan, ()
             # Once it is written, what was resolved leads to the same plan again.
-            inputs = job.spec, plan.resolved, begun, outputs
+            inputs = job.spec, plan.resolved, outputs
         except InvalidSpec as error:
             planned = None, error.faults
         self._plans[job.uid] = inputs, planned
