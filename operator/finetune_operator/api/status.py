@@ -99,7 +99,7 @@ class Resolved(StatusModel):
     """What absent fields became."""
 
     workers: Counter | None = None
-    """Training pods of the gang; another number than `spec.workers.count` after a resize."""
+    """Training pods of the gang; after a resize not as many as `spec.workers.count`."""
     world_size: Counter | None = None
     """Ranks of the gang."""
     micro_batch_size: Counter | None = None
