@@ -24,6 +24,8 @@ from finetune_operator.api.types import (
     Goodput,
     PastFailure,
     Phase,
+    Resize,
+    Resolved,
     Restarts,
     ResumedFrom,
     StageName,
@@ -82,6 +84,15 @@ ACCOUNTS = st.builds(
     attempt=st.none() | SPENT,
     gpu_seconds=st.integers(0, 7200),
 )
+RESOLVED = st.builds(
+    Resolved,
+    global_batch_size=st.sampled_from([None, 16, 5]),
+    resizes=st.none()
+    | st.lists(
+        st.builds(Resize, workers=NUMBERS, workers_before=NUMBERS, wanted=NUMBERS, at=MAYBE_MOMENT),
+        max_size=3,
+    ).map(tuple),
+)
 STATUSES = st.builds(
     dict,
     observed_generation=st.integers(-1, 2),
@@ -106,6 +117,7 @@ STATUSES = st.builds(
     suspend_time=MAYBE_MOMENT,
     suspended_seconds=st.none() | st.integers(0, 5000),
     goodput=st.none() | ACCOUNTS,
+    resolved=st.none() | RESOLVED,
 ).map(lambda fields: FineTuneJobStatus(**fields))
 JOBS = st.lists(
     st.builds(
@@ -158,6 +170,7 @@ SPECS = st.sampled_from(
         make_spec(activeDeadlineSeconds=100),
         make_spec(workers={"ranksPerWorker": None, "gpusPerWorker": 2}, budget={"gpuHours": "1"}),
         make_spec(ttlSecondsAfterFinished=0),
+        make_spec(recovery={"elastic": {"min": 1, "max": 4, "growAfterSeconds": 10}}),
         {},
         {"model": 7, "suspend": "yes", "activeDeadlineSeconds": "x"},
     ]

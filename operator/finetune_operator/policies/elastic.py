@@ -24,6 +24,7 @@ from ..api.types import (
 )
 from ..gang_size import ELASTIC
 from ..plan import TrainingPlan
+from .deadline import seconds_left
 from .facts import Facts
 from .pending import explain
 
@@ -73,7 +74,8 @@ def more(facts: Facts) -> Resize | None:
     plan = facts.known_plan
     if not plan.sizes or plan.sizes[-1] <= _present(plan):
         return None
-    return _resize(facts, plan.sizes[-1], "room for all is looked for again")
+    size = plan.sizes[-1]
+    return _resize(facts, size, f"room for {size} is looked for again")
 
 
 def at_boundary(facts: Facts) -> Resize | None:
@@ -174,9 +176,10 @@ def got_nowhere(facts: Facts, elastic: Elastic) -> bool:
 
 
 def is_nearly_done(facts: Facts, elastic: Elastic) -> bool:
-    """What is left takes less time than the gang would have to train before the next try."""
+    """What is left, or allowed, takes less time than a gang has to train before it grows."""
     eta = facts.status.progress.eta_seconds if facts.status.progress else None
-    return eta is not None and eta < elastic.grow_after_seconds
+    ends = (eta, seconds_left(facts))
+    return any(left is not None and left < elastic.grow_after_seconds for left in ends)
 
 
 AGAINST_GROWTH: tuple[Callable[[Facts, Elastic], bool], ...] = (

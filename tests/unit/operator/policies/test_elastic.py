@@ -268,6 +268,11 @@ GROWS = trains(resize(4, 3))
         pytest.param(trains(resize(4, 3), heard=3600), None, id="nobody knows whether it trains"),
         pytest.param(trains(resize(4, 3, step=31)), None, id="nine steps are no progress"),
         pytest.param(trains(resize(4, 3), eta=GROW - 1), None, id="it is nearly done"),
+        pytest.param(
+            trains(resize(4, 3), wish={**spec(), "activeDeadlineSeconds": GROW}),
+            None,
+            id="it may not take that long",
+        ),
         pytest.param(trains(resize(4, 3), eta=None), 0, id="how long it takes is not known"),
         pytest.param(
             trains(resize(4, 3), resize(3, 4, step=20), resize(4, 3, step=20)),
