@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins = ["e2e.fixtures"]
+pytest_plugins = ["e2e.fixtures", "side_by_side", "pytester"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
