@@ -73,10 +73,10 @@ class StartUps:
         assert old is not None  # noqa: S101 - helm waited for it
         position = self._cluster.paths.audit_log.stat().st_size
         self._kube.delete("v1", "Pod", old["metadata"]["name"], SYSTEM_NAMESPACE)
-        pod = _until("the operator's successor", lambda: self._successor(old))
+        pod = until("the operator's successor", lambda: self._successor(old))
         name = pod["metadata"]["name"]
         start = container_start(name, "finetune_operator")
-        return _until("the operator's watches", lambda: self._watching(position, name)) - start
+        return until("the operator's watches", lambda: self._watching(position, name)) - start
 
     def training(self, name: str) -> TrainingStart:
         """Run one job up to its first step, then delete it and wait until its pods are gone."""
@@ -91,16 +91,16 @@ class StartUps:
         finally:
             self._kube.delete(API_VERSION, KIND, name, NAMESPACE)
             self._kube.delete("v1", "PersistentVolumeClaim", claim["metadata"]["name"], NAMESPACE)
-            _until("the end of the job's pods", lambda: not self._pods(name))
+            until("the end of the job's pods", lambda: not self._pods(name))
 
     def _first_step(self, name: str, uid: str, claim: str) -> TrainingStart:
-        pod = _until("the training pod", lambda: self._running_pod(name))
+        pod = until("the training pod", lambda: self._running_pod(name))
         start = container_start(pod["spec"]["hostname"], "finetune_trainer")
         bound = self._kube.get("v1", "PersistentVolumeClaim", claim, NAMESPACE) or {}
         folder = self._cluster.paths.volumes / bound["spec"]["volumeName"] / NAMESPACE / uid
         attempt = folder / "attempts" / pod["metadata"]["labels"]["finetune.dev/attempt"]
-        lines = _until("the first step", lambda: _first_lines(attempt / "metrics.jsonl"))
-        marks = [start, *_marks((attempt / "logs" / "rank-0.log").read_text())]
+        lines = until("the first step", lambda: _first_lines(attempt / "metrics.jsonl"))
+        marks = [start, *marks_of((attempt / "logs" / "rank-0.log").read_text())]
         marks += [line["at"] for line in lines]
         return TrainingStart(*(late - early for early, late in pairwise(marks)))
 
@@ -110,7 +110,7 @@ class StartUps:
         if follow.finished(status):
             raise RuntimeError(f"the job {name} ended before its first step: {status}")
         for pod in self._pods(name, ",batch.kubernetes.io/job-completion-index=0"):
-            if pod["metadata"]["labels"]["finetune.dev/stage"] == "train" and _runs(pod):
+            if pod["metadata"]["labels"]["finetune.dev/stage"] == "train" and runs(pod):
                 return pod
         return None
 
@@ -126,7 +126,7 @@ class StartUps:
         pod = self._operator_pod()
         if pod is None or pod["metadata"]["uid"] == old["metadata"]["uid"]:
             return None
-        return pod if _runs(pod) else None
+        return pod if runs(pod) else None
 
     def _watching(self, position: int, pod: str) -> float | None:
         """When the API server had answered the first watch of each kind by this pod."""
@@ -146,7 +146,7 @@ class StartUps:
                     yield entry
 
 
-def _runs(pod: Object) -> bool:
+def runs(pod: Object) -> bool:
     found = pod["status"].get("containerStatuses") or [{}]
     return "running" in found[0].get("state", {})
 
@@ -168,7 +168,7 @@ MARKS = (
 """Lines of rank 0's log, in their order."""
 
 
-def _marks(log: str) -> list[float]:
+def marks_of(log: str) -> list[float]:
     """When each of ``MARKS`` was logged."""
     found = []
     for mark in MARKS:
@@ -184,7 +184,7 @@ def _unix(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _until(what: str, probe: Callable[[], T | None]) -> T:
+def until(what: str, probe: Callable[[], T | None]) -> T:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (found := probe()):
         if time.monotonic() > deadline:

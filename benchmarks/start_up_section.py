@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, fields
 from statistics import median
 from typing import TypeVar
@@ -36,7 +38,20 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure(options: argparse.Namespace) -> str:
-    cluster = LocalCluster("finetune-bench")
+    with started("finetune-bench") as (cluster, kube, ours):
+        starts = StartUps(cluster, kube, ours)
+        operator = [said("operator", starts.operator()) for _ in range(options.runs)]
+        # The first training would read the image's files from the disk, as none after it does.
+        training = [
+            said("training", starts.training(f"start-{run}")) for run in range(options.runs + 1)
+        ]
+    return _tables(operator, training[1:])
+
+
+@contextmanager
+def started(name: str) -> Iterator[tuple[LocalCluster, Kube, manifests.Images]]:
+    """A cluster of one node with our images and our chart; down in the end."""
+    cluster = LocalCluster(name)
     cluster.prepare(_stage)
     cluster.binaries.build(["helm"], _stage)
     ours = manifests.Images(
@@ -52,15 +67,9 @@ def _measure(options: argparse.Namespace) -> str:
     try:
         helm = [str(cluster.binaries.path("helm")), "--kubeconfig", str(cluster.kubeconfig)]
         release.install(helm, ours)
-        starts = StartUps(cluster, Kube(cluster.kubeconfig), ours)
-        operator = [_said("operator", starts.operator()) for _ in range(options.runs)]
-        # The first training would read the image's files from the disk, as none after it does.
-        training = [
-            _said("training", starts.training(f"start-{run}")) for run in range(options.runs + 1)
-        ]
+        yield cluster, Kube(cluster.kubeconfig), ours
     finally:
         cluster.down()
-    return _tables(operator, training[1:])
 
 
 def _stage(stage: str, detail: str) -> None:
@@ -71,7 +80,8 @@ def _say(detail: str) -> None:
     print(detail, flush=True)
 
 
-def _said(what: str, measured: T) -> T:
+def said(what: str, measured: T) -> T:
+    """``measured``, printed."""
     print(f"{what}: {measured}", flush=True)
     return measured
 
