@@ -89,6 +89,7 @@ def training(jobs: Jobs, name: str, attempt: int) -> dict[str, Any]:
     return status
 
 
+@pytest.mark.side_by_side
 def test_a_gang_goes_on_with_two_of_three_and_grows_again(
     kubectl: Kubectl, jobs: Jobs, place: str, node: str
 ) -> None:
@@ -145,8 +146,9 @@ def test_a_gang_goes_on_with_two_of_three_and_grows_again(
     assert "Resized" in told
 
 
+@pytest.mark.side_by_side
 def test_a_rigid_gang_is_resized_by_hand_while_it_sleeps(kubectl: Kubectl, jobs: Jobs) -> None:
-    jobs.apply("by-hand", steps=25, training=BATCH, workers=WHOLE)
+    jobs.apply("by-hand", steps=40, training=BATCH, workers={"count": 3})  # it needs no GPUs
     jobs.wait_phase("by-hand", "Training")
     wait_for("steps", lambda: step(jobs, "by-hand") > 5)
     jobs.patch("by-hand", suspend=True)

@@ -383,6 +383,18 @@ def only_own_jobs_are_deleted_and_only_by_uid(facts: Facts) -> None:
             assert action.uid in own
 
 
+def a_change_of_size_is_allowed_and_comes_between_attempts(facts: Facts) -> None:
+    decided = FineTuneJobStatus.model_validate(decide(facts).status)
+    old, new = (s.resolved.resizes or () if s.resolved else () for s in (facts.status, decided))
+    if facts.plan is None or new == old:
+        return
+    newest = new[-1]
+    assert new[:-1] == old[-9:]
+    assert newest.workers in facts.plan.sizes and newest.workers != newest.workers_before
+    assert newest.workers_before == facts.plan.pods(StageName.TRAIN)
+    assert decided.next_attempt_time is not None
+
+
 RULES = (
     the_api_takes_the_decision,
     the_end_is_absorbing,
@@ -391,6 +403,7 @@ RULES = (
     nothing_ends_while_a_pod_is_left,
     nothing_is_created_beside_living_pods_or_under_a_name_that_is_not_stored,
     only_own_jobs_are_deleted_and_only_by_uid,
+    a_change_of_size_is_allowed_and_comes_between_attempts,
 )
 
 
