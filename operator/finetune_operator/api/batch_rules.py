@@ -13,19 +13,19 @@ _RANKS = (
 )
 
 
-def batch_fits(workers: str, count: Callable[[Any], int | None], **rule: Any) -> Rule:
+def batch_fits(
+    workers: str, count: Callable[[Any], int | None], *, optional: tuple[str, ...] = (), **rule: Any
+) -> Rule:
     """``globalBatchSize`` can be shared by so many workers, without a rest.
 
-    ``workers``: their number in CEL, of an optional field if it has a ``?``; ``count``: the same in
-    Python, None where it is absent.
+    ``workers``: their number in CEL; ``optional``: parts of that path that may be absent;
+    ``count``: the same in Python, None where it is absent.
     """
-    path = workers.replace("?", "")
-    parents = [f"!has({workers[:at]}) || " for at, sign in enumerate(workers) if sign == "?"]
-    absent = "".join(parents).replace("?", "")
+    absent = "".join(f"!has({part}) || " for part in optional)
     return Rule(
         cel=f"{absent}!has(self.training.globalBatchSize) || self.training.globalBatchSize % ("
         "(has(self.training.microBatchSize) ? self.training.microBatchSize : 1)"
-        f" * {path} * {_RANKS}) == 0",
+        f" * {workers} * {_RANKS}) == 0",
         # no messageExpression with the numbers: the API server reckons any string(int) as
         # unbounded and refuses the CRD
         check=lambda spec: _divides(spec, count(spec)),

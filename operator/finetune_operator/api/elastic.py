@@ -55,14 +55,16 @@ ELASTIC_RULES = (
         check=lambda spec: (_bound(spec, "max") or spec.workers.count) >= spec.workers.count,
     ),
     batch_fits(
-        "self.recovery.elastic?.min",
+        "self.recovery.elastic.min",
         lambda spec: _bound(spec, "min"),
+        optional=("self.recovery.elastic",),
         message=_SHARED.format("elastic.min"),
         field_path=".recovery.elastic.min",
     ),
     batch_fits(
-        "self.recovery.elastic?.max?",
+        "self.recovery.elastic.max",
         lambda spec: _bound(spec, "max"),
+        optional=("self.recovery.elastic", "self.recovery.elastic.max"),
         message=_SHARED.format("elastic.max"),
         field_path=".recovery.elastic.max",
     ),
