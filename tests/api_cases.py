@@ -33,6 +33,8 @@ CHANGES_REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "memory for prepare": ("prepare", {"resources": {"requests": {"memory": "1Gi"}}}),
     "resources of export removed": ("export", {"resources": None}),
     "other evaluations": ("evaluation", {"everySteps": 7}),
+    "a lower gate": ("gate", {"scores": [{"metric": "EvalLoss", "atMost": "2"}]}),
+    "the gate removed": ("gate", None),
     "other checkpoints": ("checkpoint", {"keep": 9}),
     "another claim": ("storage", {"claimRef": {"name": "other"}}),
     "another output": ("output", {"uri": "pvc://other/place"}),

@@ -51,6 +51,16 @@ JOB_METRICS = (
         ("metrics", "perplexity"),
     ),
     JobMetric(
+        "finetune_job_eval_token_accuracy",
+        "Newest share of held-out tokens that the model found likeliest.",
+        ("metrics", "tokenAccuracy"),
+    ),
+    JobMetric(
+        "finetune_job_generalization_gap",
+        "Newest loss on held-out rows less that on training rows.",
+        ("metrics", "generalizationGap"),
+    ),
+    JobMetric(
         "finetune_job_baseline_eval_loss",
         "Loss of the untouched model on the held-out rows.",
         ("metrics", "baseline", "evalLoss"),
@@ -62,6 +72,7 @@ JOB_METRICS = (
     ),
 )
 
+ANSWER_SCORES = ("bleu", "chrF", "rougeL", "exactMatch", "regexMatch", "jsonValid")
 RESTART_CAUSES = ("program", "infrastructure", "memory", "rollBacks")
 
 
@@ -181,6 +192,16 @@ class JobCollector(Collector):
             "Seconds in which training pods of a FineTuneJob held GPUs, times their GPUs.",
             labels=LABELS,
         )
+        scores = GaugeMetricFamily(
+            "finetune_job_eval_score",
+            "Newest score of the answers to held-out prompts, by metric.",
+            labels=(*LABELS, "metric"),
+        )
+        base_scores = GaugeMetricFamily(
+            "finetune_job_baseline_eval_score",
+            "The same of the untouched model.",
+            labels=(*LABELS, "metric"),
+        )
         families = [GaugeMetricFamily(m.name, m.help, labels=LABELS) for m in JOB_METRICS]
         for job in shown:
             now, status = job.phase or Phase.PENDING.value, job.status
@@ -196,6 +217,10 @@ class JobCollector(Collector):
             for cause, count in _time_spent(status, self._clock()):
                 goodput.add_metric((*job.key, cause), count)
             gpu_seconds.add_metric(job.key, _number(status, ("goodput", "gpuSeconds")) or 0)
+            for name in ANSWER_SCORES:
+                for series, path in ((scores, ()), (base_scores, ("baseline",))):
+                    if (value := _number(status, ("metrics", *path, name))) is not None:
+                        series.add_metric((*job.key, name), value)
             for family, metric in zip(families, JOB_METRICS, strict=True):
                 value = _number(status, metric.path)
                 if value is not None:
@@ -207,6 +232,8 @@ class JobCollector(Collector):
         yield redone
         yield goodput
         yield gpu_seconds
+        yield scores
+        yield base_scores
         yield from families
 
     def _by_phase(self, jobs: list[StoredJob]) -> Metric:

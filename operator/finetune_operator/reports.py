@@ -35,6 +35,15 @@ class _Report(BaseModel):
 class ScoresReport(_Report):
     eval_loss: Number = None
     perplexity: Number = None
+    token_accuracy: Number = None
+    bleu: Number = None
+    chr_f: Number = None
+    rouge_l: Number = None
+    exact_match: Number = None
+    regex_match: Number = None
+    json_valid: Number = None
+    train_sample_loss: Number = None
+    generalization_gap: Number = None
 
 
 class MetricsReport(ScoresReport):
@@ -81,6 +90,21 @@ def _account(value: Any) -> Any:
         return None
 
 
+class JudgementReport(_Report):
+    """What was read from the losses so far."""
+
+    finding: Literal["Overfitting", "NoImprovement", "WorseThanBase", "Underfitting", "WellFitted"]
+    message: Annotated[str, Field(max_length=1024)] = ""
+
+
+def _judgement(value: Any) -> Any:
+    """One that nobody knows is none: the rest of the report still counts."""
+    try:
+        return None if value is None else JudgementReport.model_validate(value)
+    except ValidationError:
+        return None
+
+
 class _Training(_Report):
     """Numbers that /progress and the last words of train share."""
 
@@ -94,6 +118,7 @@ class _Training(_Report):
     skipped: Annotated[dict[Word, Count], Field(max_length=16)] | None = None
     last_bad_step: Count | None = None
     loss_spikes: Count | None = None
+    judgement: Annotated[JudgementReport | None, BeforeValidator(_judgement)] = None
     account: Annotated[AccountReport | None, BeforeValidator(_account)] = None
 
 
@@ -175,6 +200,11 @@ class ArtifactReport(_Report):
     formats: Annotated[tuple[Word, ...], Field(max_length=2)] = ()
     digest: Word | None = None
     bytes: Count | None = None
+    step: Count | None = None
+
+
+class GateReport(_Report):
+    message: Annotated[str, Field(max_length=1024)] = ""
 
 
 class LastWords(_Training):
@@ -187,6 +217,8 @@ class LastWords(_Training):
     model: ModelReport | None = None
     data: DataReport | None = None
     artifact: ArtifactReport | None = None
+    gate: GateReport | None = None
+    """What export found the gate to be passed by."""
     train: _Training | None = None
     """In export's words: train's final numbers again."""
 

@@ -41,10 +41,8 @@ def run_config(
                 "ranksPerWorker": spec.workers.ranks_per_pod,
                 "device": "GPU" if spec.workers.gpus_per_worker else "CPU",
             },
-            "evaluation": {
-                "everySteps": spec.evaluation.every_steps,
-                "baseline": spec.evaluation.baseline is Baseline.MEASURE,
-            },
+            "evaluation": _evaluation(spec),
+            "gate": _gate(spec),
             "checkpoint": {
                 "everySteps": spec.checkpoint.every_steps,
                 "asynchronous": spec.checkpoint.asynchronous is Switch.ENABLED,
@@ -129,6 +127,37 @@ def _training(spec: FineTuneJobSpec, fit: Fit, learning_rate: float) -> dict[str
         "precision": training.precision.value if training.precision else "Auto",
         "activationCheckpointing": fit.activation_checkpointing,
         "seed": training.seed,
+    }
+
+
+def _evaluation(spec: FineTuneJobSpec) -> dict[str, Any]:
+    evaluation = spec.evaluation
+    return {
+        "everySteps": evaluation.every_steps,
+        "baseline": evaluation.baseline is Baseline.MEASURE,
+        "generation": evaluation.generation.wire() if evaluation.generation else None,
+        "overfitting": {
+            "action": evaluation.overfitting.action.value,
+            "patience": evaluation.overfitting.patience,
+            "minDelta": float(evaluation.overfitting.min_delta),
+            "maxGap": _number(evaluation.overfitting.max_gap),
+        },
+    }
+
+
+def _gate(spec: FineTuneJobSpec) -> dict[str, Any] | None:
+    if spec.gate is None:
+        return None
+    return {
+        "scores": [
+            {
+                "metric": score.metric.value,
+                "atLeast": _number(score.at_least),
+                "atMost": _number(score.at_most),
+                "minImprovement": _number(score.min_improvement),
+            }
+            for score in spec.gate.scores
+        ]
     }
 
 

@@ -69,6 +69,8 @@ RULES: tuple[Rule, ...] = (
     running,  # nothing is wrong
 )
 
+GATE_FAILED = "GateFailed"
+"""Failure class of an export that its gate held back."""
 MAX_CONDITION_MESSAGE = 2048
 MAX_PENDING_REASON = 1024
 
@@ -179,6 +181,8 @@ def _conditions(
         ),
         ConditionType.DATASET_VALID.value: prepared if status.prepared else lost,
         ConditionType.GANG_READY.value: gang,
+        ConditionType.OVERFITTING.value: _kept(facts, ConditionType.OVERFITTING) or pending,
+        ConditionType.GATE_PASSED.value: _gate(facts, verdict),
         ConditionType.PUBLISHED.value: published if status.exported else lost,
         **verdict.conditions,
     }
@@ -190,6 +194,15 @@ def _remarks(facts: Facts) -> tuple[str, str] | None:
     if not remarks:
         return None
     return remarks[0].reason, "; ".join(map(str, remarks))[:MAX_CONDITION_MESSAGE]
+
+
+def _gate(facts: Facts, verdict: Verdict) -> tuple[str, str, str]:
+    known = _kept(facts, ConditionType.GATE_PASSED)
+    if facts.plan is not None and facts.spec.gate is None:
+        return "Unknown", Reason.NO_GATE.value, ""
+    if verdict.state is State.FAILED and verdict.reason == GATE_FAILED:
+        return "False", GATE_FAILED, verdict.message[:MAX_CONDITION_MESSAGE]
+    return known or ("Unknown", Reason.PENDING.value, "")
 
 
 def _unless(
@@ -229,7 +242,7 @@ def _event(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
     bad = (
         verdict.state in (State.STUCK, State.FAILED)
         or verdict.pending_reason is not None
-        or verdict.reason == Reason.STEPS_SKIPPED
+        or verdict.reason in (Reason.STEPS_SKIPPED, Reason.OVERFITTING)
     )
     return build_event(
         facts.key,

@@ -433,6 +433,109 @@ def test_a_container_that_is_too_small_gets_a_smaller_training_of_the_same_batch
     assert [step for step, _ in curve(attempts("tight") / str(status["attempt"]))] == [1, 2]
 
 
+def test_answers_are_scored_beside_those_of_the_untouched_model_and_published(
+    jobs: Jobs, kubectl: Kubectl, files: Path, place: str
+) -> None:
+    """One answer to every question, so that a tiny model can learn it by heart."""
+    rows = [chat_row(f"What is gang {n}?", "A set of pods.") for n in range(ROWS)]
+    (files / "same.jsonl").write_text("\n".join(rows))
+    jobs.apply(
+        "asked",
+        steps=60,
+        data={"train": [{"name": "rows", "uri": "pvc://work/same.jsonl"}],
+              "evalFraction": "0.2", "sequenceLength": 64},
+        method={"full": {}},
+        training={"learningRate": "1e-2"},
+        workers={"resources": ONE_CPU},
+        deepspeed={"zeroStage": 3},
+        evaluation={"generation": {"metrics": ["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex"],
+                                   "regex": "pods[.]$", "maxNewTokens": 24}},
+    )  # fmt: skip
+    status = jobs.wait_phase("asked", "Succeeded", "Failed", seconds=WORK_SECONDS)
+    assert status["phase"] == "Succeeded", status.get("failure")
+    metrics, baseline = status["metrics"], status["metrics"]["baseline"]
+    scores = {"bleu", "chrF", "rougeL", "exactMatch", "regexMatch", "tokenAccuracy", "evalLoss"}
+    assert metrics.keys() >= scores and baseline.keys() >= scores
+    print({name: (baseline[name], metrics[name]) for name in scores})
+    assert float(baseline["exactMatch"]) == 0.0 < float(metrics["exactMatch"])
+    assert float(baseline["chrF"]) < float(metrics["chrF"])
+
+    page = files / status["logs"]["answersPath"]
+    published = files / status["artifact"]["path"] / "merged"
+    table = [json.loads(line) for line in page.with_suffix(".jsonl").read_text().splitlines()]
+    assert 1 <= len(table) <= ROWS // 2
+    assert all(row["reference"] == "A set of pods." for row in table)
+    met = sum(row["tuned"]["text"] == row["reference"] for row in table)
+    assert met / len(table) == pytest.approx(float(metrics["exactMatch"]), abs=1e-5)
+    assert (published / "answers.html").read_text() == page.read_text()
+    assert "answers.html" in (published / "README.md").read_text()
+
+
+def test_a_model_that_its_gate_holds_back_is_not_published(
+    jobs: Jobs, kubectl: Kubectl, files: Path, attempts: Any
+) -> None:
+    jobs.apply(
+        "short",
+        steps=3,
+        data={**DATA, "evalFraction": "0.2"},
+        workers={"resources": ONE_CPU},
+        evaluation={"generation": {"metrics": ["ExactMatch"], "maxNewTokens": 8}},
+        gate={"scores": [{"metric": "ExactMatch", "atLeast": "1"}]},
+    )
+    status = jobs.wait_phase("short", "Succeeded", "Failed", seconds=WORK_SECONDS)
+    told = conditions(status)
+    assert (status["phase"], status["failure"]["class"]) == ("Failed", "GateFailed")
+    sentence = "exactMatch is 0 and has to be at least 1"
+    for name, value in (("Failed", "True"), ("GatePassed", "False"), ("Published", "False")):
+        assert (told[name]["status"], told[name]["reason"]) == (value, "GateFailed")
+        assert sentence in told[name]["message"]
+    assert "artifact" not in status and "restarts" not in status
+    attempt = attempts("short") / "0"
+    assert (attempt / "adapter/adapter_model.safetensors").exists()
+    assert (attempt / "answers.html").exists()
+    output = attempt.parent.parent / "output"
+    assert not output.exists() or not list(output.iterdir())
+
+
+def test_training_that_learns_by_heart_is_stopped_and_its_best_weights_are_published(
+    jobs: Jobs, kubectl: Kubectl, files: Path, attempts: Any
+) -> None:
+    """Answers are drawn by lot, so what is learnt of some questions harms all others."""
+    rng = random.Random(3)
+    words = ["gang", "pods", "question", "answer", "system", "user", "start", "together"]
+    rows = [
+        chat_row(f"What is gang {n}?", " ".join(rng.choice(words) for _ in range(12)))
+        for n in range(ROWS)
+    ]
+    (files / "lots.jsonl").write_text("\n".join(rows))
+    steps = 2000
+    jobs.apply(
+        "heart",
+        steps=steps,
+        data={"train": [{"name": "rows", "uri": "pvc://work/lots.jsonl"}],
+              "evalFraction": "0.3", "sequenceLength": 64},
+        method={"full": {}},
+        training={"learningRate": "1e-2", "schedule": {"type": "Constant"}},
+        workers={"resources": ONE_CPU},
+        evaluation={"everySteps": 5,
+                    "overfitting": {"action": "StopKeepBest", "patience": 4, "minDelta": "0.001"}},
+    )  # fmt: skip
+    status = jobs.wait_phase("heart", "Succeeded", "Failed", seconds=WORK_SECONDS)
+    assert status["phase"] == "Succeeded", status.get("failure")
+    told, best = conditions(status)["Overfitting"], status["checkpoints"]["best"]
+    print(told, best, status["progress"])
+    assert told["reason"] in ("Overfitting", "NoImprovement")
+    assert told["status"] == str(told["reason"] == "Overfitting")
+    assert f"step {best['step']} is kept" in told["message"]
+    assert told["message"] in conditions(status)["Succeeded"]["message"]
+    assert status["progress"]["step"] < steps
+    assert status["artifact"]["step"] == best["step"] < status["progress"]["step"]
+    assert float(status["metrics"]["evalLoss"]) == pytest.approx(float(best["evalLoss"]), rel=1e-4)
+    lines = [line for line in lines_of(attempts("heart") / "0") if "evalLoss" in line]
+    losses = {line["step"]: line["evalLoss"] for line in lines if not line.get("restored")}
+    assert min(losses, key=lambda step: losses[step]) == best["step"]
+
+
 def curve(attempt: Path) -> list[tuple[int, float]]:
     """Step and loss, as one attempt wrote them."""
     return [(line["step"], line["loss"]) for line in lines_of(attempt) if "loss" in line]

@@ -204,6 +204,35 @@ class Checkpoints:
                 hint="its node did not answer the cluster for a while",
             )
 
+    def restore(self, engine: Engine, step: int) -> None:
+        """Bring weights and optimizer back to where they were after an earlier step.
+
+        Raises ``NoValidCheckpoint`` where that step's checkpoint is not there or not whole.
+        """
+
+        def find() -> Parent | None:
+            if not self._gang.is_first:
+                return None
+            for candidate in lineage.history(self._workspace, self._attempt + 1):
+                if candidate.step != step:
+                    continue
+                try:
+                    digest = manifest.verify(candidate.path)
+                except manifest.CorruptCheckpointError as error:
+                    log.warning(
+                        "checkpoint step %d of attempt %d: %s", step, candidate.attempt, error
+                    )
+                    continue
+                return Parent(candidate.attempt, step, digest, candidate.path)
+            raise NoValidCheckpoint(
+                f"the checkpoint of step {step}, which had the lowest held-out loss, is not there "
+                "or not whole",
+                hint="spec.evaluation.overfitting.action: Warn keeps the last weights",
+            )
+
+        found: Parent = self._together(find)[0]
+        self.load(engine, found)
+
     def load(self, engine: Engine, parent: Parent) -> dict[str, Any]:
         """Restore the engine. Returns the loop's own state as it was saved.
 

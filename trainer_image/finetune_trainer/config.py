@@ -184,11 +184,56 @@ class Workers(_Section):
         return self.count * self.ranks_per_worker
 
 
+Metric = Literal["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex", "JSONValid"]
+
+
+class Generation(_Section):
+    """Answers to held-out prompts, always the likeliest token, and what they are scored by."""
+
+    metrics: tuple[Metric, ...] = ("BLEU", "ChrF", "RougeL", "ExactMatch")
+    regex: str | None = None
+    """What ``Regex`` looks for in an answer."""
+    max_prompts: int = 64
+    max_new_tokens: int = 128
+    every_steps: int | None = None
+    """None: only before the first and after the last step."""
+
+
+class Overfitting(_Section):
+    """See ``judging.curve``."""
+
+    action: Literal["Ignore", "Warn", "StopKeepBest"] = "Warn"
+    patience: int = 3
+    """Evaluations in a row without an improvement."""
+    min_delta: float = 0.0
+    """What counts as an improvement of the held-out loss, in nats."""
+    max_gap: float | None = None
+    """Of held-out and training loss, in nats."""
+
+
 class Evaluation(_Section):
     every_steps: int | None = None
     """None: only before the first and after the last step."""
     baseline: bool = True
     """Score the untouched model first."""
+    generation: Generation | None = None
+    overfitting: Overfitting = Overfitting()
+
+
+class GateScore(_Section):
+    """See ``judging.gate``."""
+
+    metric: Metric | Literal["EvalLoss", "Perplexity", "TokenAccuracy"]
+    at_least: float | None = None
+    at_most: float | None = None
+    min_improvement: float | None = None
+    """Over the untouched model."""
+
+
+class Gate(_Section):
+    """What the model has to reach to be published."""
+
+    scores: tuple[GateScore, ...]
 
 
 class Checkpoint(_Section):
@@ -248,6 +293,7 @@ class RunConfig(_Section):
     zero_stage: Literal[0, 1, 2, 3]
     workers: Workers
     evaluation: Evaluation = Evaluation()
+    gate: Gate | None = None
     checkpoint: Checkpoint = Checkpoint()
     recovery: Recovery = Recovery()
     output: Output = Output()

@@ -50,6 +50,10 @@ class LossSpike(StageError):
     failure = BY_NAME["LossSpike"]
 
 
+class GateFailed(StageError):
+    failure = BY_NAME["GateFailed"]
+
+
 class DiskFull(StageError):
     failure = BY_NAME["DiskFull"]
 

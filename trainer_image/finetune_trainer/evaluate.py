@@ -1,8 +1,8 @@
-"""Loss and perplexity on held-out rows: one sum, one count, one division.
+"""Loss, perplexity and token accuracy on held-out rows: sums, one count, one division.
 
 All ranks make the same number of forward passes (ZeRO 3 gathers weights in each of them), whatever
-the number of rows; a rank without rows scores one that weighs nothing. Only two numbers a pass are
-kept, never logits.
+the number of rows; a rank without rows scores one that weighs nothing. Only a few numbers a pass
+are kept, never logits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from finetune_trainer.batches import PackedRows, collate, share_of
 from finetune_trainer.engine import Engine
 from finetune_trainer.gang import Gang
-from finetune_trainer.loss import loss_sum
+from finetune_trainer.loss import loss_and_hits
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Evaluation:
     loss: float
     """Nats per supervised token; NaN is shown, not hidden."""
     perplexity: float
+    accuracy: float
+    """Share of supervised tokens that the model found likeliest."""
     tokens: int
     seconds: float
 
@@ -55,16 +57,19 @@ def evaluate(
         world_size=gang.place.world_size,
         micro_batch_size=micro_batch_size,
     )
-    total, tokens = 0.0, 0
+    total, hits, tokens = 0.0, 0.0, 0
     devices = [engine.device] if engine.device.type == "cuda" else []
     engine.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices):
             for numbers in share:
                 batch = collate([rows.row(int(number)) for number in numbers])
-                summed = loss_sum(engine, batch.to(engine.device), logits_to_keep=logits_to_keep)
-                part, stopped, votes = gang.sums(float(summed), float(stop()), vote())
+                summed, met = loss_and_hits(
+                    engine, batch.to(engine.device), logits_to_keep=logits_to_keep
+                )
+                part, found, stopped, votes = gang.sums(summed, met, float(stop()), vote())
                 total += part
+                hits += found
                 on_pass()
                 voted(votes)
                 if stopped:
@@ -72,8 +77,8 @@ def evaluate(
     finally:
         engine.train()
     tokens = int(rows.num_supervised.sum())
-    loss = total / tokens if tokens else math.nan
-    return Evaluation(loss, perplexity(loss), tokens, time.monotonic() - began)
+    loss, accuracy = (total / tokens, hits / tokens) if tokens else (math.nan, math.nan)
+    return Evaluation(loss, perplexity(loss), accuracy, tokens, time.monotonic() - began)
 
 
 def perplexity(loss: float) -> float:

@@ -22,6 +22,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import RunConfig
 from finetune_trainer.errors import ModelLoad, StageError
+from finetune_trainer.judging.gate import pass_gate
+from finetune_trainer.judging.questions import stop_tokens
+from finetune_trainer.judging.table import ANSWERS, PAGE
 from finetune_trainer.model import load_model, load_tokenizer, prompt_ids
 from finetune_trainer.model_card import model_card
 from finetune_trainer.prepare import manifest as manifests
@@ -48,7 +51,8 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
     """Publish ``output.formats`` of the attempt below ``output``: ``adapter`` and/or ``merged``.
 
     Returns ``artifact`` and the train result's ``train``. Repeating it is harmless. Raises
-    ``StageError`` when the weights are damaged or behave differently after the export.
+    ``StageError`` when the weights are damaged or behave differently after the export, and
+    ``GateFailed``, before anything is written, when they are not good enough.
     """
     attempt = workspace / "attempts" / str(train_attempt)
     trained = attempt / ("adapter" if config.method.lora else "model")
@@ -59,6 +63,7 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
     base = manifests.read_manifest(workspace / "model")
     data = manifests.read_manifest(workspace / "data")
     result = _train_result(attempt)
+    passed = pass_gate(config.gate, result.get("metrics") or {}) if config.gate else None
     card = model_card(config, base, data, result)
     facts = {
         "job": config.job.model_dump(),
@@ -74,13 +79,13 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
         _copy_adapter(trained, folder, base)
         _save_tokenizer(workspace / "model", folder)
         (folder / "README.md").write_text(card)
-        _copy_report(workspace / "data", folder)
+        _copy_reports(workspace / "data", attempt, folder)
         published["adapter"] = _publish(folder, output / "adapter", facts)
     if "Merged" in formats:
         folder = manifests.fresh_sibling(output / "merged", config.job.uid)
         difference = _merge(config, workspace, trained, folder, base, data.get("endOfTurn"))
         (folder / "README.md").write_text(card)
-        _copy_report(workspace / "data", folder)
+        _copy_reports(workspace / "data", attempt, folder)
         published["merged"] = _publish(
             folder, output / "merged", {**facts, "maxLogitDifference": difference}
         )
@@ -93,7 +98,9 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
             "digest": manifests.digest_of({name: m["digest"] for name, m in published.items()}),
             "bytes": sum(entry["bytes"] for entry in files),
             "maxLogitDifference": difference,
+            **({"step": step} if (step := result.get("keptStep", result.get("step"))) else {}),
         },
+        **({"gate": {"message": passed}} if passed else {}),
         "train": {key: result[key] for key in ("metrics", "step", "steps") if key in result},
     }
 
@@ -217,12 +224,8 @@ def _set_stop_tokens(
     config = model.generation_config or GenerationConfig()  # type: ignore[no-untyped-call]
     with contextlib.suppress(OSError):
         config = GenerationConfig.from_pretrained(base)
-    known = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
-    stops = [] if known is None else list(known) if isinstance(known, list) else [known]
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    if end_of_turn in special and end_of_turn not in stops:
-        stops.append(end_of_turn)
-    config.eos_token_id = stops if len(stops) > 1 else (stops or [None])[0]
+    stops = stop_tokens(config, tokenizer, end_of_turn)
+    config.eos_token_id = None if not stops else stops[0] if len(stops) == 1 else stops
     model.generation_config = config
 
 
@@ -250,12 +253,13 @@ def _copy_adapter(trained: Path, folder: Path, base: dict[str, Any]) -> None:
     config_path.write_text(json.dumps(config, indent=2))
 
 
-def _copy_report(data: Path, folder: Path) -> None:
-    """The report on the data goes wherever the model goes."""
-    for name in (REPORT_JSON, REPORT_PAGE):
-        # Data of a job that was prepared by an older version has none.
-        if (data / name).exists():
-            shutil.copyfile(data / name, folder / f"data-{name}")
+def _copy_reports(data: Path, attempt: Path, folder: Path) -> None:
+    """The report on the data and the table of answers go wherever the model goes."""
+    reports = [(data / name, f"data-{name}") for name in (REPORT_JSON, REPORT_PAGE)]
+    for path, name in [*reports, *((attempt / name, name) for name in (ANSWERS, PAGE))]:
+        # Jobs without answers have none, and data that an older version prepared.
+        if path.exists():
+            shutil.copyfile(path, folder / name)
 
 
 def _save_tokenizer(base: Path, folder: Path) -> None:

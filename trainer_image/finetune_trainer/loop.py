@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,9 +28,10 @@ from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine, StepOutcome
 from finetune_trainer.errors import BadData, NonFinite, Preempted
-from finetune_trainer.evaluate import Evaluation, evaluate
 from finetune_trainer.gang import Gang
 from finetune_trainer.heartbeat import Phase
+from finetune_trainer.judging.decode import Signals
+from finetune_trainer.judging.evaluator import Evaluator
 from finetune_trainer.loss import accepts_logits_to_keep, loss_sum
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.saver import Saver
@@ -38,6 +39,9 @@ from finetune_trainer.schedule import learning_rate
 from finetune_trainer.shutdown import Shutdown
 from finetune_trainer.state import TrainState
 from finetune_trainer.steps import planned_steps
+
+if TYPE_CHECKING:
+    from finetune_trainer.judging.questions import Questions
 
 SPEED_WINDOW = 20
 """Steps over which tokens per second and the time left are averaged."""
@@ -58,6 +62,7 @@ class Loop:
     shutdown: Shutdown
     reporter: Reporter
     state: TrainState = field(default_factory=TrainState)
+    questions: Questions | None = None
 
     def __post_init__(self) -> None:
         training = self.config.training
@@ -74,6 +79,8 @@ class Loop:
         """Rows and summed loss of each micro-batch of the current step, on this rank."""
         self._keep = accepts_logits_to_keep(self.engine.module)
         self._first = self.state.step
+        self.kept: int | None = None
+        """The step that the final weights are of, where that is not the last one."""
         self._compute_seconds = 0.0
         """Of the current step: forward, backward and optimizer."""
         self._recent: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
@@ -86,6 +93,23 @@ class Loop:
             self.reporter,
             asynchronous=self.config.checkpoint.asynchronous,
         )
+        self.evaluator = Evaluator(
+            self.config,
+            self.engine,
+            self.gang,
+            self.reporter,
+            Signals(
+                on_pass=lambda: self.reporter.beat("eval", self.state.step),
+                stop=lambda: self.shutdown.agreed,
+                vote=lambda: self.saver.vote,
+                voted=lambda votes: self.saver.settle(votes, self.state),
+            ),
+            eval_rows=self.eval_rows,
+            train_rows=self.train_rows,
+            questions=self.questions,
+            logits_to_keep=self._keep,
+            steps=self.steps,
+        )
 
     def run(self) -> None:
         """Train to the end. Raises ``Preempted`` after a checkpoint when asked to stop."""
@@ -94,15 +118,42 @@ class Loop:
         while True:
             # Looked at before a step and not after one, so that a resumed run catches up on what
             # the stopped one had no time for.
-            if self._evaluation_due():
-                self._evaluate()
-            if self.state.step >= self.steps:
-                self.saver.finish(self.state)
+            if not self.evaluator.run(self.state, last=self._over):
+                self._leave()
+            if self._over:
+                self._conclude()
                 return
-            if self._due(self.config.checkpoint.every_steps) and self.state.step > self._first:
+            if self._save_due():
                 self.saver.save(self.state)
             if self._step():
                 self._leave()
+
+    @property
+    def _over(self) -> bool:
+        return self.state.stopped or self.state.step >= self.steps
+
+    def _save_due(self) -> bool:
+        due = (
+            self._due(self.config.checkpoint.every_steps)
+            or self.evaluator.kept(self.state) == self.state.step
+        )
+        return due and self.state.step > self._first
+
+    def _conclude(self) -> None:
+        """Choose the weights that are kept, and have them answer."""
+        self.saver.finish(self.state)
+        best = self.evaluator.kept(self.state)
+        if best is None or best == self.state.step:
+            if not self.evaluator.conclude(self.state):
+                self._leave()
+            return
+        self._phase("load")
+        self.checkpoints.restore(self.engine, best)
+        self.kept = best
+        log.info("back to the weights of step %d, which had the lowest held-out loss", best)
+        if not self.evaluator.conclude(self.state, restored=best):
+            # What the engine holds now is not the state after the last step: nothing is saved.
+            raise Preempted("asked to stop amid the last evaluation; the next attempt repeats it")
 
     def _step(self) -> bool:
         """Train on one window. Returns whether the ranks agreed to stop after it."""
@@ -265,42 +316,6 @@ class Loop:
     def _due(self, every: int | None) -> bool:
         return every is not None and self.state.step % every == 0
 
-    def _evaluation_due(self) -> bool:
-        if not self.eval_rows or self.state.evaluated_step == self.state.step:
-            return False
-        if self.state.step == 0:
-            return self.config.evaluation.baseline
-        return self.state.step >= self.steps or self._due(self.config.evaluation.every_steps)
-
-    def _evaluate(self) -> None:
-        assert self.eval_rows is not None  # noqa: S101 - by _evaluation_due
-        self._phase("eval")
-        result = evaluate(
-            self.engine,
-            self.gang,
-            self.eval_rows,
-            micro_batch_size=self.config.training.micro_batch_size,
-            logits_to_keep=self._keep,
-            on_pass=lambda: self.reporter.beat("eval", self.state.step),
-            stop=lambda: self.shutdown.agreed,
-            vote=lambda: self.saver.vote,
-            voted=lambda votes: self.saver.settle(votes, self.state),
-        )
-        if result is None:
-            self._leave()
-        else:
-            self._remember(result, baseline=self.state.step == 0)
-        self._phase("train")
-
-    def _remember(self, result: Evaluation, *, baseline: bool) -> None:
-        numbers = {"evalLoss": result.loss, "perplexity": result.perplexity}
-        self.state.metrics |= {**numbers, **({"baseline": numbers} if baseline else {})}
-        self.state.evaluated_step = self.state.step
-        best = self.state.best
-        if math.isfinite(result.loss) and (best is None or result.loss < best["evalLoss"]):
-            self.state.best = {"step": self.state.step, "evalLoss": result.loss}
-        self.reporter.evaluated(self.state, result, baseline=baseline)
-
     def _leave(self) -> None:
         """All ranks agreed to stop: save what is new, then go."""
         if self.state.step > self._first:
@@ -336,6 +351,8 @@ def result_of(loop: Loop) -> dict[str, Any]:
         "metrics": loop.state.metrics,
         "checkpoints": [p.content() for p in loop.checkpoints.published[-5:]],
         "best": loop.state.best,
+        "keptStep": loop.kept,
+        "signatures": loop.evaluator.signatures or None,
         **loop.state.told,
         "account": loop.reporter.account.content(),
     }

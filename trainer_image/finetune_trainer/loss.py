@@ -34,6 +34,21 @@ def loss_sum(model: Any, batch: Batch, *, logits_to_keep: bool) -> torch.Tensor:
     ``position_ids`` without a mask and ``use_cache=False``: only so does the model keep the samples
     of a packed row apart.
     """
+    logits, targets = _predictions(model, batch, logits_to_keep)
+    return functional.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def loss_and_hits(model: Any, batch: Batch, *, logits_to_keep: bool) -> tuple[float, int]:
+    """The same as a number, and how many targets were the likeliest token."""
+    logits, targets = _predictions(model, batch, logits_to_keep)
+    summed = functional.cross_entropy(logits.float(), targets, reduction="sum")
+    return float(summed), int((logits.argmax(-1) == targets).sum())
+
+
+def _predictions(
+    model: Any, batch: Batch, logits_to_keep: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [N, V] and int64 [N] of the N targets of the batch."""
     targets = shifted_targets(batch.labels)
     keep = targets != IGNORE
     extra = {"logits_to_keep": keep} if logits_to_keep else {}
@@ -42,4 +57,4 @@ def loss_sum(model: Any, batch: Batch, *, logits_to_keep: bool) -> torch.Tensor:
     ).logits
     if not logits_to_keep:
         logits = logits[keep]
-    return functional.cross_entropy(logits.float(), targets[keep], reduction="sum")
+    return logits, targets[keep]

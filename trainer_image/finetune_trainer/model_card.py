@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_trainer.config import RunConfig
+from finetune_trainer.judging.table import TITLES
+
+_HELD_OUT = {
+    "evalLoss": "loss",
+    "perplexity": "perplexity",
+    "tokenAccuracy": "token accuracy",
+}
 
 
 def model_card(
@@ -32,6 +39,7 @@ def model_card(
         "Learning rate": config.training.learning_rate,
         "Seed": config.training.seed,
         "Optimizer steps": result.get("step"),
+        "Weights of step": result.get("keptStep"),
     }
     lines = [
         *front,
@@ -48,6 +56,10 @@ def model_card(
     lines += ["", "What was trained on: [data-report.html](data-report.html)."]
     if scores := _scores(result.get("metrics") or {}):
         lines += ["", "| held out | base | fine-tuned |", "|---|---|---|", *scores]
+    if config.evaluation.generation:
+        lines += ["", "Prompts, references and answers: [answers.html](answers.html)."]
+    for name, signature in (result.get("signatures") or {}).items():
+        lines.append(f"{TITLES[name]}: `{signature}`.")
     return "\n".join(lines) + "\n"
 
 
@@ -55,7 +67,7 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
     baseline = metrics.get("baseline") or {}
     return [
         f"| {name} | {_figure(baseline.get(key))} | {_figure(metrics[key])} |"
-        for key, name in (("evalLoss", "loss"), ("perplexity", "perplexity"))
+        for key, name in (*_HELD_OUT.items(), *TITLES.items())
         if key in metrics
     ]
 

@@ -200,25 +200,42 @@ class Reporter:
             }
         )
 
-    def evaluated(self, state: Any, result: Any, *, baseline: bool) -> None:
+    def evaluated(
+        self,
+        state: Any,
+        result: Any,
+        on_train: float | None,
+        *,
+        baseline: bool,
+        restored: int | None = None,
+    ) -> None:
+        """``on_train``: loss on training rows; ``restored``: the earlier step whose weights were
+        scored."""
         if not self._first:
             return
         self._metrics["eval_loss"].labels(DATASET).set(result.loss)
         self._metrics["eval_perplexity"].labels(DATASET).set(result.perplexity)
+        self._metrics["eval_token_accuracy"].labels(DATASET).set(result.accuracy)
         self._metrics["eval_seconds"].observe(result.seconds)
+        if on_train is not None:
+            self._metrics["generalization_gap"].set(result.loss - on_train)
         if baseline:
             self._metrics["baseline_eval_loss"].labels(DATASET).set(result.loss)
         if state.best:
             self._metrics["best_eval_loss"].set(state.best["evalLoss"])
             self._metrics["best_step"].set(state.best["step"])
-        self._progress.update(best=state.best, metrics=state.metrics)
+        self._progress.update(best=state.best, metrics=state.metrics, judgement=state.judgement)
         self._line(
             {
                 "step": state.step,
                 "evalLoss": result.loss,
                 "perplexity": result.perplexity,
+                "tokenAccuracy": result.accuracy,
                 "evalTokens": result.tokens,
+                "trainSampleLoss": on_train,
+                "judgement": (state.judgement or {}).get("finding"),
                 "baseline": baseline,
+                "restored": restored,
                 "seconds": result.seconds,
             }
         )
@@ -229,6 +246,44 @@ class Reporter:
             result.perplexity,
             result.tokens,
             result.seconds,
+        )
+
+    def answered(
+        self,
+        state: Any,
+        scores: Any,
+        *,
+        count: int,
+        cut: int,
+        seconds: float,
+        restored: int | None = None,
+    ) -> None:
+        """Held-out prompts were answered; ``cut``: so many answers were not over in time."""
+        if not self._first:
+            return
+        baseline = state.step == 0
+        for name, value in scores.values.items():
+            self._metrics["eval_score"].labels(name).set(value)
+            if baseline:
+                self._metrics["baseline_eval_score"].labels(name).set(value)
+        self._metrics["answers_seconds"].observe(seconds)
+        self._progress.update(metrics=state.metrics)
+        self._line(
+            {
+                "step": state.step,
+                "answers": count,
+                "cut": cut,
+                "scores": scores.values,
+                "signatures": scores.signatures,
+                "baseline": baseline,
+                "restored": restored,
+                "seconds": seconds,
+            }
+        )
+        told = ", ".join(f"{name} {value:.4g}" for name, value in scores.values.items())
+        log.info(
+            "step %d: %d answers in %.1f s, %d of them cut off: %s",
+            *(state.step, count, seconds, cut, told),
         )
 
     def saved(

@@ -96,6 +96,8 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     if config.checkpoint.every_steps is not None and config.checkpoint.asynchronous:
         size = shards.expected_size(engine.partitions(), engine.base_optimizer)
         log.info("checkpoints are written from a copy: %.0f MB of host memory", size / 1e6)
+    from finetune_trainer.judging.questions import open_questions  # transformers comes with it
+
     loop = Loop(
         config=config,
         engine=engine,
@@ -106,6 +108,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         shutdown=shutdown,
         reporter=reporter,
         state=state,
+        questions=open_questions(config, rank.workspace, engine.module),
     )
     shutdown.arm(gangs.connection(rank.place), rank.place.rank, rank.place.world_size)
     loop.run()

@@ -36,9 +36,18 @@ class TrainState:
     recent_losses: list[float] = field(default_factory=list)
     """By which the next loss is judged; part of the state so that a resumed run judges alike."""
     evaluated_step: int | None = None
+    answered_step: int | None = None
+    """When held-out prompts were last answered."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The latest numbers, as in ``/progress``."""
     best: dict[str, Any] | None = None
+    """Step and evalLoss of the best evaluation after a step; the untouched model is none."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """Step, evalLoss and trainLoss of the newest evaluations, the newest last."""
+    judgement: dict[str, Any] | None = None
+    """What was read from it; see ``judging.curve``."""
+    stopped: bool = False
+    """Training is over before its last step, because of that."""
 
     def content(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,6 +60,7 @@ class TrainState:
             "skipped": by_reason or None,
             "lastBadStep": self.bad_steps[-1]["step"] if self.bad_steps else None,
             "lossSpikes": self.loss_spikes or None,
+            "judgement": self.judgement,
         }
 
     @classmethod

@@ -10,12 +10,14 @@ from pydantic.alias_generators import to_camel
 from .batch_rules import batch_fits
 from .budget import UsageLimit
 from .elastic import ELASTIC_RULES
+from .evaluation import Baseline, Evaluation, OnOverfitting
+from .gate import ON_TOKENS, Gate
 from .queue import Queue
 from .recovery import Recovery
 from .schema import Rule, SpecModel
 from .sources import Data, Model
 from .storage import Output, OutputFormat, Storage
-from .training import Checkpoint, DeepSpeed, Evaluation, Method, Training
+from .training import Checkpoint, DeepSpeed, Method, Training
 from .workers import Stage, Workers
 
 SECONDS_PER_YEAR = 365 * 86_400
@@ -58,6 +60,8 @@ class FineTuneJobSpec(SpecModel):
     model."""
     evaluation: Evaluation = Evaluation()
     """Scores on the held-out rows."""
+    gate: Gate | None = None
+    """What the model has to reach to be published. Absent: every model is."""
     checkpoint: Checkpoint = Checkpoint()
     """Saved training state."""
     recovery: Recovery = Recovery()
@@ -125,6 +129,16 @@ def _uses_hub(spec: FineTuneJobSpec) -> bool:
     return any(uri.startswith("hf://") for uri in uris)
 
 
+def _holds_out(spec: FineTuneJobSpec) -> bool:
+    return spec.data.eval is not None or float(spec.data.eval_fraction or 1) > 0
+
+
+def _measures(spec: FineTuneJobSpec, gate: Gate) -> bool:
+    generation = spec.evaluation.generation
+    known = {*ON_TOKENS, *(generation.metrics if generation else ())}
+    return all(score.metric.value in known for score in gate.scores)
+
+
 FineTuneJobSpec.rules = (
     *(
         _immutable_workers() if name == "workers" else _immutable(name)
@@ -152,6 +166,53 @@ FineTuneJobSpec.rules = (
         field_path=".output.formats",
         check=lambda spec: (
             spec.method.lora is not None or OutputFormat.ADAPTER not in spec.output.formats
+        ),
+    ),
+    Rule(
+        cel="!has(self.evaluation.generation) || has(self.data.eval)"
+        " || !has(self.data.evalFraction) || double(self.data.evalFraction) > 0.0",
+        message="answers need held-out prompts: set data.eval, or an evalFraction above 0, or "
+        "remove evaluation.generation",
+        field_path=".evaluation.generation",
+        check=lambda spec: spec.evaluation.generation is None or _holds_out(spec),
+    ),
+    Rule(
+        cel="!has(self.gate) || self.gate.scores.all(score,"
+        " score.metric in ['EvalLoss', 'Perplexity', 'TokenAccuracy']"
+        " || (has(self.evaluation.generation)"
+        " && self.evaluation.generation.metrics.exists(metric, metric == score.metric)))",
+        message="the gate asks for a score of answers that is not measured: add its metric to "
+        "evaluation.generation.metrics",
+        field_path=".gate.scores",
+        check=lambda spec: spec.gate is None or _measures(spec, spec.gate),
+    ),
+    Rule(
+        cel="!has(self.gate) || self.evaluation.baseline == 'Measure'"
+        " || !self.gate.scores.exists(score, has(score.minImprovement))",
+        message="minImprovement compares with the untouched model: set baseline to Measure",
+        field_path=".evaluation.baseline",
+        check=lambda spec: (
+            spec.gate is None
+            or spec.evaluation.baseline is Baseline.MEASURE
+            or all(score.min_improvement is None for score in spec.gate.scores)
+        ),
+    ),
+    Rule(
+        cel="!has(self.gate) || has(self.data.eval)"
+        " || !has(self.data.evalFraction) || double(self.data.evalFraction) > 0.0",
+        message="the gate needs scores on held-out rows: set data.eval, or an evalFraction above 0",
+        field_path=".gate",
+        check=lambda spec: spec.gate is None or _holds_out(spec),
+    ),
+    Rule(
+        cel="self.evaluation.overfitting.action != 'StopKeepBest' || has(self.data.eval)"
+        " || !has(self.data.evalFraction) || double(self.data.evalFraction) > 0.0",
+        message="StopKeepBest compares losses on held-out rows: set data.eval, or an evalFraction "
+        "above 0, or another action",
+        field_path=".evaluation.overfitting.action",
+        check=lambda spec: (
+            spec.evaluation.overfitting.action is not OnOverfitting.STOP_KEEP_BEST
+            or _holds_out(spec)
         ),
     ),
     Rule(

@@ -253,17 +253,31 @@ class Scores(StatusModel):
     """Mean loss per supervised token, in nats."""
     perplexity: Decimal | None = None
     """e to the power of evalLoss."""
+    token_accuracy: Decimal | None = None
+    """Share of the supervised tokens that the model found likeliest."""
+    bleu: Decimal | None = None
+    """BLEU of all answers, 0 to 100."""
+    chr_f: Decimal | None = None
+    """chrF of all answers, 0 to 100."""
+    rouge_l: Decimal | None = None
+    """Mean ROUGE-L F1 of the answers, 0 to 1."""
+    exact_match: Decimal | None = None
+    """Share of answers that equal their reference."""
+    regex_match: Decimal | None = None
+    """Share of answers in which `spec.evaluation.generation.regex` is found."""
+    train_sample_loss: Decimal | None = None
+    """Loss on a fixed sample of the training rows, measured as evalLoss is."""
+    generalization_gap: Decimal | None = None
+    """evalLoss less trainSampleLoss."""
+    json_valid: Decimal | None = None
+    """Share of answers that are JSON."""
 
 
-class Metrics(StatusModel):
+class Metrics(Scores):
     """Newest numbers; the final ones after the end."""
 
     loss: Decimal | None = None
     """Training loss per supervised token, in nats."""
-    eval_loss: Decimal | None = None
-    """Loss on the held-out rows."""
-    perplexity: Decimal | None = None
-    """Perplexity on the held-out rows."""
     learning_rate: Decimal | None = None
     """Learning rate of the newest step."""
     grad_norm: Decimal | None = None
@@ -421,6 +435,8 @@ class Artifact(StatusModel):
     """Digest of its files: sha256:…"""
     bytes: Counter | None = None
     """Size."""
+    step: Counter | None = None
+    """Optimizer step whose weights these are."""
     formats: (
         Annotated[
             tuple[str, ...],
@@ -440,6 +456,10 @@ class Logs(StatusModel):
     """Folder on the claim with one log for each rank of the present attempt."""
     metrics_path: str | None = None
     """File on the claim with one JSON object for each step and evaluation."""
+    answers_path: str | None = None
+    """Page on the claim with prompts, references and the answers of the untouched and the tuned
+    model, once training is over; the same as JSON lines beside it (`answers.jsonl`). It is
+    published with the model, too."""
 
 
 class FineTuneJobStatus(StatusModel):

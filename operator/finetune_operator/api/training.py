@@ -1,4 +1,4 @@
-"""How it is trained: method, hyperparameters, DeepSpeed, evaluation, checkpoints."""
+"""How it is trained: method, hyperparameters, DeepSpeed, checkpoints."""
 
 from __future__ import annotations
 
@@ -148,22 +148,6 @@ class DeepSpeed(SpecModel):
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     """ZeRO stage: 0 nothing is partitioned, 1 optimizer state, 2 also gradients, 3 also
     parameters. Absent: chosen, see `status.resolved`."""
-
-
-class Baseline(StrEnum):
-    """Whether the untouched model is scored first."""
-
-    MEASURE = "Measure"
-    SKIP = "Skip"
-
-
-class Evaluation(SpecModel):
-    """Loss and perplexity on the held-out rows, weighted by tokens."""
-
-    every_steps: Steps | None = None
-    """Optimizer steps between evaluations. Absent: only after the last step."""
-    baseline: Baseline = Baseline.MEASURE
-    """Measure scores the untouched model before the first step; Skip does not."""
 
 
 class AfterSuccess(StrEnum):

@@ -11,6 +11,8 @@ from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
 from .elastic import Elastic
+from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
+from .gate import Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
@@ -56,10 +58,8 @@ from .status import (
 from .storage import ClaimRef, Output, OutputFormat, Storage
 from .training import (
     AfterSuccess,
-    Baseline,
     Checkpoint,
     DeepSpeed,
-    Evaluation,
     Full,
     Lora,
     Method,
@@ -145,6 +145,7 @@ __all__ = [
     "Adaptation",
     "Affinity",
     "AfterSuccess",
+    "AnswerMetric",
     "Artifact",
     "Backoff",
     "Baseline",
@@ -175,6 +176,10 @@ __all__ = [
     "FineTuneJobSpec",
     "FineTuneJobStatus",
     "Full",
+    "Gate",
+    "GateMetric",
+    "GateScore",
+    "Generation",
     "Goodput",
     "LatestCheckpoint",
     "LocalObjectRef",
@@ -194,10 +199,12 @@ __all__ = [
     "OnLossSpike",
     "OnNonFinite",
     "OnOutOfMemory",
+    "OnOverfitting",
     "Optimizer",
     "OptimizerType",
     "Output",
     "OutputFormat",
+    "Overfitting",
     "Overlong",
     "Packing",
     "PassedOver",

@@ -26,6 +26,7 @@ from .facts import (
     new_attempt,
     record_job,
 )
+from .fit import fit_condition
 from .history import left_out, tell_skipped, tell_start
 from .numbers import progress_changes
 from .out_of_reach import silent_pods, tell_silent
@@ -196,7 +197,7 @@ def running(facts: Facts) -> Verdict:
     }[stage.name]
     training = stage.name is StageName.TRAIN
     changes: dict[str, Any] = {"failure": None}
-    ready = {ConditionType.GANG_READY.value: ("True", reason.value, "all training pods are ready")}
+    told = {ConditionType.GANG_READY.value: ("True", reason.value, "all training pods are ready")}
     if training:
         changes |= {"start_timeouts": None, **progress_changes(facts)}
         status = facts.status.model_copy(update=changes)
@@ -204,13 +205,18 @@ def running(facts: Facts) -> Verdict:
         message += tell_start(status) + tell_skipped(status) + tell_silent(facts)
         if left_out(status):
             reason = Reason.STEPS_SKIPPED
+        fit = fit_condition(facts, facts.progress)
+        value, _, what = fit.get(ConditionType.OVERFITTING.value, ("", "", ""))
+        if value == "True":
+            reason, message = Reason.OVERFITTING, f"{message}; {what}"
+        told |= fit
     return Verdict(
         phase=RUNNING_PHASES[stage.name],
         state=state,
         reason=reason,
         message=message,
         changes=changes,
-        conditions=ready if training else {},
+        conditions=told if training else {},
         aside=record_job(facts),
         again_after=POLL_SECONDS if silent_pods(facts) else None,
     )

@@ -84,6 +84,9 @@ def trained_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
     if words is None:
         return {}
     changes = {**final_numbers(facts, words), **resumption_changes(facts, reported_start(facts))}
+    if facts.spec.evaluation.generation and facts.status.logs:
+        path = f"{facts.known_plan.workspace}/attempts/{facts.stage.attempt}/answers.html"
+        changes["logs"] = facts.status.logs.model_copy(update={"answers_path": path})
     if words.step is not None:
         changes["progress"] = _finished(words.step, words.steps, words, facts.now)
     return changes
@@ -115,15 +118,7 @@ def prepared_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
 def read_metrics(report: MetricsReport, known: Metrics | None) -> Metrics | None:
     """The newest of each number; one that is not reported now keeps its value."""
     base = known or Metrics()
-    baseline = _scores(report.baseline) or base.baseline
-    metrics = Metrics(
-        loss=_decimal(report.loss) or base.loss,
-        eval_loss=_decimal(report.eval_loss) or base.eval_loss,
-        perplexity=_decimal(report.perplexity) or base.perplexity,
-        learning_rate=_decimal(report.learning_rate) or base.learning_rate,
-        grad_norm=_decimal(report.grad_norm) or base.grad_norm,
-        baseline=baseline,
-    )
+    metrics = Metrics(**_numbers(base, report), baseline=_scores(report.baseline) or base.baseline)
     return metrics if metrics != Metrics() else None
 
 
@@ -181,9 +176,17 @@ def _seconds(value: float | None) -> int | None:
 
 
 def _scores(report: ScoresReport | None) -> Scores | None:
-    if report is None or (report.eval_loss is None and report.perplexity is None):
-        return None
-    return Scores(eval_loss=_decimal(report.eval_loss), perplexity=_decimal(report.perplexity))
+    scores = Scores() if report is None else Scores(**_numbers(Scores(), report))
+    return scores if scores != Scores() else None
+
+
+def _numbers(known: Scores, report: ScoresReport) -> dict[str, str | None]:
+    """All single numbers of ``known``, each replaced by what is reported."""
+    return {
+        name: _decimal(getattr(report, name)) or getattr(known, name)
+        for name in type(known).model_fields
+        if name != "baseline"
+    }
 
 
 def _decimal(value: float | None, digits: int = 6) -> str | None:

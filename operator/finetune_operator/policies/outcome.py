@@ -10,6 +10,8 @@ from .attempts import NOT_READY, gone_soon, overdue, waiting, write_ahead
 from .ending import POLL_SECONDS, name_pods
 from .facts import RUNNING_PHASES, Facts, State, Verdict, record_job
 from .failure import digest, digest_of_vanished, tell
+from .fit import fit_condition, tell_fit
+from .gate import gate_passed
 from .history import tell_skipped
 from .numbers import final_numbers, last_words, prepared_changes, trained_changes
 from .out_of_reach import lost_of_attempt
@@ -28,7 +30,9 @@ def stage_completed(facts: Facts) -> Verdict | None:
             return _next_stage(facts, StageName.TRAIN, changes)
         case StageName.TRAIN:
             changes = {**trained_changes(facts, words), "trained": facts.now}
-            return _next_stage(facts, StageName.EXPORT, changes)
+            verdict = _next_stage(facts, StageName.EXPORT, changes)
+            fit = fit_condition(facts, words)
+            return replace(verdict, conditions={**verdict.conditions, **fit})
         case StageName.EXPORT:
             return _succeeded(facts)
 
@@ -63,6 +67,7 @@ def _succeeded(facts: Facts) -> Verdict | None:
             path=plan.output_path,
             digest=words.artifact.digest if words and words.artifact else None,
             bytes=words.artifact.bytes if words and words.artifact else None,
+            step=words.artifact.step if words and words.artifact else None,
             formats=tuple(form.value for form in plan.spec.output.formats),
         ),
     }
@@ -74,8 +79,10 @@ def _succeeded(facts: Facts) -> Verdict | None:
         phase=Phase.SUCCEEDED,
         state=State.SUCCEEDED,
         reason=Reason.SUCCEEDED,
-        message=f"the result lies at {changes['artifact'].uri}{tell_skipped(facts.status)}",
+        message=f"the result lies at {changes['artifact'].uri}{tell_skipped(facts.status)}"
+        f"{tell_fit(facts.status)}",
         changes=changes,
+        conditions=gate_passed(facts, words),
     )
 
 

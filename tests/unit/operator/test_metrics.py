@@ -29,7 +29,9 @@ STATUS: dict[str, Any] = {
         "loss": "1.25",
         "evalLoss": "1.5",
         "perplexity": "4.48",
-        "baseline": {"evalLoss": "2.5"},
+        "tokenAccuracy": "0.7",
+        "bleu": "31.2",
+        "baseline": {"evalLoss": "2.5", "bleu": "3.5"},
     },
 }
 
@@ -46,6 +48,9 @@ def text(*jobs: StoredJob, limit: int = 10) -> str:
         'finetune_job_eval_loss{finetunejob="demo",namespace="team-a"} 1.5',
         'finetune_job_eval_perplexity{finetunejob="demo",namespace="team-a"} 4.48',
         'finetune_job_baseline_eval_loss{finetunejob="demo",namespace="team-a"} 2.5',
+        'finetune_job_eval_token_accuracy{finetunejob="demo",namespace="team-a"} 0.7',
+        'finetune_job_eval_score{finetunejob="demo",metric="bleu",namespace="team-a"} 31.2',
+        'finetune_job_baseline_eval_score{finetunejob="demo",metric="bleu",namespace="team-a"} 3.5',
         'finetune_job_progress_ratio{finetunejob="demo",namespace="team-a"} 0.44',
         'finetune_job_phase{finetunejob="demo",namespace="team-a",phase="Succeeded"} 1.0',
         'finetune_job_info{finetunejob="demo",method="lora",model="pvc://models/small",'

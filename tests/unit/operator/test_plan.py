@@ -135,6 +135,11 @@ def test_a_claim_of_a_size_is_the_jobs_own() -> None:
         pytest.param({}, "spec.model", id="an empty spec"),
         pytest.param(make_spec(model={"uri": "ftp://x"}), "spec.model.uri", id="a wrong scheme"),
         pytest.param(make_spec(workers={"count": -1}), "spec.workers.count", id="a wrong number"),
+        pytest.param(
+            make_spec(evaluation={"generation": {"metrics": ["Regex"], "regex": "(a"}}),
+            "spec.evaluation.generation.regex",
+            id="a regex that does not compile",
+        ),
         pytest.param(make_spec(surprise=1), "spec.surprise", id="an unknown field"),
         pytest.param(
             make_spec(data={"train": [{"name": "a"}]}), "spec.data.train[0].uri", id="in a list"

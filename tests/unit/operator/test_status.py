@@ -30,6 +30,7 @@ from builders import (
 from finetune_operator.api.types import (
     Checkpoints,
     Condition,
+    ConditionType,
     Failure,
     FineTuneJobStatus,
     LatestCheckpoint,
@@ -869,7 +870,7 @@ def test_conditions_stand_as_kstatus_needs_them(facts: Facts, expected: tuple[st
     status = decide(facts).status
     names = ("Reconciling", "Stalled", "Succeeded", "Failed")
     assert tuple(main_condition(status, name)["status"] for name in names) == expected
-    assert len({c["type"] for c in status["conditions"]}) == len(status["conditions"]) == 9
+    assert [c["type"] for c in status["conditions"]] == [kind.value for kind in ConditionType]
     assert all(c["reason"] and c["observedGeneration"] == 1 for c in status["conditions"])
 
 

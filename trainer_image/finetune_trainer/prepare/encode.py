@@ -82,6 +82,11 @@ class Encoder:
         mask = np.array([0] * len(head) + [1] * len(body), dtype=np.uint8)
         return self._finish(*self._ended(head + body, mask))
 
+    def prompt(self, text: str, *, plain: bool) -> Ids:
+        """A prompt alone, as it stands in front of an answer. ``plain``: as `plain` writes it."""
+        ids = self._as_text(text) if plain else self._encode_marked(text)[0]
+        return [int(i) for i in self._finish(ids, np.zeros(len(ids), dtype=np.uint8)).input_ids]
+
     def _as_text(self, text: str) -> Ids:
         encoded = self._encode(text, split_special_tokens=True)
         return list(encoded["input_ids"])

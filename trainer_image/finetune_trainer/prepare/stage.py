@@ -16,6 +16,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import RunConfig
 from finetune_trainer.errors import BadData, ConfigInvalid
+from finetune_trainer.judging.prompts import PROMPTS, read_prompts, write_prompts
+from finetune_trainer.judging.scores import compiled
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.cleaning.compare import Table
@@ -24,6 +26,7 @@ from finetune_trainer.prepare.cleaning.rejects import Ledger, totals
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
 from finetune_trainer.prepare.model import end_of_turn_ids, prepare_model
 from finetune_trainer.prepare.pack import one_each, pack
+from finetune_trainer.prepare.prompts import held_out_prompts
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
 from finetune_trainer.prepare.report.facts import Side, report_facts
 from finetune_trainer.prepare.report.page import render_page
@@ -55,9 +58,14 @@ def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
     ``ConfigInvalid``, each naming the field.
     """
     started = time.monotonic()
+    wish = config.evaluation.generation
+    if wish and wish.regex:
+        compiled(wish.regex)
     model = prepare_model(config.model, workspace)
     _check_length(config, model)
     data = prepare_data(config, workspace, model)
+    if wish:
+        read_prompts(workspace / "data" / "eval", wish, model["contextLength"])
     steps = planned_steps(config, data["packedRows"])
     log.info("prepared in %.1f s: %d steps", time.monotonic() - started, steps)
     return {"model": _summary(model), "data": data, "steps": steps}
@@ -107,17 +115,21 @@ def _make_data(
     sides: list[Side] = []
     for split in (train, held):
         _check_template(split, tokenizer)
+        tokenization = Tokenization(
+            tokenizer, config.data, plain_sources(tokenizer, split.reports), end_of_turn
+        )
         tokenized = tokenize_split(
             split.samples,
-            Tokenization(
-                tokenizer, config.data, plain_sources(tokenizer, split.reports), end_of_turn
-            ),
+            tokenization,
             [source.field for source in split.sources],
             scratch / split.name,
             _processes(),
         )
         _book(split, tokenized, ledger)
         facts |= _write(config, folder, split, tokenized)
+        if split is held:
+            prompts = held_out_prompts(split, tokenized, tokenization, config.data.sequence_length)
+            write_prompts(folder / split.name / PROMPTS, prompts)
         sides.append(Side(split, tokenized))
     check_rows(config.data.expect, train.accounts)
     check_truncated(config.data.expect, facts["truncated"], facts["kept"])

@@ -71,9 +71,10 @@ class ChatRenderer:
                 _check_answer(turn, messages[turn], rendered.text[start:end])
         return rendered
 
-    def prompt(self, messages: list[Message]) -> str:
+    def prompt(self, messages: list[Message], tools: Any = None) -> str:
         """The text that asks the model for the next assistant turn."""
-        return self._text([self._mark(message) for message in messages], prompt=True)
+        options = {"tools": _marked(tools, self._typed)} if tools else {}
+        return self._text([self._mark(message) for message in messages], prompt=True, **options)
 
     def _by_generation_block(self, messages: list[Message], options: dict[str, Any]) -> Rendered:
         texts, spans = self._render(messages, return_assistant_tokens_mask=True, **options)

@@ -94,6 +94,15 @@ class Tokenization:
         spans = rendered.spans[-1:] if self._data.loss_on == "Response" else rendered.spans
         return self._encoder.chat(rendered, spans)
 
+    def prompt(self, source: int, messages: list[Message], tools: Any = None) -> list[int]:
+        """What asks for the next assistant turn of a conversation. Raises ``TemplateError``."""
+        if source in self._plain:
+            text = "".join(message["content"] + "\n\n" for message in messages)
+            return self._encoder.prompt(text, plain=True)
+        if self._renderer is None:
+            raise TemplateError("the model has no chat template")
+        return self._encoder.prompt(self._renderer.prompt(messages, tools), plain=False)
+
     def batch(
         self, columns: dict[str, list[Any]], indices: list[int], fields: list[str]
     ) -> dict[str, list[Any]]:
@@ -110,7 +119,7 @@ class Tokenization:
         )
         for index, source, place, messages, text, tools in rows:
             try:
-                turns = [_with_extra(message) for message in messages]
+                turns = [with_extra(message) for message in messages]
                 encoded = self.encode(source, turns, text, json.loads(tools) if tools else None)
             except TemplateError as error:
                 raise BadData(
@@ -198,7 +207,7 @@ def plain_sources(tokenizer: Tokenizer, reports: list[SourceReport]) -> set[int]
     return {i for i, report in enumerate(reports) if report.format == "Instruction"}
 
 
-def _with_extra(message: dict[str, str]) -> Message:
+def with_extra(message: dict[str, str]) -> Message:
     """A message as templates know it; what it holds besides role and content is JSON in samples."""
     turn: Message = {"role": message["role"], "content": message["content"]}
     if message["extra"]:

@@ -136,6 +136,7 @@ def test_exit_codes_are_distinct_and_of_the_program_alone() -> None:
         ("HardwareFault", 77, Budget.INFRASTRUCTURE),
         ("Rendezvous", 78, Budget.INFRASTRUCTURE),
         ("LossSpike", 79, Budget.PROGRAM),
+        ("GateFailed", 80, Budget.NONE),
     ],
 )
 def test_an_exit_code_never_changes_its_meaning(name: str, code: int, budget: Budget) -> None:

@@ -18,6 +18,7 @@ PAYERS = {
     "ModelLoad": N,
     "NoValidCheckpoint": N,
     "DiskFull": N,
+    "GateFailed": N,
     "Internal": P,
     "CudaOom": P,
     "NonFinite": P,

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from builders import make_facts, status_in
+from builders import UID, make_facts, make_spec, status_in
 
-from finetune_operator.api.types import Metrics, StageName
-from finetune_operator.policies.numbers import progress_changes, read_metrics
+from finetune_operator.api.types import Logs, Metrics, StageName
+from finetune_operator.policies.numbers import progress_changes, read_metrics, trained_changes
 from finetune_operator.reports import MetricsReport, read_last_words, read_progress
 
 REPORT: dict[str, Any] = {
@@ -70,6 +70,30 @@ def test_a_report_that_only_says_it_is_later_changes_nothing() -> None:
 def test_a_number_that_is_not_reported_now_keeps_its_last_value() -> None:
     known = Metrics(loss="1.5", eval_loss="1.8")
     assert read_metrics(MetricsReport(loss=1.25), known) == Metrics(loss="1.25", eval_loss="1.8")
+
+
+def test_scores_of_answers_stand_beside_those_of_the_untouched_model() -> None:
+    scores = {"bleu": 31.25, "chrF": 50, "rougeL": 0.5, "exactMatch": 0, "regexMatch": 1,
+              "jsonValid": 0.125, "tokenAccuracy": 0.7}  # fmt: skip
+    told = MetricsReport.model_validate({"loss": 1, **scores, "baseline": scores})
+    wire = read_metrics(told, None)
+    assert wire is not None
+    expected = {name: f"{value:g}" for name, value in scores.items()}
+    assert wire.wire() == {"loss": "1", **expected, "baseline": expected}
+    later = read_metrics(MetricsReport(bleu=32), wire)
+    assert later is not None and later.bleu == "32" and later.baseline == wire.baseline
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_table_of_answers_is_named_once_training_is_over(wanted: bool) -> None:
+    status = status_in(StageName.TRAIN, logs=Logs(claim="work", path="x"))
+    spec = make_spec(evaluation={"generation": {}} if wanted else {})
+    words = read_last_words('{"stage": "train", "attempt": 0, "outcome": "succeeded", "step": 3}')
+    changes = trained_changes(make_facts(status, spec=spec), words)
+    assert ("logs" in changes) == wanted
+    if wanted:
+        path = f"team-a/{UID}/attempts/0/answers.html"
+        assert changes["logs"].wire() == {"claim": "work", "path": "x", "answersPath": path}
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from finetune_trainer import export
 from finetune_trainer.config import Lora, RunConfig
-from finetune_trainer.errors import StageError
+from finetune_trainer.errors import GateFailed, StageError
 from finetune_trainer.model import load_model, lora_config
 from finetune_trainer.prepare import stage
 
@@ -140,7 +140,38 @@ def test_tokenizer_template_stop_token_and_card_come_along(folder: Path) -> None
     assert GenerationConfig.from_pretrained(merged).eos_token_id == tokenizer.eos_token_id
     card = (merged / "README.md").read_text()
     assert "| loss | 2.2 | 0.9 |" in card
+    assert "answers" not in card and not (merged / "answers.html").exists()
     assert json.loads((folder / "ws/data/manifest.json").read_text())["digest"] in card
+
+
+def test_the_table_of_answers_and_its_scores_come_along(folder: Path) -> None:
+    attempt = folder / "ws/attempts/0"
+    metrics = {**METRICS, "bleu": 31.25, "baseline": {**METRICS["baseline"], "bleu": 2.5}}
+    result = json.loads((attempt / "result.json").read_text())
+    result |= {"metrics": metrics, "signatures": {"bleu": "nrefs:1|version:2"}}
+    (attempt / "result.json").write_text(json.dumps(result))
+    for name in ("answers.jsonl", "answers.html"):
+        (attempt / name).write_text(name)
+    told = run(folder, evaluation={"generation": {}})
+    assert told["train"]["metrics"]["bleu"] == 31.25
+    for place in ("adapter", "merged"):
+        published = folder / "ws/output" / place
+        assert (published / "answers.html").read_text() == "answers.html"
+        assert (published / "answers.jsonl").read_text() == "answers.jsonl"
+        card = (published / "README.md").read_text()
+        assert "| BLEU | 2.5 | 31.25 |" in card and "(answers.html)" in card
+        assert "BLEU: `nrefs:1|version:2`." in card
+
+
+def test_a_model_that_the_gate_holds_back_is_not_published(folder: Path) -> None:
+    shut = {"scores": [{"metric": "EvalLoss", "minImprovement": 1.5}]}
+    with pytest.raises(GateFailed, match=r"evalLoss is 0\.9 after 2\.2 .* by at least 1\.5"):
+        run(folder, gate=shut)
+    assert not (folder / "ws/output").exists()
+    assert (folder / "ws/attempts/0/adapter/adapter_model.safetensors").exists()
+    told = run(folder, gate={"scores": [{"metric": "EvalLoss", "minImprovement": 1.2}]})
+    assert told["gate"] == {"message": "evalLoss is 0.9 (untouched model: 2.2)"}
+    assert told["artifact"]["step"] == 10
 
 
 def test_an_end_of_turn_that_is_not_eos_becomes_a_stop_token(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from tiny_models import make_tokenizer
 from unit.trainer.train.tiny import VOCABULARY, random_rows, run_config, tiny_llama, write_rows
 
 from finetune_trainer import gang as gangs
@@ -24,6 +25,9 @@ from finetune_trainer.errors import Preempted
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.gang import Gang
 from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.judging.decode import Decoding, Signals, decode
+from finetune_trainer.judging.prompts import Prompt
+from finetune_trainer.judging.questions import Questions
 from finetune_trainer.loop import Loop
 from finetune_trainer.metrics import Metrics
 from finetune_trainer.prepare.store import PackedDataset
@@ -37,6 +41,8 @@ from finetune_trainer.zero_config import effective_stage, resolve_precision
 
 TIMEOUT = 60.0
 BAD_TOKEN = VOCABULARY - 1
+STOPS = (2, 11, 30, 55)
+"""Tokens that end an answer."""
 
 
 class NeverStop:
@@ -60,6 +66,10 @@ class Job:
     eval_lengths: list[list[int]] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+    prompts: list[list[int]] = field(default_factory=list)
+    """To be answered where ``config`` wants answers."""
+    same_rows: bool = False
+    """The held-out rows are those that are trained on."""
     supervised: float = 0.6
     first_gradient: bool = False
     bad_row: int | None = None
@@ -171,12 +181,60 @@ def assembled(job: Job, place: Place, shared: Path | None = None, attempt: int =
         engine=engine,
         gang=gang,
         train_rows=train_rows(scratch / "train", job),
-        eval_rows=rows_in(scratch / "eval", 2, job.eval_lengths, job.supervised),
+        eval_rows=rows_in(
+            scratch / "eval", 1 if job.same_rows else 2, job.eval_lengths, job.supervised
+        ),
         checkpoints=checkpoints,
         shutdown=NeverStop(),  # type: ignore[arg-type]
         reporter=recorder(place, folder, attempt),
         state=state,
+        questions=questions(job, config, workspace),
     )
+
+
+def questions(job: Job, config: RunConfig, workspace: Path) -> Questions | None:
+    """The job's prompts, as text and as they are; the references are all alike."""
+    wish = config.evaluation.generation
+    if wish is None:
+        return None
+    tokenizer = make_tokenizer()
+    prompts = [
+        Prompt(f"row {n}", ({"role": "user", "content": f"prompt {n}"},), tuple(ids), "a b c")
+        for n, ids in enumerate(job.prompts)
+    ]
+    return Questions(wish, prompts, tokenizer, decoding(wish.max_new_tokens), workspace / "answers")
+
+
+def decoding(max_new_tokens: int, batch_tokens: int = 64) -> Decoding:
+    return Decoding(frozenset(STOPS), 0, max_new_tokens, batch_tokens)
+
+
+def answer_prompts(
+    place: Place, job: Job, batch_tokens: int, stop_after: int | None = None
+) -> dict[str, Any]:
+    """Answer the job's prompts with the untouched model. ``stop_after``: passes, on the last
+    rank alone."""
+    gang = joined(place)
+    engine = built(job, job.run_config(place.world_size))
+    calls: list[int] = []
+    asked = place.rank == place.world_size - 1 and stop_after is not None
+    before = torch.get_rng_state()
+    answers = decode(
+        engine,
+        gang,
+        job.prompts,
+        decoding(12, batch_tokens),
+        logits_to_keep=True,
+        signals=Signals(
+            on_pass=lambda: calls.append(1),
+            stop=lambda: asked and len(calls) >= (stop_after or 0),
+        ),
+    )
+    return {
+        "answers": answers,
+        "calls": len(calls),
+        "rng_untouched": bool(torch.equal(before, torch.get_rng_state())),
+    }
 
 
 def recorder(place: Place, folder: Path, attempt: int = 0) -> Recorder:

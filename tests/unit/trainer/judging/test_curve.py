@@ -1,0 +1,157 @@
+"""What is read from curves of losses: synthetic ones, whose fault is known."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from finetune_trainer.config import Overfitting
+from finetune_trainer.judging.curve import Course, Judgement, Point, judge
+
+Curve = Callable[[float], float]
+BASE = 3.0
+
+
+def fall(low: float, high: float = BASE, speed: float = 6.0) -> Curve:
+    """From ``high`` towards ``low``, as losses fall; the time goes from 0 to 1."""
+    return lambda t: low + (high - low) * math.exp(-speed * t)
+
+
+def course(
+    held: Curve, train: Curve | None, evaluations: int = 10, share: float = 1.0, **policy: Any
+) -> Course:
+    steps = [10 * (n + 1) for n in range(evaluations)]
+    points = [
+        Point(step, held(t), train(t) if train else None)
+        for step in steps
+        if (t := step / (10 * evaluations) * share) is not None
+    ]
+    settings = Overfitting.model_validate(policy)
+    return Course(points, settings, base=BASE, share=share, lora=True)
+
+
+def turning(low: float, at: float, rise: float) -> Curve:
+    """Falls until ``at``, then rises by ``rise`` until the end."""
+    return lambda t: low + (BASE - low) * max(0.0, 1 - t / at) + rise * max(0.0, t - at)
+
+
+def found(*args: Any, **policy: Any) -> Judgement | None:
+    return judge(course(*args, **policy))
+
+
+@pytest.mark.parametrize(
+    ("held", "train", "policy", "finding"),
+    [
+        pytest.param(fall(1.0), fall(0.9), {}, "WellFitted", id="a good run"),
+        pytest.param(turning(1.0, 0.4, 1.5), fall(0.2), {}, "Overfitting", id="learnt by heart"),
+        pytest.param(turning(1.0, 0.4, 1.5), fall(0.2), {"action": "Ignore"}, None, id="ignored"),
+        pytest.param(
+            turning(1.0, 0.8, 1.5), fall(0.2), {}, "WellFitted", id="risen for two evaluations only"
+        ),
+        pytest.param(
+            turning(1.0, 0.8, 1.5), fall(0.2), {"patience": 2}, "Overfitting", id="less patience"
+        ),
+        pytest.param(
+            turning(1.0, 0.4, 0.1), fall(0.2), {"minDelta": 0.2}, "NoImprovement",
+            id="a rise below minDelta is none",
+        ),
+        pytest.param(fall(1.0), fall(0.2), {"maxGap": 0.5}, "Overfitting", id="a wide gap"),
+        pytest.param(fall(1.0), fall(0.9), {"maxGap": 0.5}, "WellFitted", id="a narrow gap"),
+        pytest.param(
+            turning(1.0, 0.4, 0.0), turning(0.9, 0.4, 0.0), {}, "NoImprovement", id="a plateau"
+        ),
+        pytest.param(
+            turning(1.0, 0.4, 1.0), turning(0.9, 0.4, 1.0), {}, "NoImprovement",
+            id="both losses rise: it diverges, it does not overfit",
+        ),
+        pytest.param(turning(1.0, 0.4, 1.5), None, {}, "NoImprovement", id="train loss unknown"),
+        pytest.param(
+            lambda t: BASE + t, fall(0.5), {"patience": 50}, "WorseThanBase", id="only worse"
+        ),
+        pytest.param(lambda t: BASE, fall(0.5), {"patience": 50}, "WorseThanBase", id="unrelated"),
+        pytest.param(lambda t: 3 - t, lambda t: 3 - t, {}, "Underfitting", id="a straight fall"),
+        pytest.param(fall(1.0, speed=1.0), fall(0.9, speed=1.0), {}, "Underfitting", id="too slow"),
+        pytest.param(lambda t: math.nan, lambda t: math.nan, {}, "NoImprovement", id="no numbers"),
+    ],
+)  # fmt: skip
+def test_curves_of_known_fault(
+    held: Curve, train: Curve | None, policy: dict[str, Any], finding: str | None
+) -> None:
+    said = found(held, train, **policy)
+    assert (said.finding if said else None) == finding
+    if said:
+        assert not said.stop and len(said.message) < 500
+    if said and finding != "WellFitted":
+        assert "try" in said.message, "it says what to try"
+
+
+def test_in_the_middle_of_a_good_run_there_is_nothing_to_say() -> None:
+    for evaluations in range(1, 10):
+        assert found(fall(1.0), fall(0.9), evaluations, share=evaluations / 10) is None
+
+
+def test_a_run_that_does_not_get_better_than_its_base_is_told_of_half_way() -> None:
+    flat = (lambda t: BASE, lambda t: BASE)
+    assert judge(course(*flat, 2, share=0.4)) is None
+    said = judge(course(*flat, 3, share=0.5))
+    assert said is not None and said.finding == "WorseThanBase"
+
+
+@pytest.mark.parametrize("action", ["Warn", "StopKeepBest"])
+def test_only_the_action_stop_stops_and_names_what_is_kept(action: str) -> None:
+    said = found(turning(1.0, 0.4, 1.5), fall(0.2), action=action)
+    assert said is not None and said.finding == "Overfitting"
+    assert said.stop == (action == "StopKeepBest")
+    assert ("step 40 is kept" in said.message) == said.stop
+    assert "since step 40 the held-out loss rose from 1 to 1.9" in said.message
+    assert "lora.dropout" in said.message
+
+
+def test_the_lowest_is_kept_also_where_it_is_no_improvement() -> None:
+    """As the loop does it: minDelta is for patience alone."""
+    points = [Point(step, loss, loss) for step, loss in ((1, 2.0), (2, 1.99), (3, 2.1), (4, 2.1))]
+    policy = Overfitting(action="StopKeepBest", min_delta=0.1)
+    said = [
+        judge(Course(points, policy, base=None, share=share, lora=False)) for share in (0.2, 1.0)
+    ]
+    assert [each.message.rpartition("; ")[2] for each in said if each] == [
+        "stopped, step 2 is kept", "step 2 is kept",
+    ]  # fmt: skip
+
+
+def test_patience_counts_from_the_last_improvement_by_more_than_min_delta() -> None:
+    losses = [2.0, 1.0, 0.99, 0.98, 0.97]
+    points = [Point(n, loss, loss) for n, loss in enumerate(losses, 1)]
+
+    def said(count: int, **policy: Any) -> str | None:
+        settings = Overfitting.model_validate({"patience": 3, **policy})
+        seen = judge(Course(points[:count], settings, base=None, share=0.3, lora=False))
+        return seen.finding if seen else None
+
+    assert said(5) is None
+    assert [said(count, minDelta=0.05) for count in (3, 4, 5)] == [None, None, "NoImprovement"]
+
+
+def test_noise_raises_few_alarms() -> None:
+    """Good runs, each evaluation off by 1 %: at most one run in twenty is ever called ill."""
+    random.seed(1)
+    ill = 0
+    for _ in range(200):
+        low, speed = random.uniform(0.3, 2.0), random.uniform(5, 12)
+        good = fall(low, speed=speed)
+        noise = [random.gauss(1, 0.01) for _ in range(11)]
+        noisy = partial(_times, good, noise)
+        told = [
+            found(noisy, good, evaluations, share=evaluations / 10) for evaluations in range(1, 11)
+        ]
+        ill += any(said and said.finding in ("Overfitting", "WorseThanBase") for said in told)
+    assert ill <= 10
+
+
+def _times(curve: Curve, noise: list[float], t: float) -> float:
+    return curve(t) * noise[round(10 * t)]

@@ -1,0 +1,1 @@
+"""What a model answers and what that is worth: prompts, decoding, scores, curves, the gate."""

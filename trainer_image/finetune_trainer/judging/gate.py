@@ -1,0 +1,65 @@
+"""The gate: what a model has to reach before it is published. Pure functions of its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from finetune_trainer.config import Gate, GateScore
+from finetune_trainer.errors import GateFailed
+from finetune_trainer.judging.scores import NAMES
+
+_ON_TOKENS = {"EvalLoss": "evalLoss", "Perplexity": "perplexity", "TokenAccuracy": "tokenAccuracy"}
+_LOWER_IS_BETTER = ("EvalLoss", "Perplexity")
+
+
+def pass_gate(gate: Gate, metrics: Mapping[str, Any]) -> str:
+    """What it was passed by, with numbers. ``metrics``: the final ones, with ``baseline``.
+
+    Raises ``GateFailed`` with every score that keeps it shut; one that was not measured does.
+    """
+    base = metrics.get("baseline") or {}
+    faults = [fault for score in gate.scores for fault in _faults(score, metrics, base)]
+    if faults:
+        raise GateFailed(
+            f"the model is not published, because {'; '.join(faults)}",
+            "the trained weights stay in the folder of the attempt; condition Overfitting and the "
+            "table of answers may tell what to change",
+        )
+    return "; ".join(_reached(score, metrics, base) for score in gate.scores)
+
+
+def _faults(score: GateScore, metrics: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[str]:
+    name = _name(score)
+    value, before = metrics.get(name), base.get(name)
+    if value is None:
+        yield f"{name} was not measured"
+        return
+    # Not "value < bound": NaN must not pass.
+    if score.at_least is not None and not value >= score.at_least:
+        yield f"{name} is {value:.4g} and has to be at least {score.at_least:g}"
+    if score.at_most is not None and not value <= score.at_most:
+        yield f"{name} is {value:.4g} and has to be at most {score.at_most:g}"
+    if score.min_improvement is None:
+        return
+    if before is None:
+        yield f"{name} of the untouched model was not measured"
+    elif not _gain(score, value, before) >= score.min_improvement:
+        yield (
+            f"{name} is {value:.4g} after {before:.4g} of the untouched model and has to be better "
+            f"by at least {score.min_improvement:g}"
+        )
+
+
+def _gain(score: GateScore, value: float, before: float) -> float:
+    return before - value if score.metric in _LOWER_IS_BETTER else value - before
+
+
+def _reached(score: GateScore, metrics: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    name = _name(score)
+    before = f" (untouched model: {base[name]:.4g})" if name in base else ""
+    return f"{name} is {metrics[name]:.4g}{before}"
+
+
+def _name(score: GateScore) -> str:
+    return _ON_TOKENS.get(score.metric) or NAMES[score.metric]
