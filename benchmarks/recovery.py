@@ -15,19 +15,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.installed import pods_of, running_job, runs, until
 from benchmarks.processes import container_start, first_process
-from benchmarks.start_up import marks_of, runs, until
+from benchmarks.start_up import marks_of
 from local_cluster import LocalCluster
 from quickstart import follow
 from quickstart.kube import Kube, Object
-from quickstart.manifests import API_VERSION, KIND, Images, claim_and_job, namespace
-from quickstart.options import NAMESPACE, Options
+from quickstart.manifests import API_VERSION, KIND, Images
+from quickstart.options import NAMESPACE
 
 SAVE_STEPS = 2
 KILL_AT_STEP = 3
 STEPS = 6
-LABEL = "finetune.dev/job"
 TRAIN = "finetune.dev/stage=train"
+INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclass(frozen=True)
@@ -87,25 +88,14 @@ class Recoveries:
 
     def measure(self, name: str) -> tuple[ColdStart, Recovery]:
         """One job: its start, the death of its second pod, its way back."""
-        self._kube.apply(namespace())
-        claim, job = claim_and_job(Options(name=name), self._images)
-        spec = job["spec"]
-        spec["training"] |= {"steps": STEPS}
-        del spec["training"]["epochs"]
-        spec["checkpoint"] = {"everySteps": SAVE_STEPS}
-        spec["evaluation"].pop("everySteps", None)
-        self._kube.apply(claim)
-        uid = self._kube.apply(job)["metadata"]["uid"]
-        try:
-            return self._life(name, uid, claim["metadata"]["name"])
-        finally:
-            self._kube.delete(API_VERSION, KIND, name, NAMESPACE)
-            self._kube.delete("v1", "PersistentVolumeClaim", claim["metadata"]["name"], NAMESPACE)
-            until("the end of the job's pods", lambda: not self._pods(name, ""))
+        spec = {"checkpoint": {"everySteps": SAVE_STEPS}, "evaluation": {"baseline": "Measure"}}
+        job = running_job(self._cluster, self._kube, self._images, name, steps=STEPS, **spec)
+        with job as attempts:
+            return self._life(name, attempts)
 
-    def _life(self, name: str, uid: str, claim: str) -> tuple[ColdStart, Recovery]:
+    def _life(self, name: str, attempts: Path) -> tuple[ColdStart, Recovery]:
         created = until("the first gang", lambda: self._seen(f"{name}-a0"))
-        attempts, start = self._attempts(name, uid, claim), self._started(name, 0)
+        start = self._started(name, 0)
         first = until("the first step", lambda: lines_with(attempts / "0", "loss"))[0]
         baseline = lines_with(attempts / "0", "evalLoss")[0]
         ready = marks_of((attempts / "0/logs/rank-0.log").read_text())[-1]
@@ -117,7 +107,7 @@ class Recoveries:
             return steps[-1]["step"] >= KILL_AT_STEP and self._saved(name) if steps else None
 
         until(f"step {KILL_AT_STEP} and a checkpoint", far)
-        (victim,) = self._pods(name, f",{TRAIN},batch.kubernetes.io/job-completion-index=1")
+        (victim,) = pods_of(self._kube, name, f",{TRAIN},{INDEX}=1")
         process = first_process(victim["spec"]["hostname"], "finetune_trainer")
         os.kill(int(process.name), signal.SIGKILL)
         killed = time.time()
@@ -131,11 +121,6 @@ class Recoveries:
         way = (killed, noticed, ended, again, start, ready, float(lines[0]["at"]))
         parts = [late - early for early, late in pairwise(way)]
         return cold, Recovery(done - int(lines[0]["step"]) + 1, *parts)
-
-    def _attempts(self, name: str, uid: str, claim: str) -> Path:
-        bound = self._kube.get("v1", "PersistentVolumeClaim", claim, NAMESPACE) or {}
-        volume = str(bound["spec"]["volumeName"])
-        return self._cluster.paths.volumes / volume / NAMESPACE / uid / "attempts"
 
     def _seen(self, job: str) -> float | None:
         """Now, if that Kubernetes Job exists."""
@@ -161,16 +146,13 @@ class Recoveries:
 
     def _started(self, name: str, attempt: int) -> float:
         """When rank 0's container of an attempt began."""
-        only = f",{TRAIN},finetune.dev/attempt={attempt},batch.kubernetes.io/job-completion-index=0"
+        only = f",{TRAIN},finetune.dev/attempt={attempt},{INDEX}=0"
 
         def running() -> Object | None:
-            return next((pod for pod in self._pods(name, only) if runs(pod)), None)
+            return next((pod for pod in pods_of(self._kube, name, only) if runs(pod)), None)
 
         pod = until(f"rank 0 of attempt {attempt}", running)
         return container_start(pod["spec"]["hostname"], "finetune_trainer")
-
-    def _pods(self, name: str, more: str) -> list[Object]:
-        return self._kube.list("v1", "Pod", NAMESPACE, f"{LABEL}={name}{more}")
 
 
 def lines_with(attempt: Path, key: str) -> list[dict[str, Any]]:

@@ -6,9 +6,9 @@ import argparse
 from dataclasses import fields
 from statistics import median
 
+from benchmarks.installed import installed, said
 from benchmarks.record import Section
 from benchmarks.recovery import ColdStart, Recoveries, Recovery
-from benchmarks.start_up_section import said, started
 
 PARTS = {
     "noticed": "death of the pod → its Kubernetes Job says that it fails (goal ≤ 5 s)",
@@ -31,7 +31,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure(options: argparse.Namespace) -> str:
-    with started("finetune-bench") as (cluster, kube, images):
+    with installed("finetune-bench") as (cluster, kube, images):
         recoveries = Recoveries(cluster, kube, images)
         # The first one would read the image's files from the disk, as none after it does.
         lives = [

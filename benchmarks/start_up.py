@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from benchmarks.installed import pods_of, running_job, runs, until
 from benchmarks.processes import container_start
 from local_cluster import LocalCluster
 from quickstart import follow
 from quickstart.kube import Kube, Object
-from quickstart.manifests import API_VERSION, KIND, Images, claim_and_job, namespace
-from quickstart.options import NAMESPACE, Options
+from quickstart.manifests import API_VERSION, KIND, Images
+from quickstart.options import NAMESPACE
 from quickstart.release import RELEASE, SYSTEM_NAMESPACE
 
-PATIENCE_SECONDS = 600.0
 POD_NAME = "authentication.kubernetes.io/pod-name"
 WATCHED = {"finetunejobs", "jobs", "pods"}
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,25 +77,13 @@ class StartUps:
 
     def training(self, name: str) -> TrainingStart:
         """Run one job up to its first step, then delete it and wait until its pods are gone."""
-        self._kube.apply(namespace())
-        claim, job = claim_and_job(Options(name=name), self._images)
-        job["spec"]["training"] |= {"steps": 1}
-        del job["spec"]["training"]["epochs"]
-        self._kube.apply(claim)
-        uid = self._kube.apply(job)["metadata"]["uid"]
-        try:
-            return self._first_step(name, uid, claim["metadata"]["name"])
-        finally:
-            self._kube.delete(API_VERSION, KIND, name, NAMESPACE)
-            self._kube.delete("v1", "PersistentVolumeClaim", claim["metadata"]["name"], NAMESPACE)
-            until("the end of the job's pods", lambda: not self._pods(name))
+        with running_job(self._cluster, self._kube, self._images, name, steps=1) as attempts:
+            return self._first_step(name, attempts)
 
-    def _first_step(self, name: str, uid: str, claim: str) -> TrainingStart:
+    def _first_step(self, name: str, attempts: Path) -> TrainingStart:
         pod = until("the training pod", lambda: self._running_pod(name))
         start = container_start(pod["spec"]["hostname"], "finetune_trainer")
-        bound = self._kube.get("v1", "PersistentVolumeClaim", claim, NAMESPACE) or {}
-        folder = self._cluster.paths.volumes / bound["spec"]["volumeName"] / NAMESPACE / uid
-        attempt = folder / "attempts" / pod["metadata"]["labels"]["finetune.dev/attempt"]
+        attempt = attempts / pod["metadata"]["labels"]["finetune.dev/attempt"]
         lines = until("the first step", lambda: _first_lines(attempt / "metrics.jsonl"))
         marks = [start, *marks_of((attempt / "logs" / "rank-0.log").read_text())]
         marks += [line["at"] for line in lines]
@@ -109,13 +94,10 @@ class StartUps:
         status = (self._kube.get(API_VERSION, KIND, name, NAMESPACE) or {}).get("status", {})
         if follow.finished(status):
             raise RuntimeError(f"the job {name} ended before its first step: {status}")
-        for pod in self._pods(name, ",batch.kubernetes.io/job-completion-index=0"):
+        for pod in pods_of(self._kube, name, ",batch.kubernetes.io/job-completion-index=0"):
             if pod["metadata"]["labels"]["finetune.dev/stage"] == "train" and runs(pod):
                 return pod
         return None
-
-    def _pods(self, name: str, more: str = "") -> list[Object]:
-        return self._kube.list("v1", "Pod", NAMESPACE, f"finetune.dev/job={name}{more}")
 
     def _operator_pod(self) -> Object | None:
         selector = f"app.kubernetes.io/name={RELEASE}"
@@ -144,11 +126,6 @@ class StartUps:
                 entry = json.loads(line)
                 if entry["user"].get("extra", {}).get(POD_NAME) == [pod]:
                     yield entry
-
-
-def runs(pod: Object) -> bool:
-    found = pod["status"].get("containerStatuses") or [{}]
-    return "running" in found[0].get("state", {})
 
 
 def _first_lines(path: Path) -> list[dict[str, Any]] | None:
@@ -182,12 +159,3 @@ def marks_of(log: str) -> list[float]:
 def _unix(text: str) -> float:
     moment = datetime.fromisoformat(text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def until(what: str, probe: Callable[[], T | None]) -> T:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := probe()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {PATIENCE_SECONDS:.0f} s")
-        time.sleep(0.2)
-    return found

@@ -257,9 +257,16 @@ ENDED = st.builds(
 
 
 ABOUT_A_MINUTE_AGO = st.none() | st.sampled_from([59, 60, 61]).map(lambda n: NOW - seconds(n))
+TRAINING = st.builds(
+    FineTuneJobStatus,
+    prepared=st.just(NOW),
+    attempt=st.just(1),
+    start_time=st.just(NOW),
+    restarts=st.none() | RESTARTS,
+)
 LOSING = st.builds(
     make_facts,
-    STATUSES.map(_with_a_gang_that_ended),
+    TRAINING | STATUSES.map(_with_a_gang_that_ended),
     jobs=st.builds(
         make_child_job,
         st.just(StageName.TRAIN),
@@ -407,9 +414,17 @@ RULES = (
 )
 
 
-@given(FACTS | FACTS | ENDED | LOSING)
+@given(FACTS | ENDED | LOSING)
 @settings(max_examples=800, deadline=None)
 def test_no_verdict_breaks_a_rule(facts: Facts) -> None:
     """One test for all rules: making up facts takes longer than judging them."""
     for rule in RULES:
         rule(facts)
+
+
+@given(LOSING)
+@settings(max_examples=400, deadline=None)
+def test_nothing_ends_or_begins_beside_a_pod_that_is_not_given_up_yet(facts: Facts) -> None:
+    """By itself, because few facts come near the end of patience."""
+    nothing_ends_while_a_pod_is_left(facts)
+    nothing_is_created_beside_living_pods_or_under_a_name_that_is_not_stored(facts)

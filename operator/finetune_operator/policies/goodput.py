@@ -157,8 +157,10 @@ def _ended_well(facts: Facts) -> bool:
     """The work of the present attempt is done, or some of its pods have done theirs and no pod has
     failed yet: Kubernetes calls a Job complete a moment after its last pod has ended."""
     job = facts.stage.job
-    if job is None or job.complete:
-        return job is not None
+    if job is None:
+        return False
+    if job.complete:
+        return True
     pods = (*facts.observed.last_words, *facts.stage.pods)
     codes = {pod.terminated.exit_code for pod in pods if pod.terminated}
     return codes == {0} and not (job.failing or job.failure or job.deleting)
