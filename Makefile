@@ -15,7 +15,7 @@ quickstart: ## fine-tune a small model on a local cluster and prove that it lear
 	@$(BOOTSTRAP) --root cluster -- python -m quickstart $(ARGS)
 
 test: ## all tests, end to end on a cluster of their own [ARGS=-k...]
-	@$(BOOTSTRAP) --root tests -- python -m pytest tests $(ARGS)
+	@$(BOOTSTRAP) --root tests -- python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-unit: ## the tests that need no cluster
 	@$(BOOTSTRAP) tests -- python -m pytest tests -m "not e2e and not gpu" --ignore tests/parity -n auto --dist worksteal $(ARGS)

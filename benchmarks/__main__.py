@@ -12,6 +12,7 @@ from benchmarks import (
     checkpoint_section,
     control_plane_section,
     parity_section,
+    recovery_section,
     start_up_section,
     trainer_section,
 )
@@ -20,6 +21,7 @@ from benchmarks.record import Section, measured
 SECTIONS: dict[str, Section] = {
     "control-plane": control_plane_section.SECTION,
     "start-up": start_up_section.SECTION,
+    "recovery": recovery_section.SECTION,
     "trainer": trainer_section.SECTION,
     "checkpoint": checkpoint_section.SECTION,
     "parity": parity_section.SECTION,

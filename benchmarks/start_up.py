@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from benchmarks.installed import pods_of, running_job, runs, until
 from benchmarks.processes import container_start
 from local_cluster import LocalCluster
 from quickstart import follow
 from quickstart.kube import Kube, Object
-from quickstart.manifests import API_VERSION, KIND, Images, claim_and_job, namespace
-from quickstart.options import NAMESPACE, Options
+from quickstart.manifests import API_VERSION, KIND, Images
+from quickstart.options import NAMESPACE
 from quickstart.release import RELEASE, SYSTEM_NAMESPACE
 
-PATIENCE_SECONDS = 600.0
 POD_NAME = "authentication.kubernetes.io/pod-name"
 WATCHED = {"finetunejobs", "jobs", "pods"}
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,34 +70,22 @@ class StartUps:
         assert old is not None  # noqa: S101 - helm waited for it
         position = self._cluster.paths.audit_log.stat().st_size
         self._kube.delete("v1", "Pod", old["metadata"]["name"], SYSTEM_NAMESPACE)
-        pod = _until("the operator's successor", lambda: self._successor(old))
+        pod = until("the operator's successor", lambda: self._successor(old))
         name = pod["metadata"]["name"]
         start = container_start(name, "finetune_operator")
-        return _until("the operator's watches", lambda: self._watching(position, name)) - start
+        return until("the operator's watches", lambda: self._watching(position, name)) - start
 
     def training(self, name: str) -> TrainingStart:
         """Run one job up to its first step, then delete it and wait until its pods are gone."""
-        self._kube.apply(namespace())
-        claim, job = claim_and_job(Options(name=name), self._images)
-        job["spec"]["training"] |= {"steps": 1}
-        del job["spec"]["training"]["epochs"]
-        self._kube.apply(claim)
-        uid = self._kube.apply(job)["metadata"]["uid"]
-        try:
-            return self._first_step(name, uid, claim["metadata"]["name"])
-        finally:
-            self._kube.delete(API_VERSION, KIND, name, NAMESPACE)
-            self._kube.delete("v1", "PersistentVolumeClaim", claim["metadata"]["name"], NAMESPACE)
-            _until("the end of the job's pods", lambda: not self._pods(name))
+        with running_job(self._cluster, self._kube, self._images, name, steps=1) as attempts:
+            return self._first_step(name, attempts)
 
-    def _first_step(self, name: str, uid: str, claim: str) -> TrainingStart:
-        pod = _until("the training pod", lambda: self._running_pod(name))
+    def _first_step(self, name: str, attempts: Path) -> TrainingStart:
+        pod = until("the training pod", lambda: self._running_pod(name))
         start = container_start(pod["spec"]["hostname"], "finetune_trainer")
-        bound = self._kube.get("v1", "PersistentVolumeClaim", claim, NAMESPACE) or {}
-        folder = self._cluster.paths.volumes / bound["spec"]["volumeName"] / NAMESPACE / uid
-        attempt = folder / "attempts" / pod["metadata"]["labels"]["finetune.dev/attempt"]
-        lines = _until("the first step", lambda: _first_lines(attempt / "metrics.jsonl"))
-        marks = [start, *_marks((attempt / "logs" / "rank-0.log").read_text())]
+        attempt = attempts / pod["metadata"]["labels"]["finetune.dev/attempt"]
+        lines = until("the first step", lambda: _first_lines(attempt / "metrics.jsonl"))
+        marks = [start, *marks_of((attempt / "logs" / "rank-0.log").read_text())]
         marks += [line["at"] for line in lines]
         return TrainingStart(*(late - early for early, late in pairwise(marks)))
 
@@ -109,13 +94,10 @@ class StartUps:
         status = (self._kube.get(API_VERSION, KIND, name, NAMESPACE) or {}).get("status", {})
         if follow.finished(status):
             raise RuntimeError(f"the job {name} ended before its first step: {status}")
-        for pod in self._pods(name, ",batch.kubernetes.io/job-completion-index=0"):
-            if pod["metadata"]["labels"]["finetune.dev/stage"] == "train" and _runs(pod):
+        for pod in pods_of(self._kube, name, ",batch.kubernetes.io/job-completion-index=0"):
+            if pod["metadata"]["labels"]["finetune.dev/stage"] == "train" and runs(pod):
                 return pod
         return None
-
-    def _pods(self, name: str, more: str = "") -> list[Object]:
-        return self._kube.list("v1", "Pod", NAMESPACE, f"finetune.dev/job={name}{more}")
 
     def _operator_pod(self) -> Object | None:
         selector = f"app.kubernetes.io/name={RELEASE}"
@@ -126,7 +108,7 @@ class StartUps:
         pod = self._operator_pod()
         if pod is None or pod["metadata"]["uid"] == old["metadata"]["uid"]:
             return None
-        return pod if _runs(pod) else None
+        return pod if runs(pod) else None
 
     def _watching(self, position: int, pod: str) -> float | None:
         """When the API server had answered the first watch of each kind by this pod."""
@@ -146,11 +128,6 @@ class StartUps:
                     yield entry
 
 
-def _runs(pod: Object) -> bool:
-    found = pod["status"].get("containerStatuses") or [{}]
-    return "running" in found[0].get("state", {})
-
-
 def _first_lines(path: Path) -> list[dict[str, Any]] | None:
     """The baseline evaluation and the first step, once both are done."""
     if not path.exists():
@@ -168,7 +145,7 @@ MARKS = (
 """Lines of rank 0's log, in their order."""
 
 
-def _marks(log: str) -> list[float]:
+def marks_of(log: str) -> list[float]:
     """When each of ``MARKS`` was logged."""
     found = []
     for mark in MARKS:
@@ -182,12 +159,3 @@ def _marks(log: str) -> list[float]:
 def _unix(text: str) -> float:
     moment = datetime.fromisoformat(text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _until(what: str, probe: Callable[[], T | None]) -> T:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := probe()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {PATIENCE_SECONDS:.0f} s")
-        time.sleep(0.2)
-    return found

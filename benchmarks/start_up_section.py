@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import astuple, fields
+from dataclasses import fields
 from statistics import median
 from typing import TypeVar
 
+from benchmarks.installed import installed, said
 from benchmarks.record import Section
 from benchmarks.start_up import StartUps, TrainingStart
-from local_cluster import LocalCluster
-from local_cluster.images import build_model, build_operator, build_trainer
-from local_cluster.seed import refresh_seed
-from quickstart import images, manifests, release
-from quickstart.kube import Kube
-from quickstart.options import Options
 
 T = TypeVar("T")
 
@@ -36,44 +31,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure(options: argparse.Namespace) -> str:
-    cluster = LocalCluster("finetune-bench")
-    cluster.prepare(_stage)
-    cluster.binaries.build(["helm"], _stage)
-    ours = manifests.Images(
-        operator=build_operator(_say),
-        trainer=build_trainer(_say),
-        model=build_model(_say),
-        data=images.build_data(Options(), _say),
-    )
-    for image in astuple(ours):
-        cluster.push(image)
-    refresh_seed(cluster.cache, cluster.binaries, astuple(ours)[:3], _say)
-    cluster.up(nodes=1, report=_stage)
-    try:
-        helm = [str(cluster.binaries.path("helm")), "--kubeconfig", str(cluster.kubeconfig)]
-        release.install(helm, ours)
-        starts = StartUps(cluster, Kube(cluster.kubeconfig), ours)
-        operator = [_said("operator", starts.operator()) for _ in range(options.runs)]
+    with installed("finetune-bench") as (cluster, kube, ours):
+        starts = StartUps(cluster, kube, ours)
+        operator = [said("operator", starts.operator()) for _ in range(options.runs)]
         # The first training would read the image's files from the disk, as none after it does.
         training = [
-            _said("training", starts.training(f"start-{run}")) for run in range(options.runs + 1)
+            said("training", starts.training(f"start-{run}")) for run in range(options.runs + 1)
         ]
-    finally:
-        cluster.down()
     return _tables(operator, training[1:])
-
-
-def _stage(stage: str, detail: str) -> None:
-    _say(f"{stage}: {detail}")
-
-
-def _say(detail: str) -> None:
-    print(detail, flush=True)
-
-
-def _said(what: str, measured: T) -> T:
-    print(f"{what}: {measured}", flush=True)
-    return measured
 
 
 def _tables(operator: list[float], training: list[TrainingStart]) -> str:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import os
 
-pytest_plugins = ["e2e.fixtures"]
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling, Scheduling
+
+ON_THE_CLUSTER = ("tests/e2e/", "tests/faults/")
+
+pytest_plugins = ["e2e.fixtures", "side_by_side", "pytester"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,9 +34,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that take long run with the whole fault matrix."""
+    """The cluster's tests come first; those that take long, with the whole fault matrix."""
+    items.sort(key=lambda item: not item.nodeid.startswith(ON_THE_CLUSTER))
     if config.getoption("--whole") and not config.getoption("--row"):
         return
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason="takes long: make test-faults runs it"))
+
+
+class OneForTheCluster(LoadFileScheduling):
+    """One process runs all tests that use the cluster, which mostly wait; others run the rest."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "cluster" if nodeid.startswith(ON_THE_CLUSTER) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    return OneForTheCluster(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: some unit tests wait, too."""
+    return (os.cpu_count() or 1) + 1

@@ -58,6 +58,8 @@ class FakeCluster:
         """So many status writes find that somebody was faster."""
         self.silent: set[str] = set()
         """Nodes that do not answer: nothing changes of their pods, whatever happens there."""
+        self.room: int | None = None
+        """So many pods have a node at the same time; None: as many as there are."""
         self._versions = itertools.count(100)
         self._uids = itertools.count(1)
 
@@ -188,7 +190,7 @@ class FakeCluster:
     def start_pods(self) -> None:
         """The kubelets start every pod that waits."""
         for pod in self._of_kind("Pod"):
-            if self.is_silent(pod):
+            if self.is_silent(pod) or not self._place(pod):
                 continue
             if pod["status"]["phase"] == "Pending" and "deletionTimestamp" not in pod["metadata"]:
                 pod["status"] = {
@@ -333,7 +335,7 @@ class FakeCluster:
 
     def _make_pod(self, job: Raw, index: int) -> None:
         meta, template = job["metadata"], job["spec"]["template"]
-        self.add(
+        pod = self.add(
             {
                 "kind": "Pod",
                 "metadata": {
@@ -342,10 +344,30 @@ class FakeCluster:
                     "labels": {**template["metadata"]["labels"], INDEX: str(index)},
                     "ownerReferences": [{"kind": "Job", "uid": meta["uid"], "controller": True}],
                 },
-                "spec": {"nodeName": self._free_node(index)},
+                "spec": {"nodeName": ""},
                 "status": {"phase": "Pending"},
             }
         )
+        self._place(pod)
+
+    def _place(self, pod: Raw) -> bool:
+        """The scheduler. Returns whether the pod has a node."""
+        if pod["spec"]["nodeName"]:
+            return True
+        used = sum(
+            bool(other["spec"]["nodeName"]) and other["status"]["phase"] in ("Pending", "Running")
+            for other in self._of_kind("Pod")
+            if not self.is_silent(other)
+        )
+        if self.room is None or used < self.room:
+            pod["spec"]["nodeName"] = self._free_node(int(pod["metadata"]["labels"][INDEX]))
+            pod["status"].pop("conditions", None)
+        elif "conditions" not in pod["status"]:
+            reason = {"reason": "Unschedulable", "message": "0/3 nodes are available"}
+            no = {"type": "PodScheduled", "status": "False", "lastTransitionTime": self._clock()}
+            pod["status"]["conditions"] = [{**no, **reason}]
+        self._touch(pod)
+        return bool(pod["spec"]["nodeName"])
 
     def _scheduled(self) -> Raw:
         at = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from math import lcm
 
 from .api.types import FineTuneJobSpec
 from .errors import Fault, InvalidSpec
@@ -25,12 +27,22 @@ class Batch:
     reasons: dict[str, str] = field(default_factory=dict)
     """Why, for what was not given."""
 
+    def shared_by(self, world: int) -> Batch:
+        """The same global batch for another number of ranks, which divides it. The micro-batch, on
+        which a rank's memory depends, does not grow."""
+        share = self.total // world
+        micro = max(size for size in range(1, min(self.micro, share) + 1) if share % size == 0)
+        return replace(self, micro=micro, accumulation=share // micro)
 
-def solve_batch(spec: FineTuneJobSpec, settled: int | None = None) -> Batch:
+
+def solve_batch(
+    spec: FineTuneJobSpec, settled: int | None = None, also: Iterable[int] = ()
+) -> Batch:
     """Fill in what the spec leaves out. Raises ``InvalidSpec`` with what would fit.
 
     ``settled`` is the global batch size that a job has begun with: another number of workers does
-    not change it.
+    not change it. ``also``: other numbers of workers that are to fit, if that does not make the
+    global batch more than twice as large.
     """
     world = spec.workers.world_size
     total = spec.training.global_batch_size or settled
@@ -45,9 +57,17 @@ def solve_batch(spec: FineTuneJobSpec, settled: int | None = None) -> Batch:
         micro = max(size for size in range(1, min(at_most, share) + 1) if share % size == 0)
         reasons["microBatchSize"] = f"at most {budget} tokens in a forward pass"
     if total is None:
-        total = -(-LEAST_GLOBAL_BATCH // (micro * world)) * micro * world
+        total = _multiple(micro * world)
         reasons["globalBatchSize"] = f"the smallest of at least {LEAST_GLOBAL_BATCH} that fits"
+        for_all = _multiple(micro * lcm(world, *(n * spec.workers.ranks_per_pod for n in also)))
+        if total < for_all <= 2 * total:
+            total = for_all
+            reasons["globalBatchSize"] += ", with each bound of recovery.elastic too"
     return Batch(micro, total // (micro * world), total, reasons)
+
+
+def _multiple(unit: int) -> int:
+    return -(-LEAST_GLOBAL_BATCH // unit) * unit
 
 
 def _refuse_misfit(total: int, unit: int, spec: FineTuneJobSpec, *, resized: bool) -> None:

@@ -65,6 +65,11 @@ JOB_METRICS = (
         "Loss of the untouched model on the held-out rows.",
         ("metrics", "baseline", "evalLoss"),
     ),
+    JobMetric(
+        "finetune_job_workers",
+        "Training pods of the present gang, or of the next one.",
+        ("resolved", "workers"),
+    ),
 )
 
 ANSWER_SCORES = ("bleu", "chrF", "rougeL", "exactMatch", "regexMatch", "jsonValid")
@@ -167,6 +172,11 @@ class JobCollector(Collector):
             "Restarts of a FineTuneJob after failures, by the budget that paid.",
             labels=(*LABELS, "cause"),
         )
+        resizes = CounterMetricFamily(
+            "finetune_job_resizes",
+            "Changes of the number of workers of a FineTuneJob.",
+            labels=LABELS,
+        )
         redone = CounterMetricFamily(
             "finetune_job_steps_redone",
             "Optimizer steps that restarts lost, and that were trained again.",
@@ -202,6 +212,7 @@ class JobCollector(Collector):
             for cause in RESTART_CAUSES:
                 count = _number(status, ("restarts", cause)) or 0
                 restarts.add_metric((*job.key, cause), count)
+            resizes.add_metric(job.key, _number(status, ("restarts", "resizes")) or 0)
             redone.add_metric(job.key, _number(status, ("restarts", "stepsRedone")) or 0)
             for cause, count in _time_spent(status, self._clock()):
                 goodput.add_metric((*job.key, cause), count)
@@ -217,6 +228,7 @@ class JobCollector(Collector):
         yield info
         yield phase
         yield restarts
+        yield resizes
         yield redone
         yield goodput
         yield gpu_seconds

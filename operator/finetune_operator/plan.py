@@ -21,6 +21,7 @@ from .api.types import (
 from .batch import solve_batch
 from .engine.store import Key
 from .errors import Fault, InvalidSpec
+from .gang_size import bounds, fitting_sizes, misfits, present_workers, with_workers
 from .memory_ladder import Fit, descend
 from .preflight import predicted
 from .run_config import run_config
@@ -48,6 +49,13 @@ class TrainingPlan:
     key: Key
     uid: str
     spec: FineTuneJobSpec
+    """The wish, with the present number of workers."""
+    wanted: int
+    """Workers that the wish names."""
+    sizes: tuple[int, ...]
+    """Numbers of workers that may do, in order."""
+    remarks: tuple[Fault, ...]
+    """What of the spec cannot be followed, while the job goes on."""
     platform: Platform
     image: str
     """Trainer image; stays the same from the job's first pod to its last."""
@@ -104,7 +112,7 @@ class TrainingPlan:
         """Claims that must exist before the first pod, in the order of the spec."""
         uses = [use for source in self.sources if (use := source.claim_use)]
         if self.spec.storage.claim_ref:
-            shared = self.spec.workers.count > 1
+            shared = self.most_workers > 1
             uses.append(ClaimUse(self.claim_name, "spec.storage.claimRef.name", shared))
         if self.output_claim:
             uses.append(ClaimUse(self.output_claim, "spec.output.uri", False))
@@ -113,6 +121,11 @@ class TrainingPlan:
     def job_name(self, stage: StageName, attempt: int) -> str:
         """Name of the Kubernetes Job of one attempt of a stage."""
         return stage_job_name(self.key, stage, attempt)
+
+    @property
+    def most_workers(self) -> int:
+        """So many may write to the volume at once."""
+        return max(self.wanted, self.spec.workers.count, *self.sizes)
 
     def pods(self, stage: StageName) -> int:
         return self.spec.workers.count if stage is StageName.TRAIN else 1
@@ -144,10 +157,15 @@ def plan_training(
     """Compute the plan. ``outputs`` are the results of the jobs that ``job://`` sources name, as
     far as they are known. Raises ``InvalidSpec`` with all faults at once.
     """
-    wish = parse_spec(spec)
+    asked = parse_spec(spec)
     settled = status.resolved.global_batch_size if status.prepared and status.resolved else None
-    batch = solve_batch(wish, settled)
+    batch = solve_batch(asked, settled, also=bounds(asked))
+    remarks = misfits(asked, batch.total)
+    wish = with_workers(asked, present_workers(asked, status.resolved, batch.total))
+    batch = batch.shared_by(wish.workers.world_size)
     sources, faults = locate_sources(wish, outputs)
+    if not status.prepared:  # later a wrong bound is no reason to stop
+        faults, remarks = faults + remarks, ()
     if platform.kubernetes_minor < IMAGE_VOLUMES_SINCE:
         faults += tuple(
             Fault(source.field, "image:// needs Kubernetes 1.35 or newer: use pvc://")
@@ -172,10 +190,14 @@ def plan_training(
     rate, rate_reason = _learning_rate(wish)
     reasons = {**batch.reasons, "zeroStage": zero_reason, "learningRate": rate_reason}
     precision = wish.training.precision
+    resizes = status.resolved.resizes if status.resolved else None
+    if resizes and wish.workers.count != asked.workers.count:
+        reasons["workers"] = resizes[-1].reason
     if precision is None:
         on_gpu = wish.workers.gpus_per_worker > 0
         reasons["precision"] = "BF16 where the GPU has it" if on_gpu else "FP32 on CPU"
     resolved = Resolved(
+        workers=wish.workers.count,
         world_size=wish.workers.world_size,
         micro_batch_size=fit.micro,
         accumulation=fit.accumulation,
@@ -190,11 +212,15 @@ def plan_training(
         reasons={name: reason for name, reason in reasons.items() if reason} or None,
         adaptations=adaptations,
         passed_over=status.resolved.passed_over if status.resolved else None,
+        resizes=resizes,
     )
     return TrainingPlan(
         key=key,
         uid=uid,
         spec=wish,
+        wanted=asked.workers.count,
+        sizes=fitting_sizes(asked, batch.total),
+        remarks=remarks,
         platform=platform,
         image=image,
         resolved=resolved,

@@ -24,6 +24,7 @@ from .policies.attempts import (
     start_timeout,
 )
 from .policies.deadline import deadline_exceeded, seconds_left
+from .policies.elastic import seconds_until_more
 from .policies.evicted import evicted
 from .policies.facts import Action, Facts, State, Verb, Verdict
 from .policies.goodput import account
@@ -32,6 +33,7 @@ from .policies.nodes import node_lost, node_unreachable
 from .policies.out_of_reach import lost_nodes
 from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
 from .policies.preflight import memory_short, preflight
+from .policies.resize import growing, too_little_room
 from .policies.secrets import without_secrets
 from .policies.suspend import resumed, suspended
 from .policies.ttl import finished
@@ -49,6 +51,7 @@ RULES: tuple[Rule, ...] = (
     suspended,
     budget_exceeded,
     resumed,
+    growing,  # there was too little room, long ago
     evicted,  # a queue takes the gang's quota back
     between_attempts,  # given back, or failed and worth another try: pods go, time passes
     node_lost,  # the Job would never say so
@@ -62,6 +65,7 @@ RULES: tuple[Rule, ...] = (
     creation_refused,
     job_missing,  # everything is in place: create
     node_unreachable,  # it may come back
+    too_little_room,
     start_timeout,
     pods_not_ready,
     running,  # nothing is wrong
@@ -105,7 +109,13 @@ def decide(facts: Facts) -> Decision:
         aside = {**verdict.aside, "goodput": account(facts, status, verdict.reason)}
         wire = status.model_copy(update=aside).wire()
     ends = verdict.state.terminal and facts.status.completion_time is None
-    times = (verdict.again_after, _deadline(facts, verdict), seconds_until_spent(facts))
+    growth = seconds_until_more(facts)
+    times = (
+        verdict.again_after,
+        _deadline(facts, verdict),
+        seconds_until_spent(facts),
+        growth if growth is not None and growth > 0 else None,
+    )
     return Decision(
         status=wire if changed else facts.job.status,
         actions=verdict.actions,
@@ -150,7 +160,7 @@ def _conditions(
     ended = verdict.state is State.FAILED
     pending = ("Unknown", Reason.PENDING.value, "")
     lost = ("False", reason, message) if ended else pending
-    unjudged = bool(facts.faults)
+    wrong = (reason, message) if facts.faults else _remarks(facts)
     prepared = ("True", Reason.PREPARED.value, "model and data are prepared")
     published = ("True", Reason.PUBLISHED.value, "the result was loaded again and compared")
     gang = ("False", Reason.PENDING.value, "")
@@ -167,8 +177,8 @@ def _conditions(
             ("True", reason, message) if asleep else ("False", Reason.ACTIVE.value, "")
         ),
         ConditionType.SPEC_VALID.value: (
-            ("False", reason, message)
-            if unjudged
+            ("False", *wrong)
+            if wrong
             else ("True", Reason.ACCEPTED.value, "the spec can be carried out")
         ),
         ConditionType.DATASET_VALID.value: prepared if status.prepared else lost,
@@ -179,6 +189,14 @@ def _conditions(
         ConditionType.PUBLISHED.value: published if status.exported else lost,
         **verdict.conditions,
     }
+
+
+def _remarks(facts: Facts) -> tuple[str, str] | None:
+    """What of the spec is not followed although the job goes on; what was changed can be mended."""
+    remarks = facts.plan.remarks if facts.plan else ()
+    if not remarks:
+        return None
+    return remarks[0].reason, "; ".join(map(str, remarks))[:MAX_CONDITION_MESSAGE]
 
 
 def _gate(facts: Facts, verdict: Verdict) -> tuple[str, str, str]:

@@ -179,6 +179,8 @@ def test_an_optional_part_cannot_be_removed_whole(
         pytest.param({"budget": {"gpuHours": "0.5"}}, id="fewer GPU-hours"),
         pytest.param({"budget": None}, id="as many GPU-hours as it needs"),
         pytest.param({"recovery": None}, id="the default budgets again"),
+        pytest.param({"recovery": {"elastic": {"min": 1}}}, id="fewer workers may do"),
+        pytest.param({"recovery": {"elastic": None}}, id="no other number of workers may do"),
         pytest.param({"workers": {"count": 2}}, id="fewer workers while suspended"),
     ],
 )
@@ -195,6 +197,15 @@ def test_the_gang_keeps_its_size_unless_suspended(jobs: FineTuneJobs) -> None:
 
     assert answer.code == 422
     assert "only workers.count may change, while the job is suspended" in answer.causes[0][1]
+
+
+def test_a_gang_is_resized_by_hand_only_within_its_elastic_bounds(
+    jobs: FineTuneJobs, stored: str
+) -> None:
+    answer = jobs.try_to_change(stored, {"spec": {"workers": {"count": 1}}})
+
+    assert answer.code == 422
+    assert answer.causes[0][0] == "spec.recovery.elastic.min"
 
 
 def test_a_fresh_job_is_not_current(jobs: FineTuneJobs) -> None:

@@ -50,6 +50,7 @@ def env(**variables: object) -> list[dict[str, str]]:
     ]
 
 
+@pytest.mark.side_by_side
 def test_a_restart_and_a_sleep_are_accounted_for_to_the_second(jobs: Jobs) -> None:
     """Pod 1 fails at step 8, and the checkpoint is that of step 5: steps 6 and 7 are done twice.
 
@@ -95,6 +96,7 @@ def test_a_restart_and_a_sleep_are_accounted_for_to_the_second(jobs: Jobs) -> No
     assert 4 * gang <= account["gpuSeconds"] <= 4 * (gang + 30)
 
 
+@pytest.mark.side_by_side
 def test_a_job_whose_hours_are_used_up_saves_and_waits_for_more(
     jobs: Jobs, kubectl: Kubectl
 ) -> None:

@@ -57,6 +57,7 @@ def queued(jobs: Jobs, name: str, *, workers: int = 2, priority: str = "", **spe
     )  # fmt: skip
 
 
+@pytest.mark.side_by_side
 def test_an_evicted_gang_saves_queues_again_and_goes_on(jobs: Jobs, kubectl: Kubectl) -> None:
     queued(jobs, "low", steps=40, priority="research")
     jobs.wait_phase("low", "Training")
@@ -81,6 +82,7 @@ def test_an_evicted_gang_saves_queues_again_and_goes_on(jobs: Jobs, kubectl: Kub
     assert "restarts" not in jobs.status("vip")
 
 
+@pytest.mark.side_by_side
 def test_a_gang_that_no_quota_can_hold_says_so_in_one_sentence(jobs: Jobs) -> None:
     queued(jobs, "wide", workers=GPUS + 1, steps=2)
     said = _words(jobs, "wide", "insufficient quota for nvidia.com/gpu")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from e2e.contract_trainer import upload_contract_trainer
-from e2e.jobs import Jobs, evict
+from e2e.jobs import GRACE_SECONDS, Jobs, evict
 from e2e.kubectl import Kubectl, wait_for
 from e2e.place import OperatorProcess, own_operator
 
@@ -43,6 +43,7 @@ def jobs(kubectl: Kubectl, place: str) -> Jobs:
     return Jobs(kubectl, place)
 
 
+@pytest.mark.side_by_side
 def test_a_dead_rank_ends_the_gang_and_is_named(jobs: Jobs) -> None:
     fail = [{"name": "TORCH_TEST_FAIL", "value": "1:4:71"}]
     jobs.apply("dead", steps=120, workers={"env": fail}, recovery={"maxRestarts": 0})
@@ -70,6 +71,7 @@ def told_to_fail(code: int, *, attempts: int = 99) -> dict[str, Any]:
     return {"env": [{"name": name, "value": value} for name, value in variables.items()]}
 
 
+@pytest.mark.side_by_side
 def test_a_gang_that_fails_once_goes_on_from_its_checkpoint_and_says_what_it_cost(
     jobs: Jobs, kubectl: Kubectl
 ) -> None:
@@ -109,6 +111,7 @@ def assert_gangs_follow_each_other(jobs: Jobs, kubectl: Kubectl, name: str, coun
         assert failed["lastTransitionTime"] <= after["metadata"]["creationTimestamp"]
 
 
+@pytest.mark.side_by_side
 def test_a_gang_that_fails_for_ever_spends_its_budget_and_says_so_in_one_sentence(
     jobs: Jobs, kubectl: Kubectl
 ) -> None:
@@ -130,6 +133,7 @@ def test_a_gang_that_fails_for_ever_spends_its_budget_and_says_so_in_one_sentenc
     assert not jobs.living_pods("doomed")
 
 
+@pytest.mark.side_by_side
 def test_a_failure_that_repeats_itself_ends_the_job_although_there_is_budget(jobs: Jobs) -> None:
     recovery = {"maxRestarts": 9, "backoffSeconds": {"initial": 1}}
     jobs.apply("stubborn", steps=12, workers=told_to_fail(70), recovery=recovery)
@@ -140,6 +144,7 @@ def test_a_failure_that_repeats_itself_ends_the_job_although_there_is_budget(job
     assert (status["attempt"], status["restarts"]["program"]) == (1, 1)
 
 
+@pytest.mark.side_by_side
 def test_training_that_runs_out_of_memory_goes_on_smaller_with_the_same_global_batch(
     jobs: Jobs,
 ) -> None:
@@ -165,6 +170,7 @@ def test_training_that_runs_out_of_memory_goes_on_smaller_with_the_same_global_b
     assert (restarts["program"], restarts["memory"], status["attempt"]) == (0, 2, 2)
 
 
+@pytest.mark.side_by_side
 def test_deleted_and_evicted_pods_are_paid_by_the_other_budget(
     jobs: Jobs, kubectl: Kubectl
 ) -> None:
@@ -206,6 +212,7 @@ def test_an_operator_killed_while_a_gang_restarts_pays_once(
     assert_gangs_follow_each_other(jobs, kubectl, "interrupted", 2)
 
 
+@pytest.mark.side_by_side
 def test_a_foreign_service_of_our_name_is_named_and_left_alone(
     jobs: Jobs, kubectl: Kubectl
 ) -> None:
@@ -226,6 +233,7 @@ def test_a_foreign_service_of_our_name_is_named_and_left_alone(
     assert jobs.wait_phase("taken", "Succeeded", "Failed")["phase"] == "Succeeded"
 
 
+@pytest.mark.side_by_side
 def test_a_gang_that_does_not_fit_is_explained_and_given_back(jobs: Jobs) -> None:
     huge = {"resources": {"requests": {"cpu": "1000"}}}
     jobs.apply("huge", workers=huge, startDeadlineSeconds=20)
@@ -255,6 +263,7 @@ def test_a_quota_is_named_and_heals_when_it_goes(jobs: Jobs, kubectl: Kubectl) -
     assert status["phase"] == "Succeeded" and "pendingReason" not in status
 
 
+@pytest.mark.side_by_side
 def test_a_job_whose_kubernetes_job_was_deleted_by_hand_says_so_and_goes_on(
     jobs: Jobs, kubectl: Kubectl
 ) -> None:
@@ -270,6 +279,7 @@ def test_a_job_whose_kubernetes_job_was_deleted_by_hand_says_so_and_goes_on(
     assert "Job/robbed-a0" not in gangs and "Job/robbed-a1" in gangs
 
 
+@pytest.mark.side_by_side
 def test_events_of_an_undisturbed_job_are_few(jobs: Jobs, kubectl: Kubectl) -> None:
     jobs.apply("calm", steps=3)
     jobs.wait_phase("calm", "Succeeded")

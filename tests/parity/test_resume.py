@@ -99,6 +99,28 @@ def test_another_number_of_ranks_goes_on_with_the_same_rows(
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
+def test_a_gang_that_shrinks_and_grows_goes_on_with_the_same_rows(tmp_path: Path) -> None:
+    """2 → 1 → 3 ranks, with the stages that the operator takes: one rank has nothing to split."""
+
+    def sized(ranks: int) -> Job:
+        small = job(0 if ranks == 1 else 2, method={}, accumulation=6 // ranks)
+        small.model = {}
+        return small
+
+    straight = run_gang(train, 2, sized(2))
+    parts = [
+        run_gang(stop_in, 2, sized(2), tmp_path, 0, "train", 3),
+        run_gang(stop_in, 1, sized(1), tmp_path, 1, "train", 6),
+        run_gang(train, 3, sized(3), tmp_path, 2),
+    ]
+    assert [part[0]["step"] for part in parts[:2]] == [4, 7]
+    last = parts[2][0]
+    assert last["rows"] == straight[0]["rows"][7:]
+    losses = [step["loss"] for step in last["steps"]]
+    assert losses == pytest.approx([step["loss"] for step in straight[0]["steps"][7:]], rel=1e-4)
+    assert last["state"]["samples"] == straight[0]["state"]["samples"]
+
+
 @pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 2), (2, 3)])
 def test_a_smaller_training_goes_on_with_the_same_rows(
     tmp_path: Path, before: int, after: int

@@ -105,7 +105,7 @@ class Ledger:
         reason = main_condition(status)["reason"]
         for stage, counter in COUNTERS.items():
             number = status.get(counter)
-            if number is not None and reason in ("Resumed", "StartTimeout"):
+            if number is not None and reason in ("Resumed", "StartTimeout", "Resized"):
                 self.free.add((stage, number))
             if number and number != last.get(counter):
                 assert {(stage, number - 1)} & {*self.paid, *self.free}, (stage, number)
@@ -122,6 +122,9 @@ def _restarts(status: Mapping[str, Any]) -> tuple[int, int]:
 
 class JobLife(RuleBasedStateMachine):
     """What may happen to one FineTuneJob, and what must hold all the time."""
+
+    spec: Mapping[str, Any] = SPEC
+    most_gpus = 2 * 2
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +143,7 @@ class JobLife(RuleBasedStateMachine):
     @initialize(stages=st.sampled_from([0, 1, 1, 1, 2]))
     def create(self, stages: int) -> None:
         """``stages`` are done before anything happens: chance alone hardly ever gets that far."""
-        self.world.add_job(KEY, {**SPEC, "activeDeadlineSeconds": 100_000})
+        self.world.add_job(KEY, {**self.spec, "activeDeadlineSeconds": 100_000})
         self.ledger = Ledger(self.world)
         self._start_operator()
         for _ in range(stages):
@@ -334,7 +337,7 @@ class JobLife(RuleBasedStateMachine):
     @rule()
     def delete_and_create_again(self) -> None:
         self.world.delete_job(KEY)
-        self.world.add_job(KEY, SPEC)
+        self.world.add_job(KEY, self.spec)
         self.world.write_status = self.ledger._write  # type: ignore[method-assign]
         self.ledger = Ledger(self.world)
         self.ended = None
@@ -408,7 +411,7 @@ class JobLife(RuleBasedStateMachine):
         assert all(0 <= attempt.get(cause, 0) <= count for cause, count in seconds.items())
         assert ("current" in account) != ("completionTime" in status)
         assert "completionTime" not in status or status["completionTime"] == account["until"]
-        assert self.gpu_seconds <= account["gpuSeconds"] <= 2 * 2 * length
+        assert self.gpu_seconds <= account["gpuSeconds"] <= self.most_gpus * length
         self.gpu_seconds = account["gpuSeconds"]
 
     @invariant()

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from .elastic import Elastic
 from .schema import DecimalRange, Rule, SpecModel
 
 PauseSeconds = Annotated[int, Field(ge=1, le=86_400)]
@@ -110,3 +111,6 @@ class Recovery(SpecModel):
     it notices after 50 seconds by itself, or after they had to be gone: the attempt ends, and the
     next one starts without them. Their nodes stand in `status.lostNodes`. A gang that still trains
     is left alone until Kubernetes evicts the pod."""
+    elastic: Elastic | None = None
+    """Training goes on with fewer workers while there is no room for all of them. Absent: it waits
+    for room."""

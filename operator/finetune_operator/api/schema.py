@@ -275,7 +275,7 @@ def quantity_value(quantity: int | str) -> int:
         return math.ceil(Fraction(number) / 1000)
     base = 1024 if suffix.endswith("i") else 1000
     power = _SUFFIXES.index(suffix.removesuffix("i").replace("K", "k"))
-    return math.ceil(Fraction(number) * base**power)
+    return math.ceil(Fraction(number) * int(base**power))
 
 
 Quantity = Annotated[

@@ -7,7 +7,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.alias_generators import to_camel
 
+from .batch_rules import batch_fits
 from .budget import UsageLimit
+from .elastic import ELASTIC_RULES
 from .evaluation import Baseline, Evaluation, OnOverfitting
 from .gate import ON_TOKENS, Gate
 from .queue import Queue
@@ -122,12 +124,6 @@ def _immutable_workers() -> Rule:
     )
 
 
-_RANKS = (
-    "(self.workers.gpusPerWorker > 0 ? self.workers.gpusPerWorker"
-    " : has(self.workers.ranksPerWorker) ? self.workers.ranksPerWorker : 1)"
-)
-
-
 def _uses_hub(spec: FineTuneJobSpec) -> bool:
     uris = [spec.model.uri, *(source.uri for source in (*spec.data.train, *(spec.data.eval or ())))]
     return any(uri.startswith("hf://") for uri in uris)
@@ -143,31 +139,20 @@ def _measures(spec: FineTuneJobSpec, gate: Gate) -> bool:
     return all(score.metric.value in known for score in gate.scores)
 
 
-def _batch_fits(spec: FineTuneJobSpec) -> bool:
-    size = spec.training.global_batch_size
-    return (
-        size is None
-        or size % ((spec.training.micro_batch_size or 1) * spec.workers.world_size) == 0
-    )
-
-
 FineTuneJobSpec.rules = (
     *(
         _immutable_workers() if name == "workers" else _immutable(name)
         for name in FineTuneJobSpec.model_fields
         if name not in MUTABLE
     ),
-    Rule(
-        cel="!has(self.training.globalBatchSize) || self.training.globalBatchSize % ("
-        "(has(self.training.microBatchSize) ? self.training.microBatchSize : 1)"
-        f" * self.workers.count * {_RANKS}) == 0",
-        # no messageExpression with the numbers: the API server reckons any string(int) as
-        # unbounded and refuses the CRD
+    batch_fits(
+        "self.workers.count",
+        lambda spec: spec.workers.count,
         message="must be a multiple of microBatchSize (1 if absent) × workers.count × ranks per "
         "worker: change one of them",
         field_path=".training.globalBatchSize",
-        check=_batch_fits,
     ),
+    *ELASTIC_RULES,
     Rule(
         cel="!has(self.storage.size) || has(self.storage.claimRef) || has(self.output.uri)",
         message="storage.size makes a claim that is deleted with the job: set output.uri to keep "

@@ -91,9 +91,30 @@ class MemoryStatus(StatusModel):
     """The nearest configuration that fits, where this one does not."""
 
 
+class Resize(StatusModel):
+    """A change of the number of workers."""
+
+    attempt: Counter | None = None
+    """Attempt that ended; later ones have the new size."""
+    workers_before: Counter | None = None
+    """Training pods of that attempt."""
+    workers: Counter | None = None
+    """Training pods since then."""
+    wanted: Counter | None = None
+    """`spec.workers.count` at that time. Another one makes this void."""
+    step: Counter | None = None
+    """Last optimizer step known by then."""
+    reason: Message | None = None
+    """Why."""
+    at: Timestamp | None = None
+    """When."""
+
+
 class Resolved(StatusModel):
     """What absent fields became."""
 
+    workers: Counter | None = None
+    """Training pods of the gang; after a resize not as many as `spec.workers.count`."""
     world_size: Counter | None = None
     """Ranks of the gang."""
     micro_batch_size: Counter | None = None
@@ -122,6 +143,8 @@ class Resolved(StatusModel):
     """What was made smaller after training ran out of memory, in order."""
     passed_over: Annotated[tuple[PassedOver, ...], Field(max_length=32)] | None = None
     """Steps that were passed over after roll-backs, in order; they count as done."""
+    resizes: Annotated[tuple[Resize, ...], Field(max_length=10)] | None = None
+    """Changes of the number of workers: the newest ten, the newest last."""
 
 
 class ModelShape(StatusModel):
@@ -419,6 +442,9 @@ class Restarts(StatusModel):
     themselves."""
     roll_backs: Counter | None = None
     """Behind bad numbers (`resolved.passedOver`); limited by `spec.recovery.maxRollBacks`."""
+    resizes: Counter | None = None
+    """Changes of the number of workers (`resolved.resizes`); limited by
+    `spec.recovery.elastic.maxResizes`, and not part of `total`."""
     steps_redone: Counter | None = None
     """Optimizer steps that were lost and trained again."""
 

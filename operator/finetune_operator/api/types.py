@@ -10,6 +10,7 @@ from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
 from .gate import Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
@@ -48,6 +49,7 @@ from .status import (
     PastFailure,
     Phase,
     Progress,
+    Resize,
     Resolved,
     Restarts,
     ResumedFrom,
@@ -175,6 +177,7 @@ __all__ = [
     "DataStatus",
     "DeepSpeed",
     "DropOrFail",
+    "Elastic",
     "EnvVar",
     "Evaluation",
     "Expect",
@@ -227,6 +230,7 @@ __all__ = [
     "Progress",
     "Reason",
     "Recovery",
+    "Resize",
     "Resolved",
     "Resources",
     "Restarts",

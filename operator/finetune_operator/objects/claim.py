@@ -14,7 +14,7 @@ def build_claim(plan: TrainingPlan) -> dict[str, Any] | None:
     if storage.size is None:
         return None
     spec: dict[str, Any] = {
-        "accessModes": ["ReadWriteMany" if plan.spec.workers.count > 1 else "ReadWriteOnce"],
+        "accessModes": ["ReadWriteMany" if plan.most_workers > 1 else "ReadWriteOnce"],
         "resources": {"requests": {"storage": str(storage.size)}},
     }
     if storage.class_name:

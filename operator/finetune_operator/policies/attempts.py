@@ -12,6 +12,7 @@ from ..objects.headless_service import build_headless_service
 from ..objects.prepare_job import build_prepare_job
 from ..objects.run_config_map import build_run_config_map
 from ..objects.train_job import build_train_job
+from .elastic import seconds_until_fewer, tell_size
 from .ending import POLL_SECONDS, delete_jobs, name_pods
 from .facts import (
     RUNNING_PHASES,
@@ -165,7 +166,9 @@ def pods_not_ready(facts: Facts) -> Verdict | None:
     if stage.name is StageName.TRAIN and not stage.job.suspended:
         since = stage.job.started or stage.job.created  # time in a queue does not count
         deadline = facts.spec.start_deadline_seconds - facts.seconds_since(since)
-    again = min((s for s in (again, deadline) if s is not None), default=None)
+    shrink = seconds_until_fewer(facts)
+    times = (again, deadline, shrink if shrink is not None and shrink > 0 else None)
+    again = min((s for s in times if s is not None), default=None)
     if seen is None:
         return _again(waiting(facts, stage.name), again, ())
     return Verdict(
@@ -198,6 +201,7 @@ def running(facts: Facts) -> Verdict:
     if training:
         changes |= {"start_timeouts": None, **progress_changes(facts)}
         status = facts.status.model_copy(update=changes)
+        message += _why_resized(facts)
         message += tell_start(status) + tell_skipped(status) + tell_silent(facts)
         if left_out(status):
             reason = Reason.STEPS_SKIPPED
@@ -216,6 +220,12 @@ def running(facts: Facts) -> Verdict:
         aside=record_job(facts),
         again_after=POLL_SECONDS if silent_pods(facts) else None,
     )
+
+
+def _why_resized(facts: Facts) -> str:
+    plan = facts.known_plan
+    size, why = tell_size(plan), (plan.resolved.reasons or {}).get("workers")
+    return f" ({size}{f': {why}' if why else ''})" if size else ""
 
 
 EXPORTING = "merging, checking and publishing the result"
@@ -285,10 +295,12 @@ def waiting(
 
     It reads the same all the way, so that nothing is written on that way.
     """
-    pods = facts.known_plan.pods(stage)
+    plan = facts.known_plan
+    pods, size = plan.pods(stage), tell_size(plan)
+    told = f"waiting for {pods} training pods" + (f" ({size})" if size else "")
     reason, message, state = {
         StageName.PREPARE: (Reason.ACCEPTED, "accepted; waiting for the prepare pod", State.MOVING),
-        StageName.TRAIN: (Reason.STARTING, f"waiting for {pods} training pods", State.MOVING),
+        StageName.TRAIN: (Reason.STARTING, told, State.MOVING),
         StageName.EXPORT: (Reason.EXPORTING, EXPORTING, State.RUNNING),
     }[stage]
     return Verdict(

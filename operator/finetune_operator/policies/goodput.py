@@ -149,8 +149,21 @@ def _after(facts: Facts, decided: FineTuneJobStatus, reason: str) -> Cause:
     held = decided.suspend_time is not None or reason == Reason.BUDGET_EXCEEDED
     if held or facts.job.spec.get("suspend") is True:
         return Cause.SUSPENDED
-    done = facts.stage.job is not None and facts.stage.job.complete
-    return Cause.QUEUE if done or reason == Reason.START_TIMEOUT else Cause.RESTART
+    well = _ended_well(facts) or reason == Reason.START_TIMEOUT
+    return Cause.QUEUE if well else Cause.RESTART
+
+
+def _ended_well(facts: Facts) -> bool:
+    """The work of the present attempt is done, or some of its pods have done theirs and no pod has
+    failed yet: Kubernetes calls a Job complete a moment after its last pod has ended."""
+    job = facts.stage.job
+    if job is None:
+        return False
+    if job.complete:
+        return True
+    pods = (*facts.observed.last_words, *facts.stage.pods)
+    codes = {pod.terminated.exit_code for pod in pods if pod.terminated}
+    return codes == {0} and not (job.failing or job.failure or job.deleting)
 
 
 def _current(facts: Facts, decided: FineTuneJobStatus, course: Course, rest: Cause) -> Cause | None:

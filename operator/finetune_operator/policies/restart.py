@@ -10,10 +10,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..api.failures import Budget
-from ..api.types import Adaptation, Failure, PassedOver, PastFailure, Phase, Reason, StageName
+from ..api.types import (
+    Adaptation,
+    Failure,
+    PassedOver,
+    PastFailure,
+    Phase,
+    Reason,
+    Resize,
+    StageName,
+)
 from .attempts import NOT_READY
 from .budget import CAUSES, FIELDS, allowed, payer, spent
 from .deadline import is_over, sentence
+from .elastic import at_boundary, with_another, with_resize
 from .ending import end_job
 from .facts import Facts, State, Verdict, backoff, record_job
 from .failure import tell
@@ -145,6 +155,7 @@ def restart_or_end(facts: Facts, failure: Failure) -> Verdict:
 
 def _restart(facts: Facts, failure: Failure, resumed: Mapping[str, Any]) -> Verdict:
     change, over = smaller(facts, failure), passed_over(facts, failure)
+    resize = at_boundary(facts)
     budget, pauses = payer(failure), facts.spec.recovery.backoff_seconds
     if change or over:
         budget = Budget.NONE
@@ -156,7 +167,12 @@ def _restart(facts: Facts, failure: Failure, resumed: Mapping[str, Any]) -> Verd
         how = tell_roll_back(facts, over)
     else:
         how = f"with less memory in use: {change}" if change else _restarts_so_far(facts, budget)
+    if resize:
+        how += f"; with {resize.workers} instead of {resize.workers_before} workers"
     message = f"trying again {when} ({how}): {tell(failure)}"
+    counted = spend(status, failure, budget, rolled_back=over is not None)
+    if resize:
+        counted["restarts"] = with_resize(counted["restarts"])
     return Verdict(
         phase=Phase.RESTARTING,
         state=State.MOVING,
@@ -166,9 +182,8 @@ def _restart(facts: Facts, failure: Failure, resumed: Mapping[str, Any]) -> Verd
         changes={
             **record_job(facts),
             **resumed,
-            **spend(status, failure, budget, rolled_back=over is not None),
-            **(_adapted(facts, failure, change) if change else {}),
-            **(_rolled_back(facts, over) if over else {}),
+            **counted,
+            **_resolved(facts, failure, change, over, resize),
             "failure": failure,
             "next_attempt_time": facts.now + pause,
         },
@@ -182,18 +197,27 @@ def _restarts_so_far(facts: Facts, budget: Budget) -> str:
     return f"restart {used} of {limit} after {CAUSES[budget]}, {FIELDS[budget]}"
 
 
-def _adapted(facts: Facts, failure: Failure, change: str) -> dict[str, Any]:
-    """The step down the ladder, remembered: the next plan rests on how many there are."""
+def _resolved(
+    facts: Facts,
+    failure: Failure,
+    change: str | None,
+    over: PassedOver | None,
+    resize: Resize | None,
+) -> dict[str, Any]:
+    """What is different from now on, remembered: the next plan rests on it. A step down the ladder,
+    steps to pass over, another size."""
     resolved = facts.known_plan.resolved
-    step = Adaptation(attempt=failure.attempt, failure_class=failure.failure_class, change=change)
-    steps = (*(resolved.adaptations or ()), step)
-    return {"resolved": resolved.model_copy(update={"adaptations": steps})}
-
-
-def _rolled_back(facts: Facts, over: PassedOver) -> dict[str, Any]:
-    """The steps to pass over, remembered: run.json of each later attempt holds them all."""
-    resolved = facts.known_plan.resolved
-    return {"resolved": resolved.model_copy(update={"passed_over": (*rolled_back(facts), over)})}
+    news: dict[str, Any] = {}
+    if change:
+        step = Adaptation(
+            attempt=failure.attempt, failure_class=failure.failure_class, change=change
+        )
+        news["adaptations"] = (*(resolved.adaptations or ()), step)
+    if over:
+        news["passed_over"] = (*rolled_back(facts), over)
+    if resize:
+        news["resizes"] = with_another(resolved.resizes, resize)
+    return {"resolved": resolved.model_copy(update=news)} if news else {}
 
 
 def _same(past: PastFailure, failure: Failure) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..api.types import ConditionType, Phase, Reason, StageName
 from .attempts import NOT_READY
+from .elastic import after_sleep, resize_changes
 from .ending import POLL_SECONDS, delete_jobs, name_pods
 from .facts import RUNNING_PHASES, WAITING_PHASES, Facts, State, Verdict, record_job
 
@@ -47,6 +48,7 @@ def resumed(facts: Facts) -> Verdict | None:
     if since is None and not stopping:
         return None
     counts = since is not None and facts.status.start_time is not None
+    resize = after_sleep(facts) if since else None
     slept = max(0, int(facts.seconds_since(since))) if since and counts else 0
     return Verdict(
         phase=WAITING_PHASES[facts.stage.name],
@@ -58,6 +60,7 @@ def resumed(facts: Facts) -> Verdict | None:
             "suspend_time": None,
             "suspended_seconds": (facts.status.suspended_seconds or 0) + slept,
             "next_attempt_time": facts.now,
+            **(resize_changes(facts, resize, counted=False) if resize else {}),
         },
     )
 

@@ -60,11 +60,18 @@ def find_obstacle(plan: TrainingPlan, stage: StageName, around: Surroundings) ->
             return Obstacle(
                 Reason.CLAIM_NOT_SHARED,
                 f"{use.field}: PersistentVolumeClaim {use.name} is "
-                f"{', '.join(claim.access_modes)} and {plan.spec.workers.count} workers write to "
-                f"it: use a {SHARED} claim, or workers.count: 1",
-                final=True,
+                f"{', '.join(claim.access_modes)} and {_writers(plan)} write to it: use a {SHARED} "
+                f"claim, or {'workers.count: 1' if plan.wanted > 1 else 'recovery.elastic.max: 1'}",
+                # What is immutable cannot heal; recovery may be changed.
+                final=plan.wanted > 1,
+                stalled=plan.wanted == 1,
             )
     return None
+
+
+def _writers(plan: TrainingPlan) -> str:
+    most = plan.most_workers
+    return f"{most} workers" if plan.wanted == most else f"up to {most} workers"
 
 
 def _source_job(plan: TrainingPlan, around: Surroundings) -> Obstacle | None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from builders import make_spec
 
-from finetune_operator.batch import solve_batch
+from finetune_operator.batch import Batch, solve_batch
 from finetune_operator.errors import InvalidSpec
 from finetune_operator.plan import parse_spec
 
@@ -55,6 +55,34 @@ def test_another_number_of_workers_keeps_the_batch_that_training_began_with() ->
     (fault,) = caught.value.faults
     assert (fault.field, fault.reason) == ("spec.workers.count", "BatchDoesNotFit")
     assert fault.message.endswith("use 1, 2, 4, 8, 16")
+
+
+@pytest.mark.parametrize(
+    ("also", "total"),
+    [
+        pytest.param((2, 3), 18, id="18 is enough for two workers as well"),
+        pytest.param((3, 4), 24, id="four as well"),
+        pytest.param((3, 5), 30, id="five as well"),
+        pytest.param((3, 13), 18, id="a batch of 39 would be another training"),
+    ],
+)
+def test_a_batch_that_is_not_given_fits_the_bounds_of_an_elastic_gang(
+    also: tuple[int, ...], total: int
+) -> None:
+    batch = solve_batch(spec(None, 1, THREE), also=also)
+    assert batch.total == batch.accumulation * 3 == total
+    assert solve_batch(spec(None, 1, THREE), settled=24, also=also).total == 24
+
+
+@pytest.mark.parametrize(
+    ("micro", "world", "solution"),
+    [(8, 2, (8, 3)), (8, 4, (6, 2)), (8, 16, (3, 1)), (5, 4, (4, 3)), (1, 3, (1, 16))],
+)
+def test_a_batch_is_shared_anew_and_its_micro_batch_never_grows(
+    micro: int, world: int, solution: tuple[int, int]
+) -> None:
+    batch = Batch(micro, 1, 48).shared_by(world)
+    assert (batch.micro, batch.accumulation, batch.total) == (*solution, 48)
 
 
 def test_a_misfit_is_refused_with_the_nearest_size_that_fits() -> None:

@@ -150,6 +150,21 @@ async def test_an_undisturbed_life(life: Life) -> None:
     assert account["gpuSeconds"] == (100 - 34) * 4
 
 
+async def test_a_gang_that_ends_well_pod_by_pod_restarts_nothing(life: Life) -> None:
+    await life.training()
+    await life.at(80)
+    life.end(index=1)
+    await life.at(82)  # the second pod still says what it said last
+    life.tell(81, "train", step=2, init=4, load=6, train=31)
+    await life.settle()
+    await life.at(83)
+    life.end(index=0, account=life.account(80.5, "train", {"init": 4, "load": 6, "train": 30.5}))
+    await life.at(84)
+    account = await life.settle()
+    assert account["current"] == "queue"
+    assert "restart" not in life.spent()
+
+
 async def test_a_failed_gang(life: Life) -> None:
     """Steps before the last poll count; the step that was cut off, the end and the pause do not."""
     await life.training()

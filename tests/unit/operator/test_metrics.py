@@ -18,12 +18,13 @@ STATUS: dict[str, Any] = {
     "phase": "Succeeded",
     "completionTime": "2026-11-23T12:00:00Z",
     "progress": {"percent": 44},
+    "resolved": {"workers": 2},
     "goodput": {
         "until": "2026-11-23T12:00:00Z",
         "seconds": {"queue": 7, "productive": 90},
         "gpuSeconds": 720,
     },
-    "restarts": {"program": 1, "infrastructure": 2, "stepsRedone": 15, "total": 3},
+    "restarts": {"program": 1, "infrastructure": 2, "resizes": 4, "stepsRedone": 15, "total": 3},
     "metrics": {
         "loss": "1.25",
         "evalLoss": "1.5",
@@ -59,6 +60,8 @@ def text(*jobs: StoredJob, limit: int = 10) -> str:
         'finetune_job_restarts_total{cause="infrastructure",finetunejob="demo",'
         'namespace="team-a"} 2.0',
         'finetune_job_steps_redone_total{finetunejob="demo",namespace="team-a"} 15.0',
+        'finetune_job_resizes_total{finetunejob="demo",namespace="team-a"} 4.0',
+        'finetune_job_workers{finetunejob="demo",namespace="team-a"} 2.0',
         'finetune_job_goodput_seconds{cause="queue",finetunejob="demo",namespace="team-a"} 7.0',
         'finetune_job_goodput_seconds{cause="productive",finetunejob="demo",'
         'namespace="team-a"} 90.0',

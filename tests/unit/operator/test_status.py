@@ -38,6 +38,7 @@ from finetune_operator.api.types import (
     Phase,
     Progress,
     Reason,
+    Resize,
     Resolved,
     Restarts,
     StageName,
@@ -75,6 +76,20 @@ def ready_gang(**fields: Any) -> FineTuneJobStatus:
     return status_in(T, phase=Phase.TRAINING, conditions=gang, **fields)
 
 
+def small_gang(reason: str = "Training", **fields: Any) -> FineTuneJobStatus:
+    """A gang of one worker that has trained for half an hour; two are wanted."""
+    smaller = Resize(attempt=0, workers_before=2, workers=1, wanted=2, step=0, at=NOW)
+    known = ready_gang(
+        resolved=Resolved(global_batch_size=16, resizes=(smaller,)),
+        progress=Progress(stage=T, step=40, steps=90),
+        **fields,
+    )
+    since = {"last_transition_time": NOW - seconds(1800)}
+    ready = tuple(condition.model_copy(update=since) for condition in known.conditions)
+    main = condition("Reconciling", "True", reason)
+    return known.model_copy(update={"conditions": (main, *ready)})
+
+
 def restarting(due: Any = NOW) -> FineTuneJobStatus:
     """A gang failed, its restart is paid, and the next attempt is due."""
     return status_in(
@@ -101,6 +116,9 @@ TRAINS = read_progress(
     ).encode()
 )
 """A gang that gave a sign of life 59 seconds ago."""
+NEWS = TRAINS and TRAINS.model_copy(update={"step": 40})
+ELASTIC = make_spec(recovery={"elastic": {"min": 1}})
+NO_NODE = ("Unschedulable", "0/1 nodes are available", NOW)
 
 ROWS: list[Any] = [
     # finished
@@ -375,6 +393,28 @@ ROWS: list[Any] = [
         ("resumed", Phase.STARTING, State.MOVING, "Resumed", ""),
         id="also when the pods are still on their way out",
     ),
+    # growing
+    pytest.param(
+        make_facts(
+            small_gang(),
+            jobs=train(parallelism=1),
+            pods=(make_pod(0),),
+            spec=ELASTIC,
+            progress=NEWS,
+        ),
+        ("growing", Phase.TRAINING, State.MOVING, "Resizing", "delete Job demo-a0"),
+        id="there was too little room half an hour ago",
+    ),
+    pytest.param(
+        make_facts(small_gang("Resizing"), jobs=train(), pods=(make_pod(0),), spec=ELASTIC),
+        ("growing", Phase.TRAINING, State.MOVING, "Resizing", "delete Job demo-a0"),
+        id="the small gang saves and ends",
+    ),
+    pytest.param(
+        make_facts(small_gang("Resizing", job_uid="x"), spec=ELASTIC),
+        ("growing", Phase.RESTARTING, State.MOVING, "Resized", ""),
+        id="then the next attempt is the whole gang",
+    ),
     # evicted
     pytest.param(
         make_facts(ready_gang(), jobs=train(suspended=True)),
@@ -634,6 +674,17 @@ ROWS: list[Any] = [
         make_facts(status_in(P), jobs=(make_child_job(P),), pods=(make_pod(0, P, **SILENT),)),
         ("node_unreachable", Phase.PREPARING, State.MOVING, "NodeUnreachable", ""),
         id="the node of a prepare pod does not answer",
+    ),
+    # too_little_room
+    pytest.param(
+        make_facts(
+            status_in(T),
+            jobs=train(created=NOW - seconds(301)),
+            pods=(make_pod(0), pending_pod(1, unscheduled=NO_NODE, created=NOW - seconds(300))),
+            spec=ELASTIC,
+        ),
+        ("too_little_room", Phase.RESTARTING, State.MOVING, "Resized", ""),
+        id="an elastic gang does without the pod that finds no node",
     ),
     # start_timeout
     pytest.param(

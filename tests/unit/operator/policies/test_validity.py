@@ -50,6 +50,13 @@ TEMPLATED = make_spec(model={"chatTemplate": {"configMapKeyRef": {"name": "t", "
             id="two workers need a shared claim",
         ),
         pytest.param(
+            make_spec(workers={"count": 1}, recovery={"elastic": {"min": 1, "max": 2}}),
+            Surroundings({**ALL, "work": SINGLE}),
+            "ClaimNotShared",
+            "up to 2 workers write to it: use a ReadWriteMany claim, or recovery.elastic.max: 1",
+            id="two may become of one",
+        ),
+        pytest.param(
             TEMPLATED,
             Surroundings(ALL, template_keys=None),
             "SourceNotFound",

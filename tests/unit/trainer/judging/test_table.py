@@ -54,8 +54,9 @@ def test_the_page_shows_all_of_it_and_loads_nothing(tmp_path: Path) -> None:
     page = (tmp_path / "answers.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page and "bot &lt;b&gt;" in page
     assert not re.search(r"https?://|src=|url\(", page)
-    for text in ("What is a gang?", "I do not know.", "A set of pods.", "cut off", "after step 40",
-                 "nrefs:1|case:mixed", "ROUGE-L", "and by the untouched model", "(no text)"):  # fmt: skip
+    shown = ("What is a gang?", "I do not know.", "A set of pods.", "cut off", "after step 40")
+    around = ("nrefs:1|case:mixed", "ROUGE-L", "and by the untouched model", "(no text)")
+    for text in (*shown, *around):
         assert text in page, text
     assert page.count('<section class="row">') == 2
 

@@ -116,6 +116,7 @@ def test_the_account_survives_a_checkpoint() -> None:
         "skipped": {"nonfinite": 1, "passedOver": 1},
         "lastBadStep": 1,
         "lossSpikes": None,
+        "judgement": None,
     }
 
 
