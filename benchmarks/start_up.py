@@ -132,7 +132,7 @@ def _first_lines(path: Path) -> list[dict[str, Any]] | None:
     """The baseline evaluation and the first step, once both are done."""
     if not path.exists():
         return None
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line for line in map(json.loads, path.read_text().splitlines()) if "step" in line]
     return lines[:2] if len(lines) >= 2 else None
 
 

@@ -531,7 +531,10 @@ def test_training_that_learns_by_heart_is_stopped_and_its_best_weights_are_publi
     assert status["progress"]["step"] < steps
     assert status["artifact"]["step"] == best["step"] < status["progress"]["step"]
     assert float(status["metrics"]["evalLoss"]) == pytest.approx(float(best["evalLoss"]), rel=1e-4)
-    lines = [line for line in lines_of(attempts("heart") / "0") if "evalLoss" in line]
+    written = lines_of(attempts("heart") / "0")
+    (tested,) = [line["selfTest"] for line in written if "selfTest" in line]
+    assert tested["passed"] and tested["packed"] == pytest.approx(tested["alone"], rel=1e-4)
+    lines = [line for line in written if "evalLoss" in line]
     losses = {line["step"]: line["evalLoss"] for line in lines if not line.get("restored")}
     assert min(losses, key=lambda step: losses[step]) == best["step"]
 

@@ -83,7 +83,7 @@ def test_an_evaluation_cut_off_by_a_stop_is_made_up_for(tmp_path: Path, step: in
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4)])
 @pytest.mark.parametrize("stage", range(4))
-def test_another_number_of_ranks_goes_on_with_the_same_rows(
+def test_trap_21_another_number_of_ranks_goes_on_with_the_same_rows(
     tmp_path: Path, stage: int, before: int, after: int
 ) -> None:
     def sized(ranks: int) -> Job:

@@ -39,7 +39,7 @@ def one_step(ranks: int, micro: int, accumulation: int, *, stage: int = 2, rows:
     return run_gang(train, ranks, job)
 
 
-def test_trap_1_the_gradient_weighs_tokens_and_not_micro_batches() -> None:
+def test_trap_01_the_gradient_weighs_tokens_and_not_micro_batches() -> None:
     """Two ranks × three micro-batches of unequal length against one batch in plain torch."""
     found = whole(one_step(2, 1, 3), "gradients")
     model = tiny_llama()
@@ -68,7 +68,7 @@ def test_trap_1_the_gradient_weighs_tokens_and_not_micro_batches() -> None:
     assert difference(torch.stack(means).mean()) > 1e-2  # what the trap would have given
 
 
-def test_trap_2_loss_and_norm_do_not_depend_on_how_the_batch_is_cut() -> None:
+def test_trap_02_loss_and_norm_do_not_depend_on_how_the_batch_is_cut() -> None:
     told = [one_step(1, 6, 1)[0], one_step(1, 1, 6)[0], one_step(3, 1, 2)[0]]
     for what in ("loss", "gradNorm"):
         values = [result["steps"][0][what] for result in told]
@@ -137,7 +137,7 @@ def test_activation_checkpointing_changes_no_number() -> None:
 
 
 @pytest.mark.parametrize("stage", range(4))
-def test_traps_28_and_s3_a_gradient_that_is_not_finite_never_reaches_the_weights(
+def test_traps_28_and_s03_a_gradient_that_is_not_finite_never_reaches_the_weights(
     stage: int,
 ) -> None:
     job = Job(lengths=UNEVEN, config={**FULL, "zeroStage": stage})

@@ -126,6 +126,8 @@ class Engine:
         self.config = deepspeed_config(
             training, stage, precision, trainable=sum(map(_numel, trainable.values()))
         )
+        self.trainable = trainable
+        """What the optimizer was given, by name."""
         self._names = {id(p): name for name, p in trainable.items()}
         self._guard = _OwnGuard(training.max_grad_norm) if stage == 0 else None
         try:

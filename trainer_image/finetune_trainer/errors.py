@@ -54,6 +54,10 @@ class GateFailed(StageError):
     failure = BY_NAME["GateFailed"]
 
 
+class SelfTestFailed(StageError):
+    failure = BY_NAME["SelfTestFailed"]
+
+
 class DiskFull(StageError):
     failure = BY_NAME["DiskFull"]
 

@@ -28,24 +28,29 @@ def shifted_targets(labels: torch.Tensor) -> torch.Tensor:
     return targets
 
 
+def count_targets(batch: Batch) -> int:
+    """How many targets the loss of the batch is a sum over."""
+    return int((shifted_targets(batch.labels) != IGNORE).sum())
+
+
 def loss_sum(model: Any, batch: Batch, *, logits_to_keep: bool) -> torch.Tensor:
     """Summed cross-entropy of the batch's targets in fp32; 0 (with a gradient) where it has none.
 
     ``position_ids`` without a mask and ``use_cache=False``: only so does the model keep the samples
     of a packed row apart.
     """
-    logits, targets = _predictions(model, batch, logits_to_keep)
+    logits, targets = predictions(model, batch, logits_to_keep)
     return functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
 def loss_and_hits(model: Any, batch: Batch, *, logits_to_keep: bool) -> tuple[float, int]:
     """The same as a number, and how many targets were the likeliest token."""
-    logits, targets = _predictions(model, batch, logits_to_keep)
+    logits, targets = predictions(model, batch, logits_to_keep)
     summed = functional.cross_entropy(logits.float(), targets, reduction="sum")
     return float(summed), int((logits.argmax(-1) == targets).sum())
 
 
-def _predictions(
+def predictions(
     model: Any, batch: Batch, logits_to_keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [N, V] and int64 [N] of the N targets of the batch."""

@@ -82,6 +82,11 @@ class Reporter:
         start = {"attempt": parent.attempt, "step": parent.step} if parent else {"step": 0}
         self._progress.update(resumedFrom=start, step=start["step"])
 
+    def self_tested(self, result: dict[str, Any], seconds: float) -> None:
+        """What came out of the self-test before the first step."""
+        if self._first:
+            self._line({"selfTest": {**finite(result), "seconds": round(seconds, 3)}})
+
     def planned(self, steps: int, state: Any, per_epoch: int, published: list[Any]) -> None:
         """``published``: the checkpoint that this attempt goes on from, if there is one."""
         self._per_epoch = per_epoch

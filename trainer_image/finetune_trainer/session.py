@@ -18,12 +18,11 @@ from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import BadData, ConfigInvalid, StageError
-from finetune_trainer.isolation import require_isolation
 from finetune_trainer.loop import Loop, result_of
-from finetune_trainer.loss import accepts_logits_to_keep
 from finetune_trainer.patience import LONG
 from finetune_trainer.progress import finite
 from finetune_trainer.reporter import Reporter
+from finetune_trainer.self_test import self_test
 from finetune_trainer.shutdown import Shutdown
 from finetune_trainer.state import TrainState
 from finetune_trainer.weights import save_weights
@@ -89,9 +88,15 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     if parent is not None:
         state = TrainState.restored(checkpoints.load(engine, parent))
         log.info("going on from step %d of attempt %d", parent.step, parent.attempt)
-    if config.data.packing == "Isolated":
-        keep = accepts_logits_to_keep(engine.module)
-        require_isolation(engine, train_rows, logits_to_keep=keep)
+    self_test(
+        engine,
+        gang,
+        train_rows,
+        reporter,
+        workspace=rank.workspace,
+        isolated=config.data.packing == "Isolated",
+        step=state.step,
+    )
     log.info("ready to train: ZeRO %d, %s", engine.stage, precision)
     if config.checkpoint.every_steps is not None and config.checkpoint.asynchronous:
         size = shards.expected_size(engine.partitions(), engine.base_optimizer)

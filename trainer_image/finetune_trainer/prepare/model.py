@@ -29,6 +29,7 @@ from finetune_trainer.errors import ModelLoad
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.hub import HubError, fetch
+from finetune_trainer.prepare.packable import mixes_samples
 from finetune_trainer.prepare.shape import shape_of
 
 log = logging.getLogger(__name__)
@@ -218,6 +219,12 @@ def _facts(folder: Path) -> dict[str, Any]:
             f"{FIELD}.uri: {config.model_type} models are no causal language models",
             "choose a text generation model",
         )
+    if quantised := getattr(config, "quantization_config", None):
+        method = dict(quantised).get("quant_method", "some method")
+        raise ModelLoad(
+            f"{FIELD}.uri: the weights are quantised ({method}) and cannot be trained",
+            "take the model that they were made from, or a GGUF file, which is unpacked first",
+        )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, trust_remote_code=False
@@ -230,6 +237,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         "contextLength": getattr(config, "max_position_embeddings", None),
         "vocabularySize": config.vocab_size,
         "shape": shape_of(model),
+        "mixesSamples": mixes_samples(model),
         "dtype": str(config.dtype or torch.float32).removeprefix("torch."),
     }
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer as Decoder
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import RunConfig
@@ -39,7 +40,9 @@ from finetune_trainer.prepare.tokenize import (
     plain_sources,
     tokenize_split,
 )
+from finetune_trainer.prepare.witnesses import choose_witnesses
 from finetune_trainer.steps import planned_steps
+from finetune_trainer.witness import decoder_of, mask_fault, write_witnesses
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
         compiled(wish.regex)
     model = prepare_model(config.model, workspace)
     _check_length(config, model)
+    _check_packing(config, model)
     data = prepare_data(config, workspace, model)
     if wish:
         read_prompts(workspace / "data" / "eval", wish, model["contextLength"])
@@ -83,7 +87,9 @@ def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> d
     temporary = manifests.fresh_sibling(folder)
     ledger = Ledger(temporary / REJECTS, config.data.cleaning)
     try:
-        facts = _make_data(config, workspace / "model", scratch, temporary, ledger)
+        facts = _make_data(
+            config, workspace / "model", scratch, temporary, ledger, model["vocabularySize"]
+        )
     except BadData as error:
         raise _with_rejects(error, ledger, workspace / FAILED_REJECTS) from error
     ledger.close()
@@ -106,10 +112,15 @@ def _with_rejects(error: BadData, ledger: Ledger, path: Path) -> BadData:
 
 
 def _make_data(
-    config: RunConfig, model: Path, scratch: Path, folder: Path, ledger: Ledger
+    config: RunConfig,
+    model: Path,
+    scratch: Path,
+    folder: Path,
+    ledger: Ledger,
+    vocabulary: int,
 ) -> dict[str, Any]:
     """Fill ``folder``; returns what the manifest says of it."""
-    tokenizer = load_tokenizer(model)
+    tokenizer, decoder = load_tokenizer(model), decoder_of(model)
     end_of_turn = end_of_turn_ids(model)
     train, held, leaked = read_sides(config.data, scratch, ledger)
     facts: dict[str, Any] = {}
@@ -117,7 +128,11 @@ def _make_data(
     for split in (train, held):
         _check_template(split, tokenizer)
         tokenization = Tokenization(
-            tokenizer, config.data, plain_sources(tokenizer, split.reports), end_of_turn
+            tokenizer,
+            config.data,
+            plain_sources(tokenizer, split.reports),
+            end_of_turn,
+            vocabulary,
         )
         tokenized = tokenize_split(
             split.samples,
@@ -127,7 +142,7 @@ def _make_data(
             _processes(),
         )
         _book(split, tokenized, ledger)
-        facts |= _write(config, folder, split, tokenized)
+        facts |= _write(config, folder, split, tokenized, tokenization, decoder)
         if split is held:
             prompts = held_out_prompts(split, tokenized, tokenization, config.data.sequence_length)
             write_prompts(folder / split.name / PROMPTS, prompts)
@@ -175,7 +190,14 @@ def _check_template(split: Split, tokenizer: Tokenizer) -> None:
             )
 
 
-def _write(config: RunConfig, folder: Path, split: Split, tokenized: Tokenized) -> dict[str, Any]:
+def _write(
+    config: RunConfig,
+    folder: Path,
+    split: Split,
+    tokenized: Tokenized,
+    tokenization: Tokenization,
+    decoder: Decoder,
+) -> dict[str, Any]:
     """Pack and write one split; returns its counts under the names of the result."""
     isolated = config.data.packing == "Isolated"
     lengths = tokenized.lengths
@@ -196,6 +218,13 @@ def _write(config: RunConfig, folder: Path, split: Split, tokenized: Tokenized) 
             "every row needs an answer that begins within spec.data.sequenceLength",
         )
     written = PackedDataset(folder / split.name)
+    witnesses = choose_witnesses(split, tokenized, rows, tokenization, decoder)
+    if fault := mask_fault(written, witnesses, decoder):
+        raise BadData(
+            f"spec.model.chatTemplate: {fault}",
+            "mark the answers with {% generation %} in a template of your own",
+        )
+    write_witnesses(folder / split.name, witnesses)
     return {
         "kept": kept,
         "tokens": sum(lengths),
@@ -220,6 +249,16 @@ def _check_length(config: RunConfig, model: dict[str, Any]) -> None:
             f"spec.data.sequenceLength: {config.data.sequence_length} is more than the model's "
             f"context of {longest} tokens",
             f"set it to at most {longest}",
+        )
+
+
+def _check_packing(config: RunConfig, model: dict[str, Any]) -> None:
+    reason = model.get("mixesSamples")
+    if config.data.packing == "Isolated" and reason is not None:
+        raise ConfigInvalid(
+            f"spec.data.packing: packed samples would see each other in {model['architecture']}: "
+            f"{reason}",
+            'set spec.data.packing to "None" for this model',
         )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import Data
-from finetune_trainer.errors import BadData
+from finetune_trainer.errors import BadData, ModelLoad
 from finetune_trainer.prepare.cleaning.rules import NO_TARGETS, NO_TARGETS_IN_LENGTH, TOO_LONG
 from finetune_trainer.prepare.encode import Encoded, Encoder
 from finetune_trainer.prepare.formats import SourceReport
@@ -71,9 +71,16 @@ class Tokenization:
     """How samples of a job become token ids: template, ``lossOn``, length and policy."""
 
     def __init__(
-        self, tokenizer: Tokenizer, data: Data, plain: set[int], end_of_turn: tuple[int, ...] = ()
+        self,
+        tokenizer: Tokenizer,
+        data: Data,
+        plain: set[int],
+        end_of_turn: tuple[int, ...] = (),
+        vocabulary: int | None = None,
     ) -> None:
-        """``plain``: numbers of the sources that are written without a chat template."""
+        """``plain``: numbers of the sources that are written without a chat template;
+        ``vocabulary``: how many tokens the model knows."""
+        self._vocabulary = vocabulary
         self._data = data
         self._plain = plain
         self._encoder = Encoder(tokenizer, end_of_turn)
@@ -93,6 +100,19 @@ class Tokenization:
             return self._encoder.everything(rendered.text)
         spans = rendered.spans[-1:] if self._data.loss_on == "Response" else rendered.spans
         return self._encoder.chat(rendered, spans)
+
+    def words(self, source: int, messages: list[Message]) -> list[tuple[bool, str]]:
+        """The texts of a conversation in order, and whether each is learnt; empty where the mask
+        asks for no turn in particular."""
+        told = [(message["role"], message["content"]) for message in messages]
+        if source in self._plain:
+            learnt = {len(told) - 1}
+        elif self._data.loss_on == "All":
+            return []
+        else:
+            answers = [at for at, (role, _) in enumerate(told) if role == "assistant"]
+            learnt = set(answers[-1:] if self._data.loss_on == "Response" else answers)
+        return [(at in learnt, text) for at, (_, text) in enumerate(told)]
 
     def prompt(self, source: int, messages: list[Message], tools: Any = None) -> list[int]:
         """What asks for the next assistant turn of a conversation. Raises ``TemplateError``."""
@@ -126,9 +146,19 @@ class Tokenization:
                     f"{fields[source]}: {place}: {error}",
                     "give a template that fits in spec.model.chatTemplate, or correct the row",
                 ) from error
+            self._check_vocabulary(encoded, f"{fields[source]}: {place}")
             for piece, rule, cut in self._fit(encoded, f"{fields[source]}: {place}"):
                 _append(out, piece, index, rule, cut)
         return out
+
+    def _check_vocabulary(self, encoded: Encoded, place: str) -> None:
+        highest = int(encoded.input_ids.max(initial=0))
+        if self._vocabulary is not None and highest >= self._vocabulary:
+            raise ModelLoad(
+                f"spec.model.uri: tokenizer and model do not belong together: {place} has token "
+                f"{highest}, and the model knows {self._vocabulary}",
+                "take tokenizer and weights from the same model, or give its embeddings more rows",
+            )
 
     def _fit(self, encoded: Encoded, place: str) -> Iterator[tuple[Encoded, str | None, bool]]:
         """The sample in pieces of at most the sequence length: (piece, drop rule, cut)."""

@@ -56,7 +56,7 @@ def targets(tokenizer, encoded: Encoded) -> list[str]:
     ],
     ids=["chatml", "generation", "generation-without-end", "no-prompt", "llama3"],
 )
-def test_trap_9_and_13_targets_are_the_answers_with_their_end_of_turn(
+def test_trap_09_and_13_targets_are_the_answers_with_their_end_of_turn(
     template: str, eos: str, end: str
 ) -> None:
     tokenizer = make_tokenizer(template, bos="<s>" if template == LLAMA3 else None, eos=eos)
@@ -64,7 +64,7 @@ def test_trap_9_and_13_targets_are_the_answers_with_their_end_of_turn(
     assert targets(tokenizer, encoded) == [f"A set of pods.{end}", f"naïve Straße 🙂{end}"]
 
 
-def test_trap_9_both_ways_of_finding_the_answers_agree() -> None:
+def test_trap_09_both_ways_of_finding_the_answers_agree() -> None:
     prefix, block = encode(make_tokenizer(CHATML)), encode(make_tokenizer(GENERATION))
     assert prefix.input_ids.tolist() == block.input_ids.tolist()
     assert prefix.supervised.tolist() == block.supervised.tolist()
@@ -77,7 +77,7 @@ def test_trap_13_a_template_without_end_of_turn_gets_eos_as_the_last_target() ->
     assert encoded.supervised[-1] == 1
 
 
-def test_trap_9_a_template_that_rewrites_history_is_refused_with_the_turn() -> None:
+def test_trap_09_a_template_that_rewrites_history_is_refused_with_the_turn() -> None:
     with pytest.raises(TemplateError, match=r"messages\[2\]: the chat template rewrites"):
         encode(make_tokenizer(FORGETFUL))
 

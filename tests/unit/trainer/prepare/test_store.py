@@ -35,7 +35,7 @@ def test_positions_restart_in_every_segment(dataset: PackedDataset) -> None:
     assert dataset.row(0).position_ids.tolist() == [0, 1, 2, 0, 1]
 
 
-def test_trap_s2_the_first_token_of_a_segment_is_never_a_target(dataset: PackedDataset) -> None:
+def test_trap_s02_the_first_token_of_a_segment_is_never_a_target(dataset: PackedDataset) -> None:
     row = dataset.row(0)
     assert row.labels.tolist() == [IGNORE, 2, IGNORE, IGNORE, 5]
     assert row.num_supervised == 2

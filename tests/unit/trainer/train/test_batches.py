@@ -42,7 +42,7 @@ def test_a_window_is_a_function_of_seed_and_step_alone(data: PackedDataset) -> N
     assert Windows(data, seed=8, global_batch_size=4)[0].rows.tolist() != forwards[0]
 
 
-def test_trap_3_the_short_last_window_counts_its_own_targets(data: PackedDataset) -> None:
+def test_trap_03_the_short_last_window_counts_its_own_targets(data: PackedDataset) -> None:
     window = Windows(data, seed=7, global_batch_size=4)[2]
     assert len(window.rows) == 3
     assert window.supervised == sum(data.row(int(row)).num_supervised for row in window.rows)
@@ -70,7 +70,7 @@ def test_trap_s20_ranks_share_all_rows_in_equally_many_micro_batches(
     assert all(len(part) <= micro_batch_size for share in shares for part in share)
 
 
-def test_trap_7_all_tensors_of_a_batch_share_one_length_and_padding_stands_apart(
+def test_trap_07_all_tensors_of_a_batch_share_one_length_and_padding_stands_apart(
     data: PackedDataset,
 ) -> None:
     rows = [data.row(0), data.row(3)]

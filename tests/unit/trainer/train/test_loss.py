@@ -44,13 +44,17 @@ def separate(model: Any, data: PackedDataset) -> torch.Tensor:
     return total
 
 
-def test_trap_5_and_s2_packed_rows_lose_what_their_samples_lose(model: Any, tmp_path: Path) -> None:
+def test_trap_05_and_s02_packed_rows_lose_what_their_samples_lose(
+    model: Any, tmp_path: Path
+) -> None:
     data = rows_of(tmp_path / "d", LENGTHS)
     packed = loss_sum(model, collate(list(data)), logits_to_keep=True)
     assert float(packed) == pytest.approx(float(separate(model, data)), rel=1e-6)
 
 
-def test_trap_5_control_an_attention_mask_would_mix_the_samples(model: Any, tmp_path: Path) -> None:
+def test_trap_05_control_an_attention_mask_would_mix_the_samples(
+    model: Any, tmp_path: Path
+) -> None:
     data = rows_of(tmp_path / "d", LENGTHS)
     batch = collate(list(data))
     mask = torch.ones_like(batch.input_ids)
@@ -62,7 +66,7 @@ def test_trap_5_control_an_attention_mask_would_mix_the_samples(model: Any, tmp_
     assert abs(float(leaked) - float(separate(model, data))) > 1e-3
 
 
-def test_trap_6_another_first_sample_leaves_the_second_ones_loss_alone(
+def test_trap_06_another_first_sample_leaves_the_second_ones_loss_alone(
     model: Any, tmp_path: Path
 ) -> None:
     rows = random_rows(1, [[7, 9]])

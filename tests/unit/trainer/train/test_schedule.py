@@ -20,7 +20,7 @@ def trace(schedule: Schedule, steps: int = STEPS) -> list[float]:
 @pytest.mark.parametrize("kind", ["Cosine", "Linear"])
 @pytest.mark.parametrize("steps", [2, 3, 10, 97, 1000])
 @pytest.mark.parametrize("warmup", [0.0, 0.03, 0.5, 1.0])
-def test_trap_8_the_last_step_has_exactly_the_final_rate(
+def test_trap_08_the_last_step_has_exactly_the_final_rate(
     kind: str, steps: int, warmup: float
 ) -> None:
     schedule = Schedule(type=kind, warmup_fraction=warmup, final_fraction=0.1)

@@ -1,0 +1,89 @@
+"""What the ranks of a gang do for the traps that need one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import distributed
+from unit.trainer.self_test.ranks import loop_of
+from unit.trainer.train.workers import Job, built, joined
+
+from finetune_trainer import engine as engines
+from finetune_trainer.errors import StageError
+from finetune_trainer.evaluate import evaluate
+from finetune_trainer.rendezvous import Place
+
+EXCHANGES = ("all_reduce", "all_gather_object", "broadcast_object_list", "barrier")
+
+
+def look(place: Place, job: Job) -> dict[str, Any]:
+    """A gathered model, and the groups that a save and an evaluation use."""
+    gang = joined(place)
+    found: dict[str, Any] = {}
+    loop, _ = loop_of(job, gang)
+    held = [p.numel() for p in loop.engine.module.parameters()]
+    gathered = loop.engine.gather_weights(trainable_only=False)
+    found["gathered"] = sum(weight.numel() for weight in gathered.values())
+    found["held"] = (sum(held), sum(p.numel() for p in loop.engine.module.parameters()))
+    groups: list[Any] = []
+    for name in EXCHANGES:
+        setattr(distributed, name, _watched(getattr(distributed, name), groups))
+    loop.checkpoints.save(loop.engine, 1, {})
+    found["save"] = [group is gang.control for group in groups]
+    groups.clear()
+    evaluate(loop.engine, gang, loop.train_rows, micro_batch_size=2, logits_to_keep=True)
+    found["evaluate"] = [group is gang.control for group in groups]
+    return found
+
+
+def _watched(exchange: Any, groups: list[Any]) -> Any:
+    def call(*arguments: Any, group: Any = None, **rest: Any) -> Any:
+        groups.append(group)
+        return exchange(*arguments, group=group, **rest)
+
+    return call
+
+
+class Misspelt(dict[str, Any]):
+    """Settings whose reader meant ``gradient_clipping`` and whose writer missed a letter."""
+
+    def __getitem__(self, key: str) -> Any:
+        return 0.5 if key == "gradient_clipping" else super().__getitem__(key)
+
+
+def _misspelt(job: Job, place: Place) -> str | None:
+    intended = engines.deepspeed_config
+
+    def config(*arguments: Any, **rest: Any) -> dict[str, Any]:
+        settings = intended(*arguments, **rest)
+        return Misspelt({**settings, "gradient_clippping": settings.pop("gradient_clipping")})
+
+    engines.deepspeed_config = config
+    try:
+        built(job, job.run_config(place.world_size))
+    except (StageError, KeyError) as error:
+        return str(error)
+    finally:
+        engines.deepspeed_config = intended
+    return None
+
+
+def alone(place: Place, job: Job) -> dict[str, Any]:
+    """What a misspelt setting leads to, and the rates that the optimizer got and that were told."""
+    gang = joined(place)
+    misspelt = _misspelt(job, place)
+    loop, _ = loop_of(job, gang)
+    seen: list[float] = []
+    step = loop.engine.step
+
+    def watched(rate: float) -> Any:
+        seen.append(rate)
+        return step(rate)
+
+    loop.engine.step = watched  # type: ignore[method-assign]
+    loop.run()
+    assert torch.isfinite(next(loop.engine.module.parameters())).all()
+    steps = loop.reporter.steps  # type: ignore[attr-defined]
+    told = [step["learningRate"] for step in steps]
+    return {"misspelt": misspelt, "set": seen, "told": told, "state": loop.state.content()}

@@ -1,0 +1,42 @@
+"""Every trap is proved by a test that exists, and at least half of them by a mutation as well."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+NUMBERS = [f"{n:02}" for n in range(1, 41)] + [f"s{n:02}" for n in range(1, 23)]
+TRAPS: dict[str, list[str]] = yaml.safe_load((Path(__file__).parent / "traps.yaml").read_text())
+MUTATIONS = yaml.safe_load((ROOT / "tests/mutations/mutations.yaml").read_text())
+MUTATED = {mutation["test"].partition("[")[0] for mutation in MUTATIONS}
+
+
+def test_every_trap_is_there_and_no_other() -> None:
+    assert list(TRAPS) == NUMBERS
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_tests_of_a_trap_exist_under_that_name(number: str) -> None:
+    _, *tests = TRAPS[number]
+    assert tests
+    for test in tests:
+        path, _, name = test.partition("::")
+        assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), test
+
+
+def test_a_test_in_this_folder_is_named_after_its_traps() -> None:
+    listed = {test for _, *tests in TRAPS.values() for test in tests}
+    for path in Path(__file__).parent.glob("test_trap*.py"):
+        for name in re.findall(r"^def (test_traps?_\w+)\(", path.read_text(), re.MULTILINE):
+            assert f"tests/traps/{path.name}::{name}" in listed, name
+            for number in re.findall(r"_(s?\d\d)(?=_)", name):
+                assert number in path.name, name
+
+
+def test_at_least_half_of_the_traps_have_a_mutation() -> None:
+    covered = [number for number, (_, *tests) in TRAPS.items() if MUTATED & set(tests)]
+    assert len(covered) >= 31, f"{len(covered)}: {covered}"

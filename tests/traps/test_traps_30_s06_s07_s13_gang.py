@@ -1,0 +1,57 @@
+"""Traps that only a gang of ranks under ZeRO can spring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from traps.ranks import alone, look
+from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.tiny import tiny_llama
+from unit.trainer.train.workers import Job
+
+from finetune_trainer.schedule import learning_rate
+
+ROWS = [[2], [12, 20], [9], [3, 4, 30], [10], [7], [2, 2], [25]]
+
+
+@pytest.fixture(scope="module")
+def seen() -> list[dict[str, Any]]:
+    return run_gang(look, 2, Job(ROWS, config={"zeroStage": 3, "method": {}}), timeout=300)
+
+
+def test_trap_30_saves_and_evaluations_wait_in_a_group_of_their_own(
+    seen: list[dict[str, Any]],
+) -> None:
+    for rank in seen:
+        assert rank["save"] and all(rank["save"])
+        assert rank["evaluate"] and all(rank["evaluate"])
+
+
+def test_trap_s13_gathered_weights_are_given_back(seen: list[dict[str, Any]]) -> None:
+    whole = sum(p.numel() for p in tiny_llama().parameters())
+    assert [rank["gathered"] for rank in seen] == [whole, 0]
+    for before, after in (rank["held"] for rank in seen):
+        assert before == after < whole
+
+
+TRAINING = {"steps": 6, "accumulation": 1, "learningRate": 0.01}
+ALONE = Job(ROWS, config={"method": {}, "training": TRAINING}, bad_row=3)
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[str, Any]:
+    results: list[dict[str, Any]] = run_gang(alone, 1, ALONE)
+    return results[0]
+
+
+def test_trap_s06_a_misspelt_setting_is_reported(one: dict[str, Any]) -> None:
+    assert one["misspelt"] is not None
+    assert one["misspelt"].startswith("DeepSpeed runs with {")
+    assert "'gradient_clipping': 1.0" in one["misspelt"]
+
+
+def test_trap_s07_a_skipped_step_does_not_hold_the_schedule_back(one: dict[str, Any]) -> None:
+    assert one["state"]["skipped"] == {"nonfinite": 1}
+    schedule = ALONE.run_config(1).training.schedule
+    assert one["told"] == one["set"] == [learning_rate(schedule, 0.01, n, 6) for n in range(6)]
