@@ -9,7 +9,8 @@ import inspect
 from typing import Any
 
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
-_RECURRENT = ("mamba", "rwkv", "deltanet", "recurrent", "shortconv", "ssm", "lightningattention")
+_RECURRENT = ("mamba", "rwkv", "deltanet", "rglru", "shortconv", "lightningattention")
+"""Parts of the names of such layers."""
 
 
 def mixes_samples(model: Any) -> str | None:

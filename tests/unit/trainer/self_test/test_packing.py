@@ -71,6 +71,23 @@ def lfm2() -> Any:
     )
 
 
+def gpt_oss() -> Any:
+    """Its layers are named like those that keep a state, and keep none."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    return GptOssForCausalLM(
+        GptOssConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            num_local_experts=2,
+        )
+    )
+
+
 def mamba() -> Any:
     from transformers import MambaConfig, MambaForCausalLM
 
@@ -112,6 +129,7 @@ def test_models_that_mix_neighbours_are_refused_with_the_field(
         (gpt2, None),
         (bloom, "it takes no position ids"),
         (mamba, "it takes no position ids"),
+        (gpt_oss, None),
         (lfm2, "it has recurrent layers (Lfm2ShortConv, conv)"),
     ],
 )
