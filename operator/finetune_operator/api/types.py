@@ -48,6 +48,7 @@ from .status import (
     PassedOver,
     PastFailure,
     Phase,
+    PlannedFit,
     Progress,
     Resize,
     Resolved,
@@ -59,6 +60,7 @@ from .status import (
 )
 from .storage import ClaimRef, Output, OutputFormat, Storage
 from .training import (
+    ActivationCheckpointing,
     AfterSuccess,
     Checkpoint,
     DeepSpeed,
@@ -152,6 +154,7 @@ __all__ = [
     "SHORT_NAME",
     "SINGULAR",
     "VERSION",
+    "ActivationCheckpointing",
     "Adaptation",
     "Affinity",
     "AfterSuccess",
@@ -223,6 +226,7 @@ __all__ = [
     "PassedOver",
     "PastFailure",
     "Phase",
+    "PlannedFit",
     "PodAffinity",
     "PodAffinityTerm",
     "Policy",
