@@ -71,6 +71,7 @@ def tested(loop: Loop, workspace: Path) -> dict[str, Any]:
         )
     except SelfTestFailed as error:
         found |= {"error": error.message, "hint": error.hint, "code": error.failure.exit_code}
+    loop.gang.barrier()  # rank 0 has written
     lines = loop.reporter.lines
     return found | {
         "seconds": time.monotonic() - began,
