@@ -19,6 +19,7 @@ PAYERS = {
     "NoValidCheckpoint": N,
     "DiskFull": N,
     "GateFailed": N,
+    "SelfTestFailed": N,
     "Internal": P,
     "CudaOom": P,
     "NonFinite": P,
