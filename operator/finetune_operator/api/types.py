@@ -31,6 +31,7 @@ from .sources import (
 )
 from .spec import FineTuneJobSpec
 from .status import (
+    MAX_EVENTS,
     Adaptation,
     Artifact,
     BestCheckpoint,
@@ -147,6 +148,7 @@ __all__ = [
     "CATEGORY",
     "GROUP",
     "KIND",
+    "MAX_EVENTS",
     "MAX_NAME",
     "PLURAL",
     "SHORT_NAME",
