@@ -108,10 +108,12 @@ def leader(rank: int, counts: Mapping[int, int]) -> Lead:
     return Lead(ahead=min(counts.values()) < own)
 
 
-def last_signs(beats: Iterable[Mapping[str, Any]], rank: int, silence: Silence) -> dict[int, float]:
-    """When each rank gave its last sign of life; that of ``rank`` as its own pod knows it."""
+def last_signs(beats: Iterable[Mapping[str, Any]], own: Mapping[int, Silence]) -> dict[int, float]:
+    """When each rank gave its last sign of life; ``own`` are the ranks of this pod, which hears
+    from them without the volume."""
     signs = {int(beat["rank"]): float(beat["at"]) for beat in beats}
-    return {**signs, rank: float(silence.beat["at"])}
+    heard = {rank: silence.beat for rank, silence in own.items() if silence.beat}
+    return {**signs, **{rank: float(beat["at"]) for rank, beat in heard.items()}}
 
 
 def guilty(

@@ -278,7 +278,8 @@ class Launcher:
         if (begun := collectives.read(rank.collectives)) is not None:
             collectives.share(folder, rank.rank, begun, float(silence.beat["at"]))
         beats = read_all(folder, self.pod.config.workers.world_size)
-        lead = leader(rank.rank, collectives.shared(folder, last_signs(beats, rank.rank, silence)))
+        signs = last_signs(beats, {each.rank: each.silence for each in self.ranks})
+        lead = leader(rank.rank, collectives.shared(folder, signs))
         if guilty(rank.rank, sight, silence, beats, lead):
             rank.seen = hang_failure(silence, sight, lead)
             rank.hung = True
