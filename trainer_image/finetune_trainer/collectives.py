@@ -11,7 +11,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,14 @@ def share(folder: Path, rank: int, begun: int, sign: float) -> None:
         _replace(_shared(folder, rank), {"begun": begun, "sign": sign})
 
 
-def shared(folder: Path, signs: Mapping[int, float]) -> dict[int, int]:
-    """The counts of ranks that are silent since these signs of life, by rank."""
+def shared(folder: Path, beats: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+    """The counts of ranks that are silent since these ``beats``, by rank."""
     counts = {}
-    for rank, sign in signs.items():
+    for beat in beats:
+        rank = int(beat["rank"])
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             said = json.loads(_shared(folder, rank).read_text())
-            if said["sign"] == sign:
+            if said["sign"] == beat["at"]:
                 counts[rank] = int(said["begun"])
     return counts
 

@@ -108,14 +108,6 @@ def leader(rank: int, counts: Mapping[int, int]) -> Lead:
     return Lead(ahead=min(counts.values()) < own)
 
 
-def last_signs(beats: Iterable[Mapping[str, Any]], own: Mapping[int, Silence]) -> dict[int, float]:
-    """When each rank gave its last sign of life; ``own`` are the ranks of this pod, which hears
-    from them without the volume."""
-    signs = {int(beat["rank"]): float(beat["at"]) for beat in beats}
-    heard = {rank: silence.beat for rank, silence in own.items() if silence.beat}
-    return {**signs, **{rank: float(beat["at"]) for rank, beat in heard.items()}}
-
-
 def guilty(
     rank: int, sight: Sight, silence: Silence, beats: Iterable[Mapping[str, Any]], lead: Lead
 ) -> bool:

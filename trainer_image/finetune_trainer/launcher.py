@@ -35,7 +35,6 @@ from finetune_trainer.hang import (
     guilty,
     hang_failure,
     judge,
-    last_signs,
     leader,
     process_state,
 )
@@ -275,11 +274,15 @@ class Launcher:
             *(rank.rank, rank.silence.seconds, sight.words, stacks),
         )
         folder, silence = self.pod.folder / "heartbeats", rank.silence
-        if (begun := collectives.read(rank.collectives)) is not None:
-            collectives.share(folder, rank.rank, begun, float(silence.beat["at"]))
+        own = {
+            each.rank: begun
+            for each in self.ranks
+            if (begun := collectives.read(each.collectives)) is not None
+        }
+        if rank.rank in own:
+            collectives.share(folder, rank.rank, own[rank.rank], float(silence.beat["at"]))
         beats = read_all(folder, self.pod.config.workers.world_size)
-        signs = last_signs(beats, {each.rank: each.silence for each in self.ranks})
-        lead = leader(rank.rank, collectives.shared(folder, signs))
+        lead = leader(rank.rank, {**collectives.shared(folder, beats), **own})
         if guilty(rank.rank, sight, silence, beats, lead):
             rank.seen = hang_failure(silence, sight, lead)
             rank.hung = True

@@ -118,8 +118,10 @@ def test_a_count_is_void_once_the_rank_gave_another_sign(tmp_path: Path) -> None
     collectives.share(tmp_path, 0, 41, 100.5)
     collectives.share(tmp_path, 1, 42, 100.0)
     (tmp_path / "collectives-2.json").write_text('{"begun": 4')
-    assert collectives.shared(tmp_path, {0: 100.5, 1: 100.0, 2: 99.0, 3: 1.0}) == {0: 41, 1: 42}
-    assert collectives.shared(tmp_path, {0: 101.5, 1: 100.0}) == {1: 42}
+    signs = [100.5, 100.0, 99.0, 1.0]
+    beats = [{"rank": rank, "at": at} for rank, at in enumerate(signs)]
+    assert collectives.shared(tmp_path, beats) == {0: 41, 1: 42}
+    assert collectives.shared(tmp_path, [{"rank": 0, "at": 101.5}, *beats[1:]]) == {1: 42}
 
 
 def test_silence_is_counted_while_the_launcher_is_awake(tmp_path: Path) -> None:
