@@ -31,6 +31,7 @@ from .sources import (
 )
 from .spec import FineTuneJobSpec
 from .status import (
+    MAX_EVENTS,
     Adaptation,
     Artifact,
     BestCheckpoint,
@@ -67,6 +68,7 @@ from .training import (
     Full,
     Lora,
     Method,
+    OnDiskFull,
     Optimizer,
     OptimizerType,
     Precision,
@@ -149,6 +151,7 @@ __all__ = [
     "CATEGORY",
     "GROUP",
     "KIND",
+    "MAX_EVENTS",
     "MAX_NAME",
     "PLURAL",
     "SHORT_NAME",
@@ -211,6 +214,7 @@ __all__ = [
     "NodeAffinity",
     "Normalize",
     "ObjectMeta",
+    "OnDiskFull",
     "OnLossSpike",
     "OnMemoryShortage",
     "OnNonFinite",
