@@ -63,7 +63,10 @@ class Gang:
         """So many this rank has begun, of gradients and of control. Not collective; any thread may
         ask."""
         # The group of the gradients is the default one.
-        groups = (distributed.distributed_c10d._get_default_group(), self.control)
+        groups: tuple[Any, ...] = (
+            distributed.distributed_c10d._get_default_group(),
+            self.control,
+        )
         return sum(int(group._get_sequence_number_for_group()) for group in groups)
 
 

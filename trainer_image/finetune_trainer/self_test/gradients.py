@@ -28,7 +28,10 @@ def gradient_fault(engine: Engine, batch: Batch, *, logits_to_keep: bool) -> str
     if frozen:
         return _sentence(frozen, len(wanted), "are frozen although the optimizer holds them")
     arrived: set[str] = set()
-    hooks = [each.register_hook(_arrival(name, arrived)) for name, each in wanted.items()]
+    hooks = [
+        each.register_hook(_arrival(name, arrived))  # type: ignore[no-untyped-call]
+        for name, each in wanted.items()
+    ]
     try:
         # Not through the engine: its backward pass would reduce and keep what arrives.
         loss = loss_sum(engine.module, batch.to(engine.device), logits_to_keep=logits_to_keep)
