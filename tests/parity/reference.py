@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from unit.trainer.train.tiny import random_rows, tiny_llama
-from unit.trainer.train.workers import Job
+from unit.trainer.train.tiny import random_rows
+from unit.trainer.train.workers import Job, starting_model
 
 from finetune_trainer.batches import epoch_order
 from finetune_trainer.schedule import learning_rate
@@ -23,7 +23,7 @@ def train_plainly(job: Job, world_size: int) -> dict[str, Any]:
     config = job.run_config(world_size)
     training = config.training
     rows = random_rows(1, job.lengths, supervised=job.supervised)
-    model = tiny_llama(**job.model)
+    model = starting_model(job)
     torch.manual_seed(training.seed)
     model = adapt(model, config)
     model.train()
