@@ -13,6 +13,7 @@ from pydantic import Field, computed_field
 
 from .conditions import Condition
 from .goodput import Goodput
+from .lineage import Lineage, Lock, Reused
 from .schema import LIST_SET, Decimal, StatusModel, Timestamp, list_map
 
 Counter = Annotated[int, Field(ge=0)]
@@ -563,6 +564,12 @@ class FineTuneJobStatus(StatusModel):
     """What absent fields became, and why."""
     model: ModelStatus | None = None
     """The model that was prepared."""
+    lineage: Lineage | None = None
+    """Where the model comes from, for `job://` models."""
+    lock: Lock | None = None
+    """What decides the result; known after prepare, published beside the model as `lock.json`."""
+    reused: Reused | None = None
+    """A result of another job with the same lock, see `spec.output.reuse`."""
     data: DataStatus | None = None
     """The data that was prepared."""
     progress: Progress | None = None

@@ -53,6 +53,13 @@ class OutputFormat(StrEnum):
     MERGED = "Merged"
 
 
+class Reuse(StrEnum):
+    """Whether a result that is there already may stand for training."""
+
+    NEVER = "Never"
+    SAME_LOCK = "SameLock"
+
+
 class Output(SpecModel):
     """Where the result goes, and in which forms."""
 
@@ -64,3 +71,7 @@ class Output(SpecModel):
         Field(min_length=1, max_length=2, json_schema_extra=LIST_SET),
     ] = (OutputFormat.MERGED,)
     """Adapter (LoRA weights for peft), Merged (a whole model for transformers), or both."""
+    reuse: Reuse = Reuse.NEVER
+    """SameLock: where a finished job of this namespace has published the result of the same lock
+    (`status.lock`) on the same claim, in all wanted formats, that result is checked against its
+    hashes and copied instead of training again; no training pod starts. Never: every job trains."""

@@ -14,6 +14,7 @@ from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
 from .gate import Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
+from .lineage import Ancestor, Lineage, Lock, Reused
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .sources import (
@@ -25,6 +26,7 @@ from .sources import (
     DataSource,
     LossOn,
     Model,
+    ModelCheckpoint,
     Overlong,
     Packing,
     SecretRef,
@@ -57,7 +59,7 @@ from .status import (
     SourceStatus,
     StageName,
 )
-from .storage import ClaimRef, Output, OutputFormat, Storage
+from .storage import ClaimRef, Output, OutputFormat, Reuse, Storage
 from .training import (
     AfterSuccess,
     Checkpoint,
@@ -155,6 +157,7 @@ __all__ = [
     "Adaptation",
     "Affinity",
     "AfterSuccess",
+    "Ancestor",
     "AnswerMetric",
     "Artifact",
     "Backoff",
@@ -192,7 +195,9 @@ __all__ = [
     "Generation",
     "Goodput",
     "LatestCheckpoint",
+    "Lineage",
     "LocalObjectRef",
+    "Lock",
     "Logs",
     "Lora",
     "LossOn",
@@ -202,6 +207,7 @@ __all__ = [
     "Method",
     "Metrics",
     "Model",
+    "ModelCheckpoint",
     "ModelShape",
     "ModelStatus",
     "NearDuplicates",
@@ -235,6 +241,8 @@ __all__ = [
     "Resources",
     "Restarts",
     "ResumedFrom",
+    "Reuse",
+    "Reused",
     "Schedule",
     "ScheduleType",
     "Scores",
