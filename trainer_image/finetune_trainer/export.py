@@ -20,15 +20,17 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from finetune_trainer.config import RunConfig
+from finetune_trainer.config import Lock, RunConfig
 from finetune_trainer.errors import ModelLoad, StageError
 from finetune_trainer.judging.gate import pass_gate
 from finetune_trainer.judging.questions import stop_tokens
 from finetune_trainer.judging.table import ANSWERS, PAGE
+from finetune_trainer.lock import lock_section, write_lock
 from finetune_trainer.model import load_model, load_tokenizer, prompt_ids
 from finetune_trainer.model_card import model_card
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
+from finetune_trainer.published import describe, publish_output
 from finetune_trainer.weight_check import check_weights
 
 log = logging.getLogger(__name__)
@@ -47,12 +49,15 @@ class ExportMismatchError(StageError):
     """The exported weights do not behave like the trained ones."""
 
 
-def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) -> dict[str, Any]:
+def run(
+    config: RunConfig, workspace: Path, output: Path, train_attempt: int, lock: Lock | None = None
+) -> dict[str, Any]:
     """Publish ``output.formats`` of the attempt below ``output``: ``adapter`` and/or ``merged``.
 
-    Returns ``artifact`` and the train result's ``train``. Repeating it is harmless. Raises
-    ``StageError`` when the weights are damaged or behave differently after the export, and
-    ``GateFailed``, before anything is written, when they are not good enough.
+    ``lock`` is published with them. Returns ``artifact`` and the train result's ``train``.
+    Repeating it is harmless. Raises ``StageError`` when the weights are damaged or behave
+    differently after the export, and ``GateFailed``, before anything is written, when they are not
+    good enough.
     """
     attempt = workspace / "attempts" / str(train_attempt)
     trained = attempt / ("adapter" if config.method.lora else "model")
@@ -64,12 +69,19 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
     data = manifests.read_manifest(workspace / "data")
     result = _train_result(attempt)
     passed = pass_gate(config.gate, result.get("metrics") or {}) if config.gate else None
-    card = model_card(config, base, data, result)
+    lineage = base.get("lineage") or {}
+    card = model_card(config, base, data, result) + lock_section(lock, lineage)
+    step = result.get("keptStep", result.get("step"))
+    gate = {"gate": {"message": passed}} if passed else {}
+    numbers = {key: result[key] for key in ("metrics", "step", "steps") if key in result}
     facts = {
         "job": config.job.model_dump(),
         "trainAttempt": train_attempt,
         "model": base["digest"],
         "data": data["digest"],
+        "step": step,
+        "train": numbers,
+        **gate,
     }
     published: dict[str, dict[str, Any]] = {}
     difference = 0.0
@@ -80,29 +92,21 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
         _save_tokenizer(workspace / "model", folder)
         (folder / "README.md").write_text(card)
         _copy_reports(workspace / "data", attempt, folder)
-        published["adapter"] = _publish(folder, output / "adapter", facts)
+        write_lock(folder, lock, base, data)
+        published["adapter"] = publish_output(folder, output / "adapter", facts)
     if "Merged" in formats:
         folder = manifests.fresh_sibling(output / "merged", config.job.uid)
         difference = _merge(config, workspace, trained, folder, base, data.get("endOfTurn"))
         (folder / "README.md").write_text(card)
         _copy_reports(workspace / "data", attempt, folder)
-        published["merged"] = _publish(
+        write_lock(folder, lock, base, data)
+        published["merged"] = publish_output(
             folder, output / "merged", {**facts, "maxLogitDifference": difference}
         )
     if config.checkpoint.after_success == "Delete":
         _delete_checkpoints(workspace)
-    files = [entry for manifest in published.values() for entry in manifest["files"].values()]
-    return {
-        "artifact": {
-            "formats": formats,
-            "digest": manifests.digest_of({name: m["digest"] for name, m in published.items()}),
-            "bytes": sum(entry["bytes"] for entry in files),
-            "maxLogitDifference": difference,
-            **({"step": step} if (step := result.get("keptStep", result.get("step"))) else {}),
-        },
-        **({"gate": {"message": passed}} if passed else {}),
-        "train": {key: result[key] for key in ("metrics", "step", "steps") if key in result},
-    }
+    artifact = describe(published, step) | {"maxLogitDifference": difference}
+    return {"artifact": artifact, **gate, "train": numbers}
 
 
 def _delete_checkpoints(workspace: Path) -> None:
@@ -264,24 +268,3 @@ def _copy_reports(data: Path, attempt: Path, folder: Path) -> None:
 
 def _save_tokenizer(base: Path, folder: Path) -> None:
     load_tokenizer(base).save_pretrained(folder)
-
-
-def _publish(temporary: Path, target: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Seal and rename. What another job published at this place is moved aside, not deleted."""
-    manifest = manifests.seal(temporary, manifests.digest_of(facts), facts)
-    if target.exists():
-        try:
-            owner = manifests.read_manifest(target)["job"]["uid"]
-        except (OSError, json.JSONDecodeError, KeyError):
-            owner = "unknown"
-        if owner != facts["job"]["uid"]:
-            aside = _free_name(target.with_name(f"{target.name}.replaced-{owner[:8]}"))
-            log.warning("%s holds another job's output; moved to %s", target, aside.name)
-            target.rename(aside)
-    manifests.publish(temporary, target)
-    return manifest
-
-
-def _free_name(path: Path) -> Path:
-    candidates = [path, *(path.with_name(f"{path.name}-{n}") for n in range(1, 1000))]
-    return next(candidate for candidate in candidates if not candidate.exists())

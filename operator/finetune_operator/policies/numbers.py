@@ -34,6 +34,7 @@ from ..reports import (
 )
 from .facts import Facts
 from .history import resumption_changes
+from .lock import lock_of
 
 
 def last_words(facts: Facts) -> LastWords | None:
@@ -115,6 +116,7 @@ def prepared_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
     need = predicted(plan.spec, plan.fit, changes.get("model"), changes.get("data"))
     resolved = facts.status.resolved or plan.resolved
     steps = words.steps if words and words.steps is not None else resolved.steps
+    changes["lock"] = lock_of(facts, words)
     changes["resolved"] = resolved.model_copy(update={"steps": steps, "memory": need})
     return changes
 
