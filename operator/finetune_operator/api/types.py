@@ -50,6 +50,7 @@ from .status import (
     PassedOver,
     PastFailure,
     Phase,
+    PlannedFit,
     Progress,
     Resize,
     Resolved,
@@ -61,6 +62,7 @@ from .status import (
 )
 from .storage import ClaimRef, Output, OutputFormat, Reuse, Storage
 from .training import (
+    ActivationCheckpointing,
     AfterSuccess,
     Checkpoint,
     DeepSpeed,
@@ -154,6 +156,7 @@ __all__ = [
     "SHORT_NAME",
     "SINGULAR",
     "VERSION",
+    "ActivationCheckpointing",
     "Adaptation",
     "Affinity",
     "AfterSuccess",
@@ -229,6 +232,7 @@ __all__ = [
     "PassedOver",
     "PastFailure",
     "Phase",
+    "PlannedFit",
     "PodAffinity",
     "PodAffinityTerm",
     "Policy",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from ..api.types import Lock
+from ..memory_ladder import Fit
 from ..observed import ChildPod
 from ..plan import TrainingPlan
 from ..reports import LastWords
@@ -21,11 +23,13 @@ REACTIONS = ("onNonFinite", "onLossSpike", "lossSpike", "maxSkippedSteps")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-def lock_of(facts: Facts, words: LastWords | None) -> Lock | None:
-    """The lock of what prepare made, by its last words; None where they do not say enough."""
+def lock_of(facts: Facts, words: LastWords | None, fit: Fit) -> Lock | None:
+    """The lock of what prepare made, by its last words, to be trained in shape ``fit``; None where
+    they do not say enough."""
     if words is None or words.model is None or words.data is None:
         return None
-    plan, model, data = facts.known_plan, words.model.digest, words.data.digest
+    plan = replace(facts.known_plan, fit=fit)
+    model, data = words.model.digest, words.data.digest
     if not model or not data:
         return None
     spec, seed = spec_digest(plan), plan.spec.training.seed

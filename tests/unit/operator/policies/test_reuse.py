@@ -51,7 +51,7 @@ def prepared(spec: Any = None, words: Any = None, pod: Any = None, **fields: Any
 def lock_in(facts: Facts) -> Lock:
     pod = facts.stage.pods[0]
     assert pod.terminated
-    lock = lock_of(facts, read_last_words(pod.terminated.message))
+    lock = lock_of(facts, read_last_words(pod.terminated.message), facts.known_plan.fit)
     assert lock is not None
     return lock
 
