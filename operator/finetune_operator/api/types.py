@@ -33,6 +33,7 @@ from .sources import (
 )
 from .spec import FineTuneJobSpec
 from .status import (
+    MAX_EVENTS,
     Adaptation,
     Artifact,
     BestCheckpoint,
@@ -69,6 +70,7 @@ from .training import (
     Full,
     Lora,
     Method,
+    OnDiskFull,
     Optimizer,
     OptimizerType,
     Precision,
@@ -151,6 +153,7 @@ __all__ = [
     "CATEGORY",
     "GROUP",
     "KIND",
+    "MAX_EVENTS",
     "MAX_NAME",
     "PLURAL",
     "SHORT_NAME",
@@ -217,6 +220,7 @@ __all__ = [
     "NodeAffinity",
     "Normalize",
     "ObjectMeta",
+    "OnDiskFull",
     "OnLossSpike",
     "OnMemoryShortage",
     "OnNonFinite",
