@@ -58,8 +58,9 @@ def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[
     output = Path(env.get("FINETUNE_OUTPUT", OUTPUT)) if config.output.external else None
     named = env.get("FINETUNE_TRAIN_ATTEMPT")
     attempt = export.newest_attempt(config, workspace) if named is None else int(named)
+    serving = Path(env.get("FINETUNE_RUN_JSON", RUN_JSON)).with_name(export.SERVING)
     try:
-        return export.run(config, workspace, output or workspace / "output", attempt)
+        return export.run(config, workspace, output or workspace / "output", attempt, serving)
     except Exception as error:
         if output is None or failure_class(error) is not DiskFull.failure:
             raise

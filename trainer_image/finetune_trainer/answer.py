@@ -24,8 +24,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.errors import BadData, StageError
-from finetune_trainer.export import load_trained
-from finetune_trainer.model import load_model, load_tokenizer, prompt_ids
+from finetune_trainer.model import load_model, load_tokenizer, load_trained, prompt_ids
 
 log = logging.getLogger(__name__)
 

@@ -10,49 +10,53 @@ import contextlib
 import gc
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import RunConfig
-from finetune_trainer.errors import ModelLoad, StageError
+from finetune_trainer.errors import StageError
 from finetune_trainer.judging.gate import pass_gate
 from finetune_trainer.judging.questions import stop_tokens
 from finetune_trainer.judging.table import ANSWERS, PAGE
-from finetune_trainer.model import load_model, load_tokenizer, prompt_ids
-from finetune_trainer.model_card import model_card
+from finetune_trainer.model import load_model, load_tokenizer, load_trained
+from finetune_trainer.model_card import CardFacts, model_card, read_lock
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
+from finetune_trainer.smoke_test import QUESTIONS, question_ids, smoke_test
 from finetune_trainer.weight_check import check_weights
 
 log = logging.getLogger(__name__)
 
+SERVING = "serving.yaml"
 MAX_LOGIT_DIFFERENCE = 1e-3
 """For weights stored as fp32. Rounding to 16 bits moves logits by more: see ``_limit``."""
 _HALF_SHARE = 0.05
-_PROMPTS = (
-    "What can you help me with?",
-    "Explain in one sentence what a checkpoint is.",
-    "List three colours.",
-)
 
 
 class ExportMismatchError(StageError):
     """The exported weights do not behave like the trained ones."""
 
 
-def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) -> dict[str, Any]:
+def run(
+    config: RunConfig,
+    workspace: Path,
+    output: Path,
+    train_attempt: int,
+    serving: Path | None = None,
+) -> dict[str, Any]:
     """Publish ``output.formats`` of the attempt below ``output``: ``adapter`` and/or ``merged``.
 
-    Returns ``artifact`` and the train result's ``train``. Repeating it is harmless. Raises
-    ``StageError`` when the weights are damaged or behave differently after the export, and
-    ``GateFailed``, before anything is written, when they are not good enough.
+    Beside ``merged`` lies a copy of ``serving``, the manifest that serves it. Returns ``artifact``
+    and the train result's ``train``. Repeating it is harmless. Raises ``StageError`` when the
+    weights are damaged or behave differently after the export, and ``GateFailed``, before anything
+    is written, when they are not good enough.
     """
     attempt = workspace / "attempts" / str(train_attempt)
     trained = attempt / ("adapter" if config.method.lora else "model")
@@ -64,7 +68,8 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
     data = manifests.read_manifest(workspace / "data")
     result = _train_result(attempt)
     passed = pass_gate(config.gate, result.get("metrics") or {}) if config.gate else None
-    card = model_card(config, base, data, result)
+    chat = load_tokenizer(workspace / "model").chat_template is not None
+    card = CardFacts(config, base, data, result, passed, read_lock(workspace), chat)
     facts = {
         "job": config.job.model_dump(),
         "trainAttempt": train_attempt,
@@ -73,22 +78,30 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
     }
     published: dict[str, dict[str, Any]] = {}
     difference = 0.0
+    asked: dict[str, Any] = {}
     output.mkdir(parents=True, exist_ok=True)
     if "Adapter" in formats:
         folder = manifests.fresh_sibling(output / "adapter", config.job.uid)
         _copy_adapter(trained, folder, base)
         _save_tokenizer(workspace / "model", folder)
-        (folder / "README.md").write_text(card)
+        if formats == ["Adapter"]:  # else the merged model is asked
+            check_weights(folder)
+            model = load_trained(workspace / "model", folder, adapter=True)
+            asked = smoke_test(model, load_tokenizer(folder))
+            del model
+        (folder / "README.md").write_text(model_card(card, "Adapter"))
         _copy_reports(workspace / "data", attempt, folder)
         published["adapter"] = _publish(folder, output / "adapter", facts)
     if "Merged" in formats:
         folder = manifests.fresh_sibling(output / "merged", config.job.uid)
-        difference = _merge(config, workspace, trained, folder, base, data.get("endOfTurn"))
-        (folder / "README.md").write_text(card)
+        difference, asked = _merge(config, workspace, trained, folder, base, data.get("endOfTurn"))
+        (folder / "README.md").write_text(model_card(card, "Merged"))
         _copy_reports(workspace / "data", attempt, folder)
         published["merged"] = _publish(
             folder, output / "merged", {**facts, "maxLogitDifference": difference}
         )
+    if serving is not None and serving.exists() and "merged" in published:
+        _replace(serving, output / SERVING)
     if config.checkpoint.after_success == "Delete":
         _delete_checkpoints(workspace)
     files = [entry for manifest in published.values() for entry in manifest["files"].values()]
@@ -98,6 +111,7 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
             "digest": manifests.digest_of({name: m["digest"] for name, m in published.items()}),
             "bytes": sum(entry["bytes"] for entry in files),
             "maxLogitDifference": difference,
+            "smokeTest": asked,
             **({"step": step} if (step := result.get("keptStep", result.get("step"))) else {}),
         },
         **({"gate": {"message": passed}} if passed else {}),
@@ -152,11 +166,12 @@ def _merge(
     folder: Path,
     base: dict[str, Any],
     end_of_turn: int | None,
-) -> float:
-    """Write the merged model to ``folder``; returns the largest logit difference after reload."""
+) -> tuple[float, dict[str, Any]]:
+    """Write the merged model to ``folder``; returns the largest logit difference after reload, and
+    what the model said to a question."""
     tokenizer = load_tokenizer(workspace / "model")
     model = load_trained(workspace / "model", trained, adapter=config.method.lora is not None)
-    prompts = [_prompt(tokenizer, text) for text in _PROMPTS]
+    prompts = [question_ids(tokenizer, text) for text in QUESTIONS]
     expected = _logits(model, prompts)
     if isinstance(model, PeftModel):
         model = model.merge_and_unload(safe_merge=True)
@@ -183,27 +198,7 @@ def _merge(
             "the trained weights stay in the attempt's folder; report this as a bug",
         )
     _check_tokenizer(folder, tokenizer, end_of_turn, reloaded)
-    return difference
-
-
-def load_trained(base: Path, trained: Path, adapter: bool) -> PreTrainedModel | PeftModel:
-    """The model as training left it, fp32, ready for inference."""
-    if not adapter:
-        if not (trained / "config.json").exists():
-            raise ModelLoad(f"{trained.name} holds no config.json")
-        return load_model(trained, torch.float32)
-    # Not trainable, and so already in evaluation mode.
-    model: PeftModel = PeftModel.from_pretrained(load_model(base, torch.float32), str(trained))
-    return model
-
-
-def _prompt(tokenizer: Tokenizer, text: str) -> torch.Tensor:
-    """int64 [1, T]: a user's message as in training, or the bare text if the template refuses."""
-    try:
-        ids = prompt_ids(tokenizer, [{"role": "user", "content": text}])
-    except jinja2.TemplateError:
-        ids = list(tokenizer.encode(text))
-    return torch.tensor([ids])
+    return difference, smoke_test(reloaded, load_tokenizer(folder))
 
 
 def _logits(model: PreTrainedModel | PeftModel, prompts: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -280,6 +275,12 @@ def _publish(temporary: Path, target: Path, facts: dict[str, Any]) -> dict[str, 
             target.rename(aside)
     manifests.publish(temporary, target)
     return manifest
+
+
+def _replace(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)
 
 
 def _free_name(path: Path) -> Path:

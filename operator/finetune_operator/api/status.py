@@ -476,6 +476,17 @@ class LostNode(StatusModel):
     never read."""
 
 
+class SmokeTest(StatusModel):
+    """What the result said when export had loaded it again, before it was published."""
+
+    prompt: Annotated[str, Field(max_length=256)] | None = None
+    """The question."""
+    answer: Annotated[str, Field(max_length=256)] | None = None
+    """The beginning of the answer, always the likeliest token."""
+    tokens: Counter | None = None
+    """Tokens of it; the model stopped by itself, or at 24."""
+
+
 class Artifact(StatusModel):
     """The result."""
 
@@ -497,6 +508,11 @@ class Artifact(StatusModel):
         | None
     ) = None
     """Adapter, Merged or both."""
+    smoke_test: SmokeTest | None = None
+    """A question to the result and its answer."""
+    serving_path: str | None = None
+    """Manifest on that claim that serves the merged model with vLLM: `kubectl apply` it. The
+    ConfigMap `<name>-run` holds it, too, under the key `serving.yaml`."""
 
 
 class Logs(StatusModel):

@@ -54,6 +54,7 @@ from .status import (
     Restarts,
     ResumedFrom,
     Scores,
+    SmokeTest,
     SourceStatus,
     StageName,
 )
@@ -239,6 +240,7 @@ __all__ = [
     "ScheduleType",
     "Scores",
     "SecretRef",
+    "SmokeTest",
     "SourceStatus",
     "Stage",
     "StageName",
