@@ -238,6 +238,12 @@ def _smoke_test(value: Any) -> Any:
         return None
 
 
+class DestinationReport(_Report):
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    uri: Annotated[str, Field(max_length=512)] = ""
+    digest: Word | None = None
+
+
 class ArtifactReport(_Report):
     formats: Annotated[tuple[Word, ...], Field(max_length=2)] = ()
     digest: Word | None = None
@@ -245,6 +251,7 @@ class ArtifactReport(_Report):
     step: Count | None = None
     max_logit_difference: Number = None
     smoke_test: Annotated[SmokeTestReport | None, BeforeValidator(_smoke_test)] = None
+    destinations: Annotated[tuple[DestinationReport, ...], Field(max_length=4)] = ()
 
 
 class GateReport(_Report):

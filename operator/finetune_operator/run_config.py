@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .api.types import Baseline, Cleaning, FineTuneJobSpec, PassedOver, Switch
+from .destinations import destinations
 from .engine.store import Key
 from .memory_ladder import Fit
 from .sources import CHAT_TEMPLATE_PATH, Source, data_source
@@ -53,6 +54,7 @@ def run_config(
             "output": {
                 "formats": [form.value for form in spec.output.formats],
                 "external": spec.output.uri is not None,
+                "destinations": destinations(spec.output),
             },
         }
     )

@@ -1,47 +1,35 @@
 """The stage export: trained weights out, proved by loading them again in plain transformers.
 
-The result is compared with what was trained (base model plus adapter, or the full weights) on a
-few prompts; it is published by rename only after that.
+What ``merge`` found to behave like the trained model is published by rename; then it is pushed to
+the destinations.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
 import logging
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
+from typing import Any, Literal
 
 from finetune_trainer.config import RunConfig
 from finetune_trainer.errors import StageError
 from finetune_trainer.judging.gate import pass_gate
-from finetune_trainer.judging.questions import stop_tokens
 from finetune_trainer.judging.table import ANSWERS, PAGE
-from finetune_trainer.model import load_model, load_tokenizer, load_trained
+from finetune_trainer.merge import merge
+from finetune_trainer.model import load_tokenizer, load_trained
 from finetune_trainer.model_card import CardFacts, model_card, read_lock
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
-from finetune_trainer.smoke_test import QUESTIONS, question_ids, smoke_test
+from finetune_trainer.publishing.destinations import push_all
+from finetune_trainer.smoke_test import smoke_test
 from finetune_trainer.weight_check import check_weights
 
 log = logging.getLogger(__name__)
 
 SERVING = "serving.yaml"
-MAX_LOGIT_DIFFERENCE = 1e-3
-"""For weights stored as fp32. Rounding to 16 bits moves logits by more: see ``_limit``."""
-_HALF_SHARE = 0.05
-
-
-class ExportMismatchError(StageError):
-    """The exported weights do not behave like the trained ones."""
 
 
 def run(
@@ -55,8 +43,9 @@ def run(
 
     Beside ``merged`` lies a copy of ``serving``, the manifest that serves it. Returns ``artifact``
     and the train result's ``train``. Repeating it is harmless. Raises ``StageError`` when the
-    weights are damaged or behave differently after the export, and ``GateFailed``, before anything
-    is written, when they are not good enough.
+    weights are damaged or behave differently after the export; ``GateFailed``, before anything is
+    written, when they are not good enough; ``PublishRefused`` or ``PublishFailed``, with the result
+    in ``output``, when a destination does not take it.
     """
     attempt = workspace / "attempts" / str(train_attempt)
     trained = attempt / ("adapter" if config.method.lora else "model")
@@ -68,55 +57,113 @@ def run(
     data = manifests.read_manifest(workspace / "data")
     result = _train_result(attempt)
     passed = pass_gate(config.gate, result.get("metrics") or {}) if config.gate else None
-    chat = load_tokenizer(workspace / "model").chat_template is not None
-    card = CardFacts(config, base, data, result, passed, read_lock(workspace), chat)
-    facts = {
-        "job": config.job.model_dump(),
-        "trainAttempt": train_attempt,
-        "model": base["digest"],
-        "data": data["digest"],
-    }
-    published: dict[str, dict[str, Any]] = {}
-    difference = 0.0
-    asked: dict[str, Any] = {}
+    work = _Work(config, workspace, attempt, trained, output, base, data, result, passed)
     output.mkdir(parents=True, exist_ok=True)
-    if "Adapter" in formats:
-        folder = manifests.fresh_sibling(output / "adapter", config.job.uid)
-        _copy_adapter(trained, folder, base)
-        _save_tokenizer(workspace / "model", folder)
-        if formats == ["Adapter"]:  # else the merged model is asked
-            check_weights(folder)
-            model = load_trained(workspace / "model", folder, adapter=True)
-            asked = smoke_test(model, load_tokenizer(folder))
-            del model
-        (folder / "README.md").write_text(model_card(card, "Adapter"))
-        _copy_reports(workspace / "data", attempt, folder)
-        published["adapter"] = _publish(folder, output / "adapter", facts)
-    if "Merged" in formats:
-        folder = manifests.fresh_sibling(output / "merged", config.job.uid)
-        difference, asked = _merge(config, workspace, trained, folder, base, data.get("endOfTurn"))
-        (folder / "README.md").write_text(model_card(card, "Merged"))
-        _copy_reports(workspace / "data", attempt, folder)
-        published["merged"] = _publish(
-            folder, output / "merged", {**facts, "maxLogitDifference": difference}
-        )
+    makers = {"Adapter": _adapter, "Merged": _merged}
+    published = {form.lower(): _kept(work, form) or makers[form](work) for form in formats}
     if serving is not None and serving.exists() and "merged" in published:
         _replace(serving, output / SERVING)
+    pushed = push_all(
+        config.output.destinations,
+        output,
+        config.job,
+        {name: manifest["digest"] for name, manifest in published.items()},
+    )
     if config.checkpoint.after_success == "Delete":
         _delete_checkpoints(workspace)
+    whole = published.get("merged") or published["adapter"]
     files = [entry for manifest in published.values() for entry in manifest["files"].values()]
     return {
         "artifact": {
             "formats": formats,
             "digest": manifests.digest_of({name: m["digest"] for name, m in published.items()}),
             "bytes": sum(entry["bytes"] for entry in files),
-            "maxLogitDifference": difference,
-            "smokeTest": asked,
+            "maxLogitDifference": whole.get("maxLogitDifference", 0.0),
+            "smokeTest": whole.get("smokeTest") or {},
+            **({"destinations": pushed} if pushed else {}),
             **({"step": step} if (step := result.get("keptStep", result.get("step"))) else {}),
         },
         **({"gate": {"message": passed}} if passed else {}),
         "train": {key: result[key] for key in ("metrics", "step", "steps") if key in result},
     }
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the forms of a result are made from."""
+
+    config: RunConfig
+    workspace: Path
+    attempt: Path
+    trained: Path
+    output: Path
+    base: dict[str, Any]
+    data: dict[str, Any]
+    result: dict[str, Any]
+    gate: str | None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the result depends on."""
+        return {
+            "job": self.config.job.model_dump(),
+            "trainAttempt": int(self.attempt.name),
+            "model": self.base["digest"],
+            "data": self.data["digest"],
+        }
+
+    def accompany(self, folder: Path, form: Literal["Adapter", "Merged"]) -> None:
+        """Card and reports go wherever the model goes."""
+        facts = CardFacts(
+            self.config,
+            self.base,
+            self.data,
+            self.result,
+            self.gate,
+            read_lock(self.workspace),
+            load_tokenizer(folder).chat_template is not None,
+        )
+        (folder / "README.md").write_text(model_card(facts, form))
+        _copy_reports(self.workspace / "data", self.attempt, folder)
+
+
+def _kept(work: _Work, form: str) -> dict[str, Any] | None:
+    """The manifest of what an earlier export of this very result published, if it is whole.
+
+    An export that comes again after a push that failed leaves it to those who read it.
+    """
+    folder = work.output / form.lower()
+    kept = manifests.reusable(folder, manifests.digest_of(work.facts))
+    if kept is not None:
+        manifests.clear_siblings(folder, work.config.job.uid)
+    return kept
+
+
+def _adapter(work: _Work) -> dict[str, Any]:
+    """Publish the adapter; returns its manifest."""
+    target, model = work.output / "adapter", work.workspace / "model"
+    folder = manifests.fresh_sibling(target, work.config.job.uid)
+    _copy_adapter(work.trained, folder, work.base)
+    _save_tokenizer(model, folder)
+    asked = {}
+    if "Merged" not in work.config.output.formats:  # else that one is loaded and asked
+        check_weights(folder)
+        asked = smoke_test(load_trained(model, folder, adapter=True), load_tokenizer(folder))
+    work.accompany(folder, "Adapter")
+    return _publish(folder, target, work.facts, {"smokeTest": asked})
+
+
+def _merged(work: _Work) -> dict[str, Any]:
+    """Publish the whole model; returns its manifest."""
+    target = work.output / "merged"
+    folder = manifests.fresh_sibling(target, work.config.job.uid)
+    end_of_turn = work.data.get("endOfTurn")
+    difference, asked = merge(
+        work.config, work.workspace, work.trained, folder, work.base, end_of_turn
+    )
+    work.accompany(folder, "Merged")
+    found = {"maxLogitDifference": difference, "smokeTest": asked}
+    return _publish(folder, target, work.facts, found)
 
 
 def _delete_checkpoints(workspace: Path) -> None:
@@ -159,83 +206,6 @@ def _train_result(attempt: Path) -> dict[str, Any]:
     return result
 
 
-def _merge(
-    config: RunConfig,
-    workspace: Path,
-    trained: Path,
-    folder: Path,
-    base: dict[str, Any],
-    end_of_turn: int | None,
-) -> tuple[float, dict[str, Any]]:
-    """Write the merged model to ``folder``; returns the largest logit difference after reload, and
-    what the model said to a question."""
-    tokenizer = load_tokenizer(workspace / "model")
-    model = load_trained(workspace / "model", trained, adapter=config.method.lora is not None)
-    prompts = [question_ids(tokenizer, text) for text in QUESTIONS]
-    expected = _logits(model, prompts)
-    if isinstance(model, PeftModel):
-        model = model.merge_and_unload(safe_merge=True)
-    dtype = getattr(torch, base["dtype"])
-    _set_stop_tokens(model, workspace / "model", tokenizer, end_of_turn)
-    model.to(dtype).save_pretrained(folder)
-    _save_tokenizer(workspace / "model", folder)
-    del model
-    gc.collect()
-
-    check_weights(folder)
-    reloaded = load_model(folder, torch.float32)
-    difference = max(
-        float((one - other).abs().max())
-        for one, other in zip(expected, _logits(reloaded, prompts), strict=True)
-    )
-    limit = _limit(dtype, expected)
-    log.info("largest logit difference after reload: %.2e (limit %.2e)", difference, limit)
-    # Not "difference > limit": NaN must fail as well.
-    if not difference <= limit:
-        raise ExportMismatchError(
-            f"the merged model's logits differ by {difference:.3g} from the trained ones "
-            f"(limit {limit:.3g})",
-            "the trained weights stay in the attempt's folder; report this as a bug",
-        )
-    _check_tokenizer(folder, tokenizer, end_of_turn, reloaded)
-    return difference, smoke_test(reloaded, load_tokenizer(folder))
-
-
-def _logits(model: PreTrainedModel | PeftModel, prompts: list[torch.Tensor]) -> list[torch.Tensor]:
-    with torch.no_grad():
-        return [model(input_ids=ids, use_cache=False).logits.float() for ids in prompts]
-
-
-def _limit(dtype: torch.dtype, logits: list[torch.Tensor]) -> float:
-    if dtype == torch.float32:
-        return MAX_LOGIT_DIFFERENCE
-    return _HALF_SHARE * max(float(one.max() - one.min()) for one in logits)
-
-
-def _set_stop_tokens(
-    model: PreTrainedModel, base: Path, tokenizer: Tokenizer, end_of_turn: int | None
-) -> None:
-    """The generation configuration stops where the training data did."""
-    config = model.generation_config or GenerationConfig()  # type: ignore[no-untyped-call]
-    with contextlib.suppress(OSError):
-        config = GenerationConfig.from_pretrained(base)
-    stops = stop_tokens(config, tokenizer, end_of_turn)
-    config.eos_token_id = None if not stops else stops[0] if len(stops) == 1 else stops
-    model.generation_config = config
-
-
-def _check_tokenizer(
-    folder: Path, tokenizer: Tokenizer, end_of_turn: int | None, model: PreTrainedModel
-) -> None:
-    saved = load_tokenizer(folder)
-    if saved.chat_template != tokenizer.chat_template:
-        raise ExportMismatchError("the exported tokenizer has another chat template")
-    stops = model.generation_config.eos_token_id if model.generation_config else None
-    stops = stops if isinstance(stops, list) else [stops]
-    if end_of_turn == tokenizer.eos_token_id and end_of_turn not in stops:
-        raise ExportMismatchError("the exported generation configuration lacks the stop token")
-
-
 def _copy_adapter(trained: Path, folder: Path, base: dict[str, Any]) -> None:
     for path in trained.iterdir():
         if path.is_file() and path.suffix in (".safetensors", ".json"):
@@ -249,7 +219,7 @@ def _copy_adapter(trained: Path, folder: Path, base: dict[str, Any]) -> None:
 
 
 def _copy_reports(data: Path, attempt: Path, folder: Path) -> None:
-    """The report on the data and the table of answers go wherever the model goes."""
+    """The report on the data and the table of answers."""
     reports = [(data / name, f"data-{name}") for name in (REPORT_JSON, REPORT_PAGE)]
     for path, name in [*reports, *((attempt / name, name) for name in (ANSWERS, PAGE))]:
         # Jobs without answers have none, and data that an older version prepared.
@@ -261,9 +231,11 @@ def _save_tokenizer(base: Path, folder: Path) -> None:
     load_tokenizer(base).save_pretrained(folder)
 
 
-def _publish(temporary: Path, target: Path, facts: dict[str, Any]) -> dict[str, Any]:
+def _publish(
+    temporary: Path, target: Path, facts: dict[str, Any], found: dict[str, Any]
+) -> dict[str, Any]:
     """Seal and rename. What another job published at this place is moved aside, not deleted."""
-    manifest = manifests.seal(temporary, manifests.digest_of(facts), facts)
+    manifest = manifests.seal(temporary, manifests.digest_of(facts), {**facts, **found})
     if target.exists():
         try:
             owner = manifests.read_manifest(target)["job"]["uid"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -34,7 +35,7 @@ def question_ids(tokenizer: Tokenizer, text: str) -> torch.Tensor:
     return torch.tensor([ids])
 
 
-def smoke_test(model: PreTrainedModel, tokenizer: Tokenizer) -> dict[str, Any]:
+def smoke_test(model: PreTrainedModel | PeftModel, tokenizer: Tokenizer) -> dict[str, Any]:
     """``prompt``, ``answer`` (cut after 160 characters) and ``tokens`` that were generated.
 
     The likeliest tokens, with the stop tokens of the model's own generation configuration. An empty

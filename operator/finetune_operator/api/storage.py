@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from .schema import LIST_SET, ObjectName, Quantity, Rule, SpecModel, exactly_one
+from .destinations import Destination, OutputFormat
+from .schema import LIST_SET, ObjectName, Quantity, Rule, SpecModel, exactly_one, list_map
 from .sources import OutputUri
 
 
@@ -46,13 +46,6 @@ class Storage(SpecModel):
     )
 
 
-class OutputFormat(StrEnum):
-    """Form of the result."""
-
-    ADAPTER = "Adapter"
-    MERGED = "Merged"
-
-
 class Output(SpecModel):
     """Where the result goes, and in which forms."""
 
@@ -64,3 +57,25 @@ class Output(SpecModel):
         Field(min_length=1, max_length=2, json_schema_extra=LIST_SET),
     ] = (OutputFormat.MERGED,)
     """Adapter (LoRA weights for peft), Merged (a whole model for transformers), or both."""
+    destinations: (
+        Annotated[
+            tuple[Destination, ...],
+            Field(min_length=1, max_length=4, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """Where the result is pushed to, in this order, once it lies on its claim. The job succeeds
+    when all of them have it."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.destinations) || self.destinations.all(each,"
+            " each.format in self.formats)",
+            message="a destination takes a form that is not made: add its format to formats, or "
+            "set another format",
+            field_path=".destinations",
+            check=lambda output: all(
+                each.format in output.formats for each in output.destinations or ()
+            ),
+        ),
+    )

@@ -10,6 +10,15 @@ from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .destinations import (
+    Destination,
+    HubDestination,
+    HubTokenRef,
+    OciDestination,
+    OutputFormat,
+    RegistrySecretRef,
+    Visibility,
+)
 from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
 from .gate import Gate, GateMetric, GateScore
@@ -36,6 +45,7 @@ from .status import (
     BestCheckpoint,
     Checkpoints,
     DataStatus,
+    DestinationStatus,
     Failure,
     FineTuneJobStatus,
     LatestCheckpoint,
@@ -58,7 +68,7 @@ from .status import (
     SourceStatus,
     StageName,
 )
-from .storage import ClaimRef, Output, OutputFormat, Storage
+from .storage import ClaimRef, Output, Storage
 from .training import (
     AfterSuccess,
     Checkpoint,
@@ -177,6 +187,8 @@ __all__ = [
     "DataSource",
     "DataStatus",
     "DeepSpeed",
+    "Destination",
+    "DestinationStatus",
     "DropOrFail",
     "Elastic",
     "EnvVar",
@@ -192,6 +204,8 @@ __all__ = [
     "GateScore",
     "Generation",
     "Goodput",
+    "HubDestination",
+    "HubTokenRef",
     "LatestCheckpoint",
     "LocalObjectRef",
     "Logs",
@@ -209,6 +223,7 @@ __all__ = [
     "NodeAffinity",
     "Normalize",
     "ObjectMeta",
+    "OciDestination",
     "OnLossSpike",
     "OnMemoryShortage",
     "OnNonFinite",
@@ -231,6 +246,7 @@ __all__ = [
     "Progress",
     "Reason",
     "Recovery",
+    "RegistrySecretRef",
     "Resize",
     "Resolved",
     "Resources",
@@ -250,6 +266,7 @@ __all__ = [
     "Toleration",
     "Training",
     "UsageLimit",
+    "Visibility",
     "Workers",
     "decimal_string",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..api.types import StageName
+from ..destinations import login
 from ..plan import TrainingPlan
 from .job import build_job
 from .pod import container_resources, pod_template
@@ -28,6 +29,13 @@ def build_export_job(plan: TrainingPlan, attempt: int, train_attempt: int | None
         if plan.output_path:
             mount["subPath"] = plan.output_path
         mounts.append(mount)
+    for number, destination in enumerate(plan.spec.output.destinations or ()):
+        if opens := login(destination):
+            name = f"login-{number}"
+            item = {"key": opens.key, "path": opens.key}
+            secret = {"secretName": opens.secret, "items": [item], "defaultMode": 0o440}
+            volumes.append({"name": name, "secret": secret})
+            mounts.append({"name": name, "mountPath": opens.folder, "readOnly": True})
     env = []
     if train_attempt is not None:
         env.append({"name": "FINETUNE_TRAIN_ATTEMPT", "value": str(train_attempt)})

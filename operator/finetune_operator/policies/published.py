@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..api.types import Artifact, ConditionType, OutputFormat, Reason, SmokeTest
+from ..api.types import Artifact, ConditionType, DestinationStatus, OutputFormat, Reason, SmokeTest
 from ..plan import TrainingPlan
 from ..reports import ArtifactReport, LastWords
 
@@ -23,6 +23,11 @@ def published(plan: TrainingPlan, told: ArtifactReport | None) -> Artifact:
         formats=tuple(form.value for form in formats),
         smoke_test=SmokeTest(**asked.model_dump()) if asked else None,
         serving_path=place if OutputFormat.MERGED in formats else None,
+        destinations=tuple(
+            DestinationStatus(name=each.name, uri=each.uri or None, digest=each.digest)
+            for each in (told.destinations if told else ())
+        )
+        or None,
     )
 
 
@@ -36,5 +41,7 @@ def told_published(words: LastWords | None) -> dict[str, tuple[str, str, str]]:
         checked.append(f"compared (logits differ by {told.max_logit_difference or 0:.2g} at most)")
     asked = told.smoke_test
     said = f"{asked.answer!r}" if asked.answer else "nothing"
+    pushed = ", ".join(each.name for each in told.destinations)
     message = f"the result {', '.join(checked)} and asked {asked.prompt!r}: it said {said}"
+    message += f"; pushed to {pushed}" if pushed else ""
     return {ConditionType.PUBLISHED.value: ("True", Reason.PUBLISHED.value, message)}

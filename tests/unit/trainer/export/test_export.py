@@ -17,9 +17,9 @@ from small_job import make_config
 from tiny_models import CHATML, LLAMA3, save_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from finetune_trainer import export
+from finetune_trainer import export, merge
 from finetune_trainer.config import Lora
-from finetune_trainer.errors import GateFailed, StageError
+from finetune_trainer.errors import GateFailed, PublishRefused, StageError
 from finetune_trainer.model import load_model, lora_config
 from finetune_trainer.prepare import stage
 
@@ -158,8 +158,8 @@ def test_a_model_that_cannot_answer_is_not_published(
             model.generation_config.eos_token_id = "no number"
         return model
 
-    monkeypatch.setattr(export, "load_model", load_dumb)
-    monkeypatch.setattr(export, "_check_tokenizer", lambda *_: None)
+    monkeypatch.setattr(merge, "load_model", load_dumb)
+    monkeypatch.setattr(merge, "_check_tokenizer", lambda *_: None)
     with pytest.raises(StageError, match="was loaded and cannot answer: "):
         run(folder)
     assert not (folder / "ws/output/merged").exists()
@@ -242,6 +242,27 @@ def test_repeating_an_export_changes_nothing(folder: Path) -> None:
     assert sorted(p.name for p in (folder / "ws/output").iterdir()) == ["adapter", "merged"]
 
 
+def test_a_push_that_fails_leaves_the_result_and_the_next_export_does_not_touch_it(
+    folder: Path,
+) -> None:
+    """The registry asks for a login that the Secret does not have."""
+    oci = {"image": "registry.test/bot:1", "loginPath": str(folder / "nothing")}
+    wish = {"name": "reg", "field": "spec.output.destinations[0]", "format": "Merged", "oci": oci}
+    output = {"formats": ["Adapter", "Merged"], "destinations": [wish]}
+    checkpoint = folder / "ws/attempts/1/checkpoints/step-5"
+    checkpoint.mkdir(parents=True)
+    with pytest.raises(PublishRefused, match=r"spec\.output\.destinations\[0\]\.oci \(reg\)"):
+        run(folder, output=output, checkpoint={"afterSuccess": "Delete"})
+    assert checkpoint.exists(), "nothing is removed before all is done"
+    weights = folder / "ws/output/merged/model.safetensors"
+    known = weights.stat().st_ino
+    assert run(folder)["artifact"]["smokeTest"]["tokens"] >= 1
+    assert weights.stat().st_ino == known
+    shutil.copytree(folder / "ws/attempts/0", folder / "ws/attempts/2")
+    export.run(make_config(folder), folder / "ws", folder / "ws/output", 2)
+    assert weights.stat().st_ino != known, "another attempt's weights are another result"
+
+
 @pytest.mark.parametrize(("wish", "left"), [("Keep", True), ("Delete", False)])
 def test_checkpoints_stay_or_go_once_the_result_is_published(
     folder: Path, wish: str, left: bool
@@ -299,7 +320,7 @@ def test_a_model_that_reloads_differently_is_not_published(
             model.get_input_embeddings().weight.data *= 1.01
         return model
 
-    monkeypatch.setattr(export, "load_model", load_spoilt)
-    with pytest.raises(export.ExportMismatchError, match="logits differ by"):
+    monkeypatch.setattr(merge, "load_model", load_spoilt)
+    with pytest.raises(merge.ExportMismatchError, match="logits differ by"):
         run(folder)
     assert not (folder / "ws/output/merged").exists()
