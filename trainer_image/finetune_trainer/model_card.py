@@ -82,7 +82,9 @@ def _front_matter(facts: CardFacts, form: str) -> str:
     config, model = facts.config, facts.model
     hub = config.model.hub
     sources = [source.hub.repository for source in config.data.train if source.hub]
-    licence = dict(model.get("licence") or {})
+    extra: dict[str, Any] = dict(model.get("licence") or {})
+    if hub:
+        extra["base_model_relation"] = "adapter" if form == "Adapter" else "finetune"
     results = [
         EvalResult(
             task_type="text-generation",
@@ -104,8 +106,7 @@ def _front_matter(facts: CardFacts, form: str) -> str:
         datasets=sources or None,
         model_name=config.job.name if results else None,
         eval_results=results or None,
-        **({"base_model_relation": "adapter" if form == "Adapter" else "finetune"} if hub else {}),
-        **licence,
+        **extra,
     )
     return data.to_yaml().strip()
 

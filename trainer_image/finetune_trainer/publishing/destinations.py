@@ -31,7 +31,7 @@ def push_all(
 
     Pushing the same again moves nothing. Raises ``PublishRefused`` or ``PublishFailed``.
     """
-    pushed = []
+    pushed: list[dict[str, str]] = []
     for each in destinations:
         folder = output / _FOLDERS[each.format]
         log.info("pushing the %s to %s", folder.name, each.name)

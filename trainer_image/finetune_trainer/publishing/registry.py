@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urljoin
 from urllib.request import parse_http_list, parse_keqv_list
 
@@ -21,6 +21,7 @@ from finetune_trainer.publishing.image import MANIFEST_TYPE, Blob, Image
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 _ATTEMPTS = 4
 _TIMEOUT = httpx2.Timeout(60, read=300)
 
@@ -176,7 +177,7 @@ class Registry:
             again=again,
         )
 
-    def _again_and_again(self, work: Callable[[], Any]) -> Any:
+    def _again_and_again(self, work: Callable[[], _T]) -> _T:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return work()
