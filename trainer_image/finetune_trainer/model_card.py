@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from finetune_trainer.config import DataSource, RunConfig
+from finetune_trainer.config import DataSource, Lora, RunConfig
 from finetune_trainer.judging.table import TITLES
 from finetune_trainer.model_loading import loading
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
@@ -213,11 +213,12 @@ def _warnings(data: Mapping[str, Any]) -> Iterator[str]:
 def _training(facts: CardFacts) -> dict[str, Any]:
     config, result = facts.config, facts.result
     training, lora = config.training, config.method.lora
+    noise = training.neftune_noise_alpha
     method = "full fine-tuning"
     if lora:
         targets = lora.target_modules
         where = "all linear layers" if targets == "AllLinear" else ", ".join(targets)
-        method = f"LoRA, rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}, {where}"
+        method = f"{_variant(lora)}, alpha {lora.alpha}, dropout {lora.dropout:g}, {where}"
     schedule, optimizer = training.schedule, training.optimizer
     return {
         "Method": method,
@@ -231,11 +232,17 @@ def _training(facts: CardFacts) -> dict[str, Any]:
         "Optimizer": f"{optimizer.type}, weight decay {optimizer.weight_decay:g}",
         "Gradient norm at most": training.max_grad_norm or None,
         "Dropout": training.dropout or None,
+        "Noise on embeddings": None if noise is None else f"NEFTune, alpha {noise:g}",
         "Precision": training.precision,
         "Loss on": config.data.loss_on,
         "ZeRO stage": config.zero_stage,
         "Seed": training.seed,
     }
+
+
+def _variant(lora: Lora) -> str:
+    stable = ", rank-stabilized" if lora.rslora else ""
+    return f"{'DoRA' if lora.dora else 'LoRA'}, rank {lora.rank}{stable}"
 
 
 def _versions() -> dict[str, str]:

@@ -69,7 +69,7 @@ class Output(SpecModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="!has(self.destinations) || self.destinations.all(each,"
+            cel="!has(self.destinations) || !has(self.formats) || self.destinations.all(each,"
             " each.format in self.formats)",
             message="a destination takes a form that is not made: add its format to formats, or "
             "set another format",

@@ -58,6 +58,7 @@ from .status import (
     PassedOver,
     PastFailure,
     Phase,
+    PlannedFit,
     Progress,
     Resize,
     Resolved,
@@ -70,6 +71,7 @@ from .status import (
 )
 from .storage import ClaimRef, Output, Storage
 from .training import (
+    ActivationCheckpointing,
     AfterSuccess,
     Checkpoint,
     DeepSpeed,
@@ -163,6 +165,7 @@ __all__ = [
     "SHORT_NAME",
     "SINGULAR",
     "VERSION",
+    "ActivationCheckpointing",
     "Adaptation",
     "Affinity",
     "AfterSuccess",
@@ -239,6 +242,7 @@ __all__ = [
     "PassedOver",
     "PastFailure",
     "Phase",
+    "PlannedFit",
     "PodAffinity",
     "PodAffinityTerm",
     "Policy",
