@@ -40,6 +40,7 @@ from .sources import (
 )
 from .spec import FineTuneJobSpec
 from .status import (
+    MAX_EVENTS,
     Adaptation,
     Artifact,
     BestCheckpoint,
@@ -78,6 +79,7 @@ from .training import (
     Full,
     Lora,
     Method,
+    OnDiskFull,
     Optimizer,
     OptimizerType,
     Precision,
@@ -160,6 +162,7 @@ __all__ = [
     "CATEGORY",
     "GROUP",
     "KIND",
+    "MAX_EVENTS",
     "MAX_NAME",
     "PLURAL",
     "SHORT_NAME",
@@ -227,6 +230,7 @@ __all__ = [
     "Normalize",
     "ObjectMeta",
     "OciDestination",
+    "OnDiskFull",
     "OnLossSpike",
     "OnMemoryShortage",
     "OnNonFinite",
