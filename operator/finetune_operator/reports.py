@@ -242,11 +242,34 @@ def _found(value: Any) -> Any:
         return None
 
 
+class SmokeTestReport(_Report):
+    prompt: Annotated[str, Field(max_length=256)] = ""
+    answer: Annotated[str, Field(max_length=256)] = ""
+    tokens: Count | None = None
+
+
+def _smoke_test(value: Any) -> Any:
+    """One that makes no sense is none: the rest of the report still counts."""
+    try:
+        return None if not value else SmokeTestReport.model_validate(value)
+    except ValidationError:
+        return None
+
+
+class DestinationReport(_Report):
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    uri: Annotated[str, Field(max_length=512)] = ""
+    digest: Word | None = None
+
+
 class ArtifactReport(_Report):
     formats: Annotated[tuple[Word, ...], Field(max_length=2)] = ()
     digest: Word | None = None
     bytes: Count | None = None
     step: Count | None = None
+    max_logit_difference: Number = None
+    smoke_test: Annotated[SmokeTestReport | None, BeforeValidator(_smoke_test)] = None
+    destinations: Annotated[tuple[DestinationReport, ...], Field(max_length=4)] = ()
 
 
 class GateReport(_Report):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .api.types import Baseline, Cleaning, FineTuneJobSpec, PassedOver, Reuse, Switch
+from .destinations import destinations
 from .engine.store import Key
 from .memory_ladder import Fit
 from .sources import (
@@ -67,6 +68,7 @@ def run_config(
                 "formats": [form.value for form in spec.output.formats],
                 "external": spec.output.uri is not None,
                 "publishedPath": _published(spec),
+                "destinations": destinations(spec.output),
             },
         }
     )

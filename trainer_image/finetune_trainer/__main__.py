@@ -54,18 +54,19 @@ def _prepare(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict
 
 
 def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:
-    from finetune_trainer import export, reuse
+    from finetune_trainer import export, published, reuse
 
     output = Path(env.get("FINETUNE_OUTPUT", OUTPUT)) if config.output.external else None
     place = output or workspace / "output"
     lock = Lock.model_validate_json(env["FINETUNE_LOCK"]) if "FINETUNE_LOCK" in env else None
     named = env.get("FINETUNE_TRAIN_ATTEMPT")
+    serving = Path(env.get("FINETUNE_RUN_JSON", RUN_JSON)).with_name(published.SERVING)
     try:
         if lock is not None and (other := env.get("FINETUNE_REUSE")):
             source = Path(env.get("FINETUNE_REUSED", REUSED))
-            return reuse.reuse_result(config, lock, other, source, place)
+            return reuse.reuse_result(config, lock, other, source, place, serving)
         attempt = export.newest_attempt(config, workspace) if named is None else int(named)
-        return export.run(config, workspace, place, attempt, lock)
+        return export.run(config, workspace, place, attempt, serving, lock)
     except Exception as error:
         if output is None or failure_class(error) is not DiskFull.failure:
             raise

@@ -300,10 +300,44 @@ class Recovery(_Section):
         return any(each.first_step <= step <= each.last_step for each in self.passed_over)
 
 
+Form = Literal["Adapter", "Merged"]
+
+
+class HubPlace(_Section):
+    """A repository of a model hub; ``HF_ENDPOINT`` applies."""
+
+    repository: str
+    revision: str = "main"
+    private: bool = True
+    """Of a repository that is made."""
+    token_path: str
+    """File with the access token."""
+
+
+class OciPlace(_Section):
+    image: str
+    """``registry/repository:tag``"""
+    plain_http: bool = Field(False, alias="plainHTTP")
+    login_path: str | None = None
+    """File in the form of docker's config.json; None: no login."""
+
+
+class Destination(_Section):
+    """A place to push to; exactly one of ``hub`` and ``oci``."""
+
+    name: str
+    field: str
+    """Path in the FineTuneJob, for messages: ``spec.output.destinations[0]``."""
+    format: Form
+    hub: HubPlace | None = None
+    oci: OciPlace | None = None
+
+
 class Output(_Section):
-    formats: tuple[Literal["Adapter", "Merged"], ...] = ("Merged",)
+    formats: tuple[Form, ...] = ("Merged",)
     external: bool = False
     """True: publish to the mount ``/output`` instead of ``/workspace/output``."""
+    destinations: tuple[Destination, ...] = ()
     published_path: str | None = None
     """Where prepare looks for a result that may be reused; None: nowhere."""
 

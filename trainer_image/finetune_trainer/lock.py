@@ -14,15 +14,6 @@ from finetune_trainer.errors import StageError
 
 LOCK = "lock.json"
 _COMPUTING = ("torch", "deepspeed", "transformers", "peft", "tokenizers", "numpy")
-_NAMES = {
-    "model": "Prepared model",
-    "modelCommit": "Commit of the model",
-    "data": "Prepared data",
-    "spec": "What the trainer was told",
-    "image": "Trainer image",
-    "imageDigest": "Digest of the image",
-    "seed": "Seed",
-}
 
 
 def versions() -> dict[str, str]:
@@ -53,10 +44,17 @@ def write_lock(
                 f"the prepared {name} has digest {found['digest']} and was locked with {locked}",
                 f"somebody changed the folder {name} among the job's files; create the job anew",
             )
+    (folder / LOCK).write_text(json.dumps(lock_content(lock, model), indent=1))
+
+
+def lock_content(lock: Lock | None, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The lock and the lineage of the model, as ``lock.json`` and the card have them; empty where
+    there is no lock."""
+    if lock is None:
+        return {}
     content = lock.model_dump(by_alias=True, exclude_none=True)
-    lineage = model.get("lineage") or {}
-    content |= {"lineage": lineage} if lineage else {}
-    (folder / LOCK).write_text(json.dumps(content, indent=1))
+    lineage = model.get("lineage")
+    return content | ({"lineage": lineage} if lineage else {})
 
 
 def read_lock(folder: Path) -> dict[str, Any]:
@@ -65,28 +63,3 @@ def read_lock(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("digest"), str):
         raise ValueError(f"{LOCK} is none")
     return content
-
-
-def lock_section(lock: Lock | None, lineage: Mapping[str, Any]) -> str:
-    """The lock and the lineage as Markdown, for the model card; empty where there is neither."""
-    lines: list[str] = []
-    if lineage:
-        lines += ["", "## Lineage", ""]
-        lines += [f"1. {_ancestor(job)}" for job in lineage.get("jobs", [])]
-        commit = f" at commit `{lineage['baseCommit']}`" if lineage.get("baseCommit") else ""
-        lines.append(f"1. `{lineage.get('base', 'unknown')}`{commit}")
-    if lock:
-        content = lock.model_dump(by_alias=True, exclude_none=True)
-        lines += ["", "## Reproducibility", "", f"Lock `{lock.digest}` ([{LOCK}]({LOCK})):", ""]
-        lines += ["| | |", "|---|---|"]
-        lines += [
-            f"| {name} | `{content[key]}` |" for key, name in _NAMES.items() if key in content
-        ]
-        lines += [f"| {name} | {version} |" for name, version in lock.versions.items()]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _ancestor(job: Mapping[str, Any]) -> str:
-    step = f", step {job['step']}" if "step" in job else ""
-    data = f", trained on data `{job['data']}`" if "data" in job else ""
-    return f"FineTuneJob `{job.get('job')}`{step}{data}"

@@ -14,7 +14,7 @@ from typing import Any
 from finetune_trainer.config import Lock, RunConfig
 from finetune_trainer.lock import read_lock
 from finetune_trainer.prepare import manifest as manifests
-from finetune_trainer.published import describe, publish_output
+from finetune_trainer.published import publish_output, release
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +47,20 @@ def published_result(place: str | None) -> dict[str, Any] | None:
 
 
 def reuse_result(
-    config: RunConfig, lock: Lock, job: str, source: Path, output: Path
+    config: RunConfig,
+    lock: Lock,
+    job: str,
+    source: Path,
+    output: Path,
+    serving: Path | None = None,
 ) -> dict[str, Any]:
     """Publish below ``output`` what the FineTuneJob ``job`` published in ``source``, if it is the
     result of ``lock``.
 
     Returns what export returns; or ``refused``, and then nothing was published.
     """
-    names, published = [FOLDERS[form] for form in config.output.formats], {}
+    names = [FOLDERS[form] for form in config.output.formats]
+    published: dict[str, dict[str, Any]] = {}
     try:
         copies = [_copied(config, lock, source / name, output / name) for name in names]
     except RefusedError as error:
@@ -63,14 +69,16 @@ def reuse_result(
             shutil.rmtree(left, ignore_errors=True)
         return {"refused": str(error)}
     for name, (folder, manifest) in zip(names, copies, strict=True):
-        facts = {key: value for key, value in manifest.items() if key not in _OF_THE_FOLDER}
-        facts |= {"job": config.job.model_dump(), "trainedBy": _trained_by(manifest)}
+        found = {key: value for key, value in manifest.items() if key not in _OF_THE_FOLDER}
+        facts = {"job": config.job.model_dump(), "trainedBy": _trained_by(manifest)}
         same = _is_same(source / name, output / name)
-        published[name] = publish_output(folder, output / name, facts, replace=same)
+        published[name] = publish_output(
+            folder, output / name, facts, {**found, **facts}, replace=same
+        )
     first = copies[0][1]
     log.info("took the result of %s: same lock, all hashes agree", job)
     return {
-        "artifact": describe(published, first.get("step")),
+        "artifact": release(config, output, published, serving),
         **({"gate": first["gate"]} if "gate" in first else {}),
         "train": first.get("train", {}),
     }

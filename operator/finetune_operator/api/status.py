@@ -496,6 +496,28 @@ class LostNode(StatusModel):
     never read."""
 
 
+class SmokeTest(StatusModel):
+    """What the result said when export had loaded it again, before it was published."""
+
+    prompt: Annotated[str, Field(max_length=256)] | None = None
+    """The question."""
+    answer: Annotated[str, Field(max_length=256)] | None = None
+    """The beginning of the answer, always the likeliest token."""
+    tokens: Counter | None = None
+    """Tokens of it; the model stopped by itself, or at 24."""
+
+
+class DestinationStatus(StatusModel):
+    """A place that has the result, besides its claim."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Its name in `spec.output.destinations`."""
+    uri: Annotated[str, Field(max_length=512)] | None = None
+    """As a job would take it for its model: hf://organization/name or image://repository:tag."""
+    digest: Annotated[str, Field(max_length=128)] | None = None
+    """Commit of the hub, or digest of the image: names just this version."""
+
+
 class Artifact(StatusModel):
     """The result."""
 
@@ -517,6 +539,19 @@ class Artifact(StatusModel):
         | None
     ) = None
     """Adapter, Merged or both."""
+    smoke_test: SmokeTest | None = None
+    """A question to the result and its answer."""
+    serving_path: str | None = None
+    """Manifest on that claim that serves the merged model with vLLM: `kubectl apply` it. The
+    ConfigMap `<name>-run` holds it, too, under the key `serving.yaml`."""
+    destinations: (
+        Annotated[
+            tuple[DestinationStatus, ...],
+            Field(max_length=4, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """Where it was pushed to."""
 
 
 class Logs(StatusModel):

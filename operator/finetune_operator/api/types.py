@@ -10,6 +10,15 @@ from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .destinations import (
+    Destination,
+    HubDestination,
+    HubTokenRef,
+    OciDestination,
+    OutputFormat,
+    RegistrySecretRef,
+    Visibility,
+)
 from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
 from .gate import Gate, GateMetric, GateScore
@@ -39,6 +48,7 @@ from .status import (
     BestCheckpoint,
     Checkpoints,
     DataStatus,
+    DestinationStatus,
     Failure,
     FineTuneJobStatus,
     LatestCheckpoint,
@@ -58,10 +68,11 @@ from .status import (
     Restarts,
     ResumedFrom,
     Scores,
+    SmokeTest,
     SourceStatus,
     StageName,
 )
-from .storage import ClaimRef, Output, OutputFormat, Reuse, Storage
+from .storage import ClaimRef, Output, Reuse, Storage
 from .training import (
     ActivationCheckpointing,
     AfterSuccess,
@@ -185,6 +196,8 @@ __all__ = [
     "DataSource",
     "DataStatus",
     "DeepSpeed",
+    "Destination",
+    "DestinationStatus",
     "DropOrFail",
     "Elastic",
     "EnvVar",
@@ -200,6 +213,8 @@ __all__ = [
     "GateScore",
     "Generation",
     "Goodput",
+    "HubDestination",
+    "HubTokenRef",
     "LatestCheckpoint",
     "Lineage",
     "LocalObjectRef",
@@ -220,6 +235,7 @@ __all__ = [
     "NodeAffinity",
     "Normalize",
     "ObjectMeta",
+    "OciDestination",
     "OnDiskFull",
     "OnLossSpike",
     "OnMemoryShortage",
@@ -244,6 +260,7 @@ __all__ = [
     "Progress",
     "Reason",
     "Recovery",
+    "RegistrySecretRef",
     "Resize",
     "Resolved",
     "Resources",
@@ -255,6 +272,7 @@ __all__ = [
     "ScheduleType",
     "Scores",
     "SecretRef",
+    "SmokeTest",
     "SourceStatus",
     "Stage",
     "StageName",
@@ -264,6 +282,7 @@ __all__ = [
     "Toleration",
     "Training",
     "UsageLimit",
+    "Visibility",
     "Workers",
     "decimal_string",
 ]

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ..api.types import StageName
+from ..destinations import login
 from ..plan import TrainingPlan
 from ..sources import SOURCES
 from .job import build_job
@@ -33,6 +34,13 @@ def build_export_job(plan: TrainingPlan, attempt: int, train_attempt: int | None
         if plan.output_path:
             mount["subPath"] = plan.output_path
         mounts.append(mount)
+    for number, destination in enumerate(plan.spec.output.destinations or ()):
+        if opens := login(destination):
+            name = f"login-{number}"
+            item = {"key": opens.key, "path": opens.key}
+            secret = {"secretName": opens.secret, "items": [item], "defaultMode": 0o440}
+            volumes.append({"name": name, "secret": secret})
+            mounts.append({"name": name, "mountPath": opens.folder, "readOnly": True})
     if plan.reused:  # on the claim of the result, by the rule that chose it
         volume = "workspace" if plan.output_claim in (None, plan.claim_name) else "output"
         mounts.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..api.types import AfterSuccess, Artifact, Failure, Phase, Reason, StageName
+from ..api.types import AfterSuccess, Failure, Phase, Reason, StageName
 from ..plan import in_use
 from .attempts import NOT_READY, gone_soon, overdue, waiting, write_ahead
 from .ending import POLL_SECONDS, name_pods
@@ -16,6 +16,7 @@ from .gate import gate_passed
 from .history import tell_skipped
 from .numbers import final_numbers, last_words, prepared_changes, trained_changes
 from .out_of_reach import lost_of_attempt
+from .published import published, told_published
 from .restart import reason_to_stop, restart_or_end
 from .reuse import reusable
 
@@ -78,14 +79,7 @@ def _succeeded(facts: Facts) -> Verdict | None:
         "exported": facts.now,
         "completion_time": facts.now,
         "failure": None,
-        "artifact": Artifact(
-            uri=plan.spec.output.uri or f"pvc://{plan.claim_name}/{plan.output_path}",
-            path=plan.output_path,
-            digest=words.artifact.digest if words and words.artifact else None,
-            bytes=words.artifact.bytes if words and words.artifact else None,
-            step=words.artifact.step if words and words.artifact else None,
-            formats=tuple(form.value for form in plan.spec.output.formats),
-        ),
+        "artifact": published(plan, words.artifact if words else None),
     }
     if words and words.train:
         changes |= final_numbers(facts, words.train)
@@ -98,7 +92,7 @@ def _succeeded(facts: Facts) -> Verdict | None:
         message=f"the result lies at {changes['artifact'].uri}{_tell_reused(facts)}"
         f"{tell_skipped(facts.status)}{tell_fit(facts.status)}",
         changes=changes,
-        conditions=gate_passed(facts, words),
+        conditions={**gate_passed(facts, words), **told_published(words)},
     )
 
 

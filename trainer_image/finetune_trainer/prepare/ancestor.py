@@ -28,14 +28,16 @@ log = logging.getLogger(__name__)
 URI, CHECKPOINT = "spec.model.uri", "spec.model.checkpoint"
 
 
-def rebuild(path: Path, job: SourceJob, target: Path) -> str:
-    """Write the model of ``job`` to ``target``; returns its number format, in torch's words.
+def rebuild(path: Path, job: SourceJob, target: Path) -> dict[str, Any]:
+    """Write the model of ``job`` to ``target``; returns what it has of its base: ``dtype``, the
+    number format in torch's words, and ``licence``.
 
     Raises ``ModelLoad`` where files are gone, damaged, or do not fit together.
     """
     base = Path(job.base_path) if job.base_path else path / "model"
     try:
-        dtype = str(manifests.read_manifest(base)["dtype"])
+        made_of = manifests.read_manifest(base)
+        kept = {"dtype": str(made_of["dtype"]), "licence": made_of.get("licence")}
     except (OSError, ValueError, KeyError) as error:
         raise ModelLoad(
             f"{URI}: the model that job {job.name} was trained from is gone: {error}",
@@ -51,7 +53,7 @@ def rebuild(path: Path, job: SourceJob, target: Path) -> str:
     load_tokenizer(base).save_pretrained(target)
     del model
     gc.collect()
-    return dtype
+    return kept
 
 
 def with_adapter(base: PreTrainedModel, adapter: Path, name: str) -> PreTrainedModel:

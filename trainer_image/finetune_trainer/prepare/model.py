@@ -31,6 +31,7 @@ from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.ancestor import rebuild
 from finetune_trainer.prepare.hub import HubError, fetch
+from finetune_trainer.prepare.licence import licence, read_card
 from finetune_trainer.prepare.report import REPORT_JSON
 from finetune_trainer.prepare.shape import shape_of
 
@@ -59,9 +60,10 @@ def prepare_model(source: ModelSource, workspace: Path) -> dict[str, Any]:
     commit: str | None = None
     told: dict[str, Any] = {}
     if job is not None and job.kind != "Merged":
-        told["dtype"] = rebuild(Path(source.path or ""), job, temporary)
+        told |= rebuild(Path(source.path or ""), job, temporary)
     else:
-        origin, commit = _locate(source, scratch)
+        origin, commit, card = _locate(source, scratch)
+        told["licence"] = licence(card)
         if origin.suffix == ".gguf":
             _convert_gguf(origin, temporary)
         else:
@@ -71,7 +73,9 @@ def prepare_model(source: ModelSource, workspace: Path) -> dict[str, Any]:
     _set_chat_template(source, temporary)
     facts = _facts(temporary) | told
     manifest = manifests.seal(
-        temporary, input_digest, {"source": _name(source), "commit": commit, **facts}
+        temporary,
+        input_digest,
+        {"source": _name(source), "commit": commit, **facts},
     )
     manifest = manifests.publish_once(temporary, folder, manifest)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -98,15 +102,16 @@ def _name(source: ModelSource) -> str:
     return f"{place}/{source.file}" if source.file else place
 
 
-def _locate(source: ModelSource, scratch: Path) -> tuple[Path, str | None]:
-    """The GGUF file or the folder with safetensors, and the commit if it came from a hub."""
+def _locate(source: ModelSource, scratch: Path) -> tuple[Path, str | None, dict[str, Any]]:
+    """The GGUF file or the folder with safetensors, the commit if it came from a hub, and the front
+    matter of its README.md."""
     if source.hub is not None:
         try:
             fetched = fetch(source.hub, "model", lambda names: _wanted(source, names), scratch)
         except HubError as error:
             raise ModelLoad(f"{FIELD}.uri: {error}", error.hint) from error
         folder = fetched.folder
-        return (folder / source.file if source.file else folder), fetched.commit
+        return (folder / source.file if source.file else folder), fetched.commit, fetched.card
     path = Path(source.path or "")
     if not path.exists():
         raise ModelLoad(f"{FIELD}.uri: nothing at {path.name}", "check the path in the uri")
@@ -116,11 +121,11 @@ def _locate(source: ModelSource, scratch: Path) -> tuple[Path, str | None]:
                 f"{FIELD}.uri: {path.name} is one file, and only .gguf models are",
                 "name the folder that holds config.json and the safetensors files",
             )
-        return path, None
+        return path, None, read_card(path.parent)
     names = [str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()]
     wanted = _wanted(source, names)
     ggufs = [name for name in wanted if name.endswith(".gguf")]
-    return (path / ggufs[0] if ggufs else path), None
+    return (path / ggufs[0] if ggufs else path), None, read_card(path)
 
 
 def _wanted(source: ModelSource, names: list[str]) -> list[str]:
