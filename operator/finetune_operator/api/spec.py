@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 
 from .batch_rules import batch_fits
 from .budget import UsageLimit
+from .destinations import OutputFormat
 from .elastic import ELASTIC_RULES
 from .evaluation import Baseline, Evaluation, OnOverfitting
 from .gate import ON_TOKENS, Gate
@@ -16,7 +17,7 @@ from .queue import Queue
 from .recovery import Recovery
 from .schema import Rule, SpecModel
 from .sources import Data, Model
-from .storage import Output, OutputFormat, Storage
+from .storage import Output, Storage
 from .training import Checkpoint, DeepSpeed, Method, Training
 from .workers import Stage, Workers
 
@@ -153,6 +154,24 @@ FineTuneJobSpec.rules = (
         field_path=".training.globalBatchSize",
     ),
     *ELASTIC_RULES,
+    Rule(
+        cel="!has(self.activeDeadlineSeconds)"
+        " || self.activeDeadlineSeconds >= self.workers.terminationGracePeriodSeconds",
+        message="must not be less than workers.terminationGracePeriodSeconds (120 if absent): the "
+        "pods that the deadline ends get so long to save a checkpoint",
+        field_path=".activeDeadlineSeconds",
+        check=lambda spec: (
+            spec.active_deadline_seconds is None
+            or spec.active_deadline_seconds >= spec.workers.termination_grace_period_seconds
+        ),
+    ),
+    Rule(
+        cel="!has(self.budget.gpuHours) || self.workers.gpusPerWorker > 0",
+        message="gpuHours counts hours of GPUs and the job has none, so it would limit nothing: "
+        "remove it, or set workers.gpusPerWorker; activeDeadlineSeconds limits time",
+        field_path=".budget.gpuHours",
+        check=lambda spec: spec.budget.gpu_hours is None or spec.workers.gpus_per_worker > 0,
+    ),
     Rule(
         cel="!has(self.storage.size) || has(self.storage.claimRef) || has(self.output.uri)",
         message="storage.size makes a claim that is deleted with the job: set output.uri to keep "

@@ -49,7 +49,8 @@ from finetune_operator.status import RULES, Decision, decide, judge
 
 P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
 SUSPEND = make_spec(suspend=True)
-DEADLINE = make_spec(activeDeadlineSeconds=90)
+BRIEF = {"terminationGracePeriodSeconds": 30}
+DEADLINE = make_spec(activeDeadlineSeconds=90, workers=BRIEF)
 ONCE = make_spec(recovery={"maxRestarts": 0, "maxInfrastructureRestarts": 0})
 ON_GPUS = make_spec(workers={"ranksPerWorker": None, "gpusPerWorker": 2})
 NO_HOURS = NamespaceBudget(0.0, 0)
@@ -953,7 +954,13 @@ def test_final_numbers_come_from_the_last_words_of_rank_zero_even_if_its_pod_is_
 def test_export_repeats_the_numbers_of_a_training_whose_pods_were_lost() -> None:
     words = last_words(
         X,
-        artifact={"formats": ["Merged"], "digest": "sha256:b", "bytes": 5},
+        artifact={
+            "formats": ["Merged"],
+            "digest": "sha256:b",
+            "bytes": 5,
+            "maxLogitDifference": 2e-6,
+            "smokeTest": {"prompt": "Who?", "answer": "I, with hf_" + "a" * 34, "tokens": 3},
+        },
         train={"metrics": {"loss": 0.5}, "step": 90, "steps": 90},
     )
     facts = make_facts(
@@ -967,7 +974,13 @@ def test_export_repeats_the_numbers_of_a_training_whose_pods_were_lost() -> None
         "digest": "sha256:b",
         "bytes": 5,
         "formats": ["Merged"],
+        "smokeTest": {"prompt": "Who?", "answer": "I, with [redacted]", "tokens": 3},
+        "servingPath": f"team-a/{UID}/output/serving.yaml",
     }
+    assert main_condition(decided, "Published")["message"] == (
+        "the result was loaded again, compared (logits differ by 2e-06 at most) and asked 'Who?': "
+        "it said 'I, with [redacted]'"
+    )
 
 
 def test_the_next_attempt_has_the_next_number_and_its_own_logs() -> None:
@@ -999,7 +1012,7 @@ def test_a_gang_that_a_queue_holds_back_has_no_start_deadline() -> None:
 
 
 def test_the_deadline_is_the_failure_whatever_failed_before() -> None:
-    spec = make_spec(activeDeadlineSeconds=60)
+    spec = make_spec(activeDeadlineSeconds=60, workers=BRIEF)
     before = Failure(failure_class="Evicted", stage=P, attempt=0, message="gone", at=NOW)
     late = status_in(P, start_time=NOW - seconds(61), failure=before)
     first = decide(make_facts(late, spec=spec, pods=(make_pod(0, P),)))
