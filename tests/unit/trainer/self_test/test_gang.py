@@ -116,7 +116,7 @@ def test_what_would_mislead_training_ends_it_with_a_name(
 ) -> None:
     told = found[name]
     assert told["error"].startswith(f"the self-test before the first step: {says}")
-    assert told["code"] == 81
+    assert told["code"] == 83
     assert hint in told["hint"]
     (line,) = told["lines"]
     assert line["selfTest"]["passed"] is False
