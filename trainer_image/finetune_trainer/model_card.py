@@ -54,6 +54,8 @@ def model_card(
         *(f"| {name} | {value} |" for name, value in facts.items() if value is not None),
     ]
     lines += ["", "What was trained on: [data-report.html](data-report.html)."]
+    if warnings := data.get("warnings"):
+        lines += ["", "Found in the data:", "", *(f"- {warning}" for warning in warnings)]
     if scores := _scores(result.get("metrics") or {}):
         lines += ["", "| held out | base | fine-tuned |", "|---|---|---|", *scores]
     if config.evaluation.generation:

@@ -10,6 +10,7 @@ from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .data_report import ReportOptions, TermList
 from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
 from .gate import Gate, GateMetric, GateScore
@@ -230,6 +231,7 @@ __all__ = [
     "Progress",
     "Reason",
     "Recovery",
+    "ReportOptions",
     "Resize",
     "Resolved",
     "Resources",
@@ -244,6 +246,7 @@ __all__ = [
     "StageName",
     "Storage",
     "Switch",
+    "TermList",
     "TimeSpent",
     "Toleration",
     "Training",
