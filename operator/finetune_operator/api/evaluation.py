@@ -108,7 +108,8 @@ class Evaluation(SpecModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.overfitting.action != 'StopKeepBest' || has(self.everySteps)",
+            cel="!has(self.overfitting) || self.overfitting.action != 'StopKeepBest'"
+            " || has(self.everySteps)",
             message="StopKeepBest compares evaluations: set everySteps",
             field_path=".everySteps",
             check=lambda wish: (
