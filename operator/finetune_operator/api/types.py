@@ -11,10 +11,20 @@ from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
 from .data_report import ReportOptions, TermList
+from .destinations import (
+    Destination,
+    HubDestination,
+    HubTokenRef,
+    OciDestination,
+    OutputFormat,
+    RegistrySecretRef,
+    Visibility,
+)
 from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
 from .gate import Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
+from .lineage import Ancestor, Lineage, Lock, Reused
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .sources import (
@@ -26,6 +36,7 @@ from .sources import (
     DataSource,
     LossOn,
     Model,
+    ModelCheckpoint,
     Overlong,
     Packing,
     SecretRef,
@@ -38,6 +49,7 @@ from .status import (
     BestCheckpoint,
     Checkpoints,
     DataStatus,
+    DestinationStatus,
     Failure,
     FineTuneJobStatus,
     LatestCheckpoint,
@@ -57,10 +69,11 @@ from .status import (
     Restarts,
     ResumedFrom,
     Scores,
+    SmokeTest,
     SourceStatus,
     StageName,
 )
-from .storage import ClaimRef, Output, OutputFormat, Storage
+from .storage import ClaimRef, Output, Reuse, Storage
 from .training import (
     ActivationCheckpointing,
     AfterSuccess,
@@ -162,6 +175,7 @@ __all__ = [
     "Adaptation",
     "Affinity",
     "AfterSuccess",
+    "Ancestor",
     "AnswerMetric",
     "Artifact",
     "Backoff",
@@ -183,6 +197,8 @@ __all__ = [
     "DataSource",
     "DataStatus",
     "DeepSpeed",
+    "Destination",
+    "DestinationStatus",
     "DropOrFail",
     "Elastic",
     "EnvVar",
@@ -198,8 +214,12 @@ __all__ = [
     "GateScore",
     "Generation",
     "Goodput",
+    "HubDestination",
+    "HubTokenRef",
     "LatestCheckpoint",
+    "Lineage",
     "LocalObjectRef",
+    "Lock",
     "Logs",
     "Lora",
     "LossOn",
@@ -209,12 +229,14 @@ __all__ = [
     "Method",
     "Metrics",
     "Model",
+    "ModelCheckpoint",
     "ModelShape",
     "ModelStatus",
     "NearDuplicates",
     "NodeAffinity",
     "Normalize",
     "ObjectMeta",
+    "OciDestination",
     "OnDiskFull",
     "OnLossSpike",
     "OnMemoryShortage",
@@ -239,16 +261,20 @@ __all__ = [
     "Progress",
     "Reason",
     "Recovery",
+    "RegistrySecretRef",
     "ReportOptions",
     "Resize",
     "Resolved",
     "Resources",
     "Restarts",
     "ResumedFrom",
+    "Reuse",
+    "Reused",
     "Schedule",
     "ScheduleType",
     "Scores",
     "SecretRef",
+    "SmokeTest",
     "SourceStatus",
     "Stage",
     "StageName",
@@ -259,6 +285,7 @@ __all__ = [
     "Toleration",
     "Training",
     "UsageLimit",
+    "Visibility",
     "Workers",
     "decimal_string",
 ]
