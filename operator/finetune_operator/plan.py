@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,10 @@ from .api.types import (
     ActivationCheckpointing,
     FineTuneJobSpec,
     FineTuneJobStatus,
+    Lineage,
+    Lock,
     Resolved,
+    Reused,
     StageName,
     Switch,
     decimal_string,
@@ -68,6 +71,12 @@ class TrainingPlan:
     """What it would be if nothing were known of memory."""
     fit: Fit
     learning_rate: float
+    outputs: Mapping[str, ResolvedOutput] = field(default_factory=dict)
+    """Results that the spec names; empty once their jobs are gone."""
+    lock: Lock | None = None
+    """Of what prepare made; None before."""
+    reused: Reused | None = None
+    """The result that is taken instead of training."""
 
     @cached_property
     def run_config(self) -> Mapping[str, Any]:
@@ -80,7 +89,13 @@ class TrainingPlan:
             self.fit,
             self.learning_rate,
             self.resolved.passed_over or (),
+            self.outputs,
         )
+
+    @property
+    def lineage(self) -> Lineage | None:
+        """Where the model comes from, as long as the job that it comes from is there."""
+        return next((output.lineage for output in self.outputs.values()), None)
 
     @property
     def service_name(self) -> str:
@@ -139,6 +154,11 @@ class TrainingPlan:
         """Port of rank 0's store: another one for each attempt, so that a stale gang never
         meets a new one."""
         return FIRST_MASTER_PORT + (zlib.crc32(self.uid.encode()) + attempt) % MASTER_PORTS
+
+
+def in_use(reused: Reused | None) -> Reused | None:
+    """The result that stands for training; None where there is none, or it was refused."""
+    return None if reused is None or reused.refused else reused
 
 
 def stage_job_name(key: Key, stage: StageName, attempt: int) -> str:
@@ -241,6 +261,9 @@ def plan_training(
         default_fit=default,
         fit=fit,
         learning_rate=rate,
+        outputs=outputs,
+        lock=status.lock,
+        reused=in_use(status.reused),
     )
 
 

@@ -225,11 +225,51 @@ class DataReport(_Report):
     sources: Annotated[tuple[SourceReport, ...], Field(max_length=8)] | None = None
 
 
+class FoundReport(_Report):
+    """What lies at the place of the result before the job has made one."""
+
+    job: Annotated[str, Field(max_length=253)]
+    uid: Annotated[str, Field(max_length=64)]
+    lock: Word
+    formats: Annotated[tuple[Word, ...], Field(max_length=2)]
+
+
+def _found(value: Any) -> Any:
+    """One that makes no sense is none: the job trains."""
+    try:
+        return None if value is None else FoundReport.model_validate(value)
+    except ValidationError:
+        return None
+
+
+class SmokeTestReport(_Report):
+    prompt: Annotated[str, Field(max_length=256)] = ""
+    answer: Annotated[str, Field(max_length=256)] = ""
+    tokens: Count | None = None
+
+
+def _smoke_test(value: Any) -> Any:
+    """One that makes no sense is none: the rest of the report still counts."""
+    try:
+        return None if not value else SmokeTestReport.model_validate(value)
+    except ValidationError:
+        return None
+
+
+class DestinationReport(_Report):
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    uri: Annotated[str, Field(max_length=512)] = ""
+    digest: Word | None = None
+
+
 class ArtifactReport(_Report):
     formats: Annotated[tuple[Word, ...], Field(max_length=2)] = ()
     digest: Word | None = None
     bytes: Count | None = None
     step: Count | None = None
+    max_logit_difference: Number = None
+    smoke_test: Annotated[SmokeTestReport | None, BeforeValidator(_smoke_test)] = None
+    destinations: Annotated[tuple[DestinationReport, ...], Field(max_length=4)] = ()
 
 
 class GateReport(_Report):
@@ -245,6 +285,12 @@ class LastWords(_Training):
     failure: FailureReport | None = None
     model: ModelReport | None = None
     data: DataReport | None = None
+    versions: Annotated[dict[Word, Word], Field(max_length=16)] | None = None
+    """Of prepare: the trainer and the libraries that compute."""
+    published: Annotated[FoundReport | None, BeforeValidator(_found)] = None
+    """Of prepare, where the job may reuse a result."""
+    refused: Annotated[str, Field(max_length=1024)] | None = None
+    """Of export: why the result of another job was not taken."""
     artifact: ArtifactReport | None = None
     gate: GateReport | None = None
     """What export found the gate to be passed by."""

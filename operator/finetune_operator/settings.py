@@ -23,6 +23,8 @@ class Settings:
     """Image of the pods of every stage."""
     image_pull_policy: str = "IfNotPresent"
     """Pull policy of that image."""
+    serving_image: str = "vllm/vllm-openai:v0.11.0"
+    """Image of the server in the manifest that comes with a result; people apply that."""
     hf_endpoint: str = ""
     """Address of the model hub for ``hf://`` sources; empty: the public one."""
     trainer_env: str = ""

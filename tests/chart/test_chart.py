@@ -126,6 +126,7 @@ class TestSettings:
                 render(
                     {
                         "watchNamespaces": ["team-a", "team-b"],
+                        "serving": {"image": "mirror.test/vllm:1"},
                         "logLevel": "DEBUG",
                         "tuning": {
                             "workers": 3,
@@ -144,6 +145,7 @@ class TestSettings:
 
         assert read.watched_namespaces == ("team-a", "team-b")
         assert read.log_level == "DEBUG"
+        assert read.serving_image == "mirror.test/vllm:1"
         assert (read.workers, read.progress_seconds, read.job_metrics_limit) == (3, 2.5, 1000000)
         assert read.trainer_environment == (
             ("HF_ENDPOINT", "http://hub:8000"),

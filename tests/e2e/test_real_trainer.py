@@ -441,9 +441,10 @@ def test_a_container_that_is_too_small_gets_a_smaller_training_of_the_same_batch
 
 
 def test_answers_are_scored_beside_those_of_the_untouched_model_and_published(
-    jobs: Jobs, kubectl: Kubectl, files: Path, place: str
+    jobs: Jobs, kubectl: Kubectl, files: Path, place: str, images: Images
 ) -> None:
     """One answer to every question, so that a tiny model can learn it by heart."""
+    registry = registry_for_pods(kubectl)
     rows = [chat_row(f"What is gang {n}?", "A set of pods.") for n in range(ROWS)]
     (files / "same.jsonl").write_text("\n".join(rows))
     jobs.apply(
@@ -457,6 +458,8 @@ def test_answers_are_scored_beside_those_of_the_untouched_model_and_published(
         deepspeed={"zeroStage": 3},
         evaluation={"generation": {"metrics": ["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex"],
                                    "regex": "pods[.]$", "maxNewTokens": 24}},
+        output={"destinations": [{"name": "registry", "oci": {
+            "image": f"{registry}/results/asked:v1", "plainHTTP": "Enabled"}}]},
     )  # fmt: skip
     status = jobs.wait_phase("asked", "Succeeded", "Failed", seconds=WORK_SECONDS)
     assert status["phase"] == "Succeeded", status.get("failure")
@@ -476,6 +479,75 @@ def test_answers_are_scored_beside_those_of_the_untouched_model_and_published(
     assert met / len(table) == pytest.approx(float(metrics["exactMatch"]), abs=1e-5)
     assert (published / "answers.html").read_text() == page.read_text()
     assert "answers.html" in (published / "README.md").read_text()
+
+    artifact = status["artifact"]
+    assert artifact["smokeTest"]["answer"] and artifact["smokeTest"]["tokens"] >= 1
+    assert artifact["smokeTest"]["answer"] in conditions(status)["Published"]["message"]
+    serving = files / artifact["servingPath"]
+    applied = kubectl("apply", "--dry-run=server", "-f", str(serving), namespace=place)
+    assert "asked-serving" in applied
+    told = kubectl.json("get", "configmap", "asked-run", namespace=place)["data"]
+    assert told["serving.yaml"] == serving.read_text()
+
+    (pushed,) = artifact["destinations"]
+    assert (pushed["name"], pushed["uri"]) == ("registry", f"image://{registry}/results/asked:v1")
+    reference = f"localhost:5000/results/asked@{pushed['digest']}"  # as nodes know it
+    (question,) = table[0]["prompt"]
+    said = asked_in_a_pod(kubectl, place, images.trainer, reference, question["content"])
+    assert said == table[0]["tuned"]["text"], "the image says what the trained model said"
+
+
+def registry_for_pods(kubectl: Kubectl) -> str:
+    """host:port of the cluster's registry: it listens on every node."""
+    addresses = kubectl.json("get", "nodes")["items"][0]["status"]["addresses"]
+    node = next(each["address"] for each in addresses if each["type"] == "InternalIP")
+    return f"{node}:5000"
+
+
+def asked_in_a_pod(
+    kubectl: Kubectl, namespace: str, trainer: str, model: str, question: str
+) -> str:
+    """The answer of a model image, mounted into a pod of the trainer image."""
+    closed = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "served"},
+        "spec": {
+            "restartPolicy": "Never",
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 1000,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [{
+                "name": "ask",
+                "image": trainer,
+                "args": ["answer", "--model=/model", f"--prompt={question}",
+                         "--max-new-tokens=24"],
+                "env": [{"name": "HOME", "value": "/tmp"}],
+                "resources": ONE_CPU,
+                "securityContext": closed,
+                "volumeMounts": [{"name": "model", "mountPath": "/model", "readOnly": True},
+                                 {"name": "tmp", "mountPath": "/tmp"}],
+            }],
+            "volumes": [
+                {"name": "model", "image": {"reference": model, "pullPolicy": "IfNotPresent"}},
+                {"name": "tmp", "emptyDir": {}},
+            ],
+        },
+    }  # fmt: skip
+    kubectl.apply(pod, namespace=namespace)
+
+    def ended() -> Any:
+        phase = kubectl.json("get", "pod", "served", namespace=namespace)["status"].get("phase")
+        return phase if phase in ("Succeeded", "Failed") else None
+
+    phase = wait_for("the answer", ended, WORK_SECONDS)
+    log = kubectl("logs", "served", namespace=namespace)
+    assert phase == "Succeeded", log
+    (line,) = [each for each in log.splitlines() if each.startswith('{"id"')]
+    return str(json.loads(line)["answer"])
 
 
 def test_a_model_that_its_gate_holds_back_is_not_published(
@@ -541,6 +613,52 @@ def test_training_that_learns_by_heart_is_stopped_and_its_best_weights_are_publi
     lines = [line for line in lines_of(attempts("heart") / "0") if "evalLoss" in line]
     losses = {line["step"]: line["evalLoss"] for line in lines if not line.get("restored")}
     assert min(losses, key=lambda step: losses[step]) == best["step"]
+
+
+def test_a_job_goes_on_from_the_adapter_of_another_and_its_result_is_used_again(
+    jobs: Jobs, kubectl: Kubectl, files: Path, place: str
+) -> None:
+    small = {"steps": 4, "data": DATA, "workers": {"resources": ONE_CPU}}
+    child = {**small, "model": {"uri": "job://parent"}}
+    jobs.apply("child", **child)
+    wait_for("a reason to wait", lambda: waits_for(jobs.status("child"), "does not exist"))
+    jobs.apply("parent", **small, output={"formats": ["Adapter"]})
+    wait_for("the parent", lambda: waits_for(jobs.status("child"), "waiting for it"))
+    status = jobs.wait_phase("child", "Succeeded", "Failed", seconds=2 * WORK_SECONDS)
+    assert status["phase"] == "Succeeded", status.get("failure")
+    parent = jobs.status("parent")
+    assert parent["artifact"]["formats"] == ["Adapter"]
+    [ancestor] = status["lineage"]["jobs"]
+    assert (ancestor["job"], ancestor["step"]) == ("parent", 4)
+    assert ancestor["artifact"] == parent["artifact"]["digest"]
+    assert ancestor["lock"] == parent["lock"]["digest"] != status["lock"]["digest"]
+    assert status["lineage"]["summary"] == "parent@4 ← pvc://work/model"
+    wide = kubectl("get", "ftj", "child", "-o", "wide", namespace=place)
+    assert status["lineage"]["summary"] in str(wide)
+    merged = files / status["artifact"]["path"] / "merged"
+    lock = json.loads((merged / "lock.json").read_text())
+    assert lock["digest"] == status["lock"]["digest"]
+    assert lock["lineage"]["base"] == "pvc://work/model"
+    assert '"job": "parent"' in (merged / "README.md").read_text()
+
+    jobs.apply("twin", **child, output={"reuse": "SameLock"})
+    again = jobs.wait_phase("twin", "Succeeded", "Failed", seconds=WORK_SECONDS)
+    assert again["phase"] == "Succeeded", again.get("failure")
+    assert again["lock"] == status["lock"]
+    assert again["reused"]["job"] == "child" and "refused" not in again["reused"]
+    assert (
+        "that of FineTuneJob child, which has the same lock"
+        in (conditions(again)["Succeeded"]["message"])
+    )
+    assert "Job/twin-a0" not in jobs.children("twin", "jobs")
+    assert again["artifact"]["digest"] == status["artifact"]["digest"]
+    assert again["metrics"]["loss"] == status["metrics"]["loss"]
+    weights = files / again["artifact"]["path"] / "merged" / "model.safetensors"
+    assert weights.read_bytes() == (merged / "model.safetensors").read_bytes()
+
+
+def waits_for(status: dict[str, Any], words: str) -> bool:
+    return words in status.get("pendingReason", "")
 
 
 def curve(attempt: Path) -> list[tuple[int, float]]:

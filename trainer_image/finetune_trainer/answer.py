@@ -1,6 +1,7 @@
 """Greedy answers of a model to a file of prompts, one JSON line each.
 
-``python -m finetune_trainer answer --model DIR [--adapter DIR] --prompts FILE.jsonl --out FILE|-``
+``python -m finetune_trainer answer --model DIR [--adapter DIR] --prompts FILE.jsonl --out FILE|-``,
+or ``--prompt TEXT`` for a single question.
 
 A line of the prompt file is a conversation (``messages``; a last assistant turn is the reference)
 or ``prompt`` with an optional ``response``. Output lines hold ``id`` (the line's own ``id``, or
@@ -24,8 +25,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.errors import BadData, StageError
-from finetune_trainer.export import load_trained
-from finetune_trainer.model import load_model, load_tokenizer, prompt_ids
+from finetune_trainer.model import load_model, load_tokenizer, load_trained, prompt_ids
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,10 @@ def main(argv: Sequence[str]) -> int:
     """Entry point of the command. Returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        questions = list(read_questions(arguments.prompts))[: arguments.limit]
+        if arguments.prompt is not None:
+            questions = [Question(0, [{"role": "user", "content": arguments.prompt}], None)]
+        else:
+            questions = list(read_questions(arguments.prompts))[: arguments.limit]
         tokenizer = load_tokenizer(arguments.model)
         model = _model(arguments.model, arguments.adapter)
         started = time.monotonic()
@@ -163,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="finetune_trainer answer", description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--adapter", type=Path)
-    parser.add_argument("--prompts", type=Path, required=True)
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--prompts", type=Path)
+    asked.add_argument("--prompt", help="one question instead of a file")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--batch", type=int, default=_BATCH, help="prompts at a time")

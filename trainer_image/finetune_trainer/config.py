@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -41,6 +41,20 @@ class HubRef(_Section):
     revision: str = "main"
 
 
+class SourceJob(_Section):
+    """The job that the model comes from. ``ModelSource.path`` is its merged model, its adapter, or
+    the folder of all its files, in which the checkpoint is looked for."""
+
+    name: str
+    kind: Literal["Merged", "Adapter", "Checkpoint"]
+    base_path: str | None = None
+    """Adapter: the model that it belongs to, as that job prepared it."""
+    step: int | None = None
+    """Checkpoint: saved after so many steps."""
+    lineage: dict[str, Any] = Field(default_factory=dict)
+    """The chain of jobs up to the first, as the FineTuneJob tells it."""
+
+
 class ModelSource(_Section):
     """Exactly one of ``path`` (mounted file or folder) and ``hub``."""
 
@@ -48,6 +62,7 @@ class ModelSource(_Section):
     hub: HubRef | None = None
     file: str | None = None
     """Single-file formats: a GGUF file inside the folder or repository."""
+    job: SourceJob | None = None
     chat_template_path: str | None = None
 
 
@@ -285,10 +300,60 @@ class Recovery(_Section):
         return any(each.first_step <= step <= each.last_step for each in self.passed_over)
 
 
+Form = Literal["Adapter", "Merged"]
+
+
+class HubPlace(_Section):
+    """A repository of a model hub; ``HF_ENDPOINT`` applies."""
+
+    repository: str
+    revision: str = "main"
+    private: bool = True
+    """Of a repository that is made."""
+    token_path: str
+    """File with the access token."""
+
+
+class OciPlace(_Section):
+    image: str
+    """``registry/repository:tag``"""
+    plain_http: bool = Field(False, alias="plainHTTP")
+    login_path: str | None = None
+    """File in the form of docker's config.json; None: no login."""
+
+
+class Destination(_Section):
+    """A place to push to; exactly one of ``hub`` and ``oci``."""
+
+    name: str
+    field: str
+    """Path in the FineTuneJob, for messages: ``spec.output.destinations[0]``."""
+    format: Form
+    hub: HubPlace | None = None
+    oci: OciPlace | None = None
+
+
 class Output(_Section):
-    formats: tuple[Literal["Adapter", "Merged"], ...] = ("Merged",)
+    formats: tuple[Form, ...] = ("Merged",)
     external: bool = False
     """True: publish to the mount ``/output`` instead of ``/workspace/output``."""
+    destinations: tuple[Destination, ...] = ()
+    published_path: str | None = None
+    """Where prepare looks for a result that may be reused; None: nowhere."""
+
+
+class Lock(_Section):
+    """What decides the result, as export is told it. ``digest`` covers the rest of it."""
+
+    digest: str
+    model: str
+    model_commit: str | None = None
+    data: str
+    spec: str
+    image: str
+    image_digest: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    seed: int
 
 
 class RunConfig(_Section):

@@ -54,6 +54,14 @@ class GateFailed(StageError):
     failure = BY_NAME["GateFailed"]
 
 
+class PublishRefused(StageError):
+    failure = BY_NAME["PublishRefused"]
+
+
+class PublishFailed(StageError):
+    failure = BY_NAME["PublishFailed"]
+
+
 class DiskFull(StageError):
     failure = BY_NAME["DiskFull"]
 

@@ -1,58 +1,51 @@
 """The stage export: trained weights out, proved by loading them again in plain transformers.
 
-The result is compared with what was trained (base model plus adapter, or the full weights) on a
-few prompts; it is published by rename only after that.
+What ``merge`` found to behave like the trained model is published by rename; then it is pushed to
+the destinations.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import jinja2
-import torch
-from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
-
-from finetune_trainer.config import RunConfig
-from finetune_trainer.errors import ModelLoad, StageError
+from finetune_trainer.config import Lock, RunConfig
+from finetune_trainer.errors import StageError
 from finetune_trainer.judging.gate import pass_gate
-from finetune_trainer.judging.questions import stop_tokens
 from finetune_trainer.judging.table import ANSWERS, PAGE
-from finetune_trainer.model import load_model, load_tokenizer, prompt_ids
-from finetune_trainer.model_card import model_card
+from finetune_trainer.lock import lock_content, write_lock
+from finetune_trainer.merge import merge
+from finetune_trainer.model import load_tokenizer, load_trained
+from finetune_trainer.model_card import CardFacts, model_card
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
+from finetune_trainer.published import publish_output, release
+from finetune_trainer.smoke_test import smoke_test
 from finetune_trainer.weight_check import check_weights
 
 log = logging.getLogger(__name__)
 
-MAX_LOGIT_DIFFERENCE = 1e-3
-"""For weights stored as fp32. Rounding to 16 bits moves logits by more: see ``_limit``."""
-_HALF_SHARE = 0.05
-_PROMPTS = (
-    "What can you help me with?",
-    "Explain in one sentence what a checkpoint is.",
-    "List three colours.",
-)
 
-
-class ExportMismatchError(StageError):
-    """The exported weights do not behave like the trained ones."""
-
-
-def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) -> dict[str, Any]:
+def run(
+    config: RunConfig,
+    workspace: Path,
+    output: Path,
+    train_attempt: int,
+    serving: Path | None = None,
+    lock: Lock | None = None,
+) -> dict[str, Any]:
     """Publish ``output.formats`` of the attempt below ``output``: ``adapter`` and/or ``merged``.
 
-    Returns ``artifact`` and the train result's ``train``. Repeating it is harmless. Raises
-    ``StageError`` when the weights are damaged or behave differently after the export, and
-    ``GateFailed``, before anything is written, when they are not good enough.
+    Beside ``merged`` lies a copy of ``serving``, the manifest that serves it; ``lock`` is published
+    with each. Returns ``artifact``
+    and the train result's ``train``. Repeating it is harmless. Raises ``StageError`` when the
+    weights are damaged or behave differently after the export; ``GateFailed``, before anything is
+    written, when they are not good enough; ``PublishRefused`` or ``PublishFailed``, with the result
+    in ``output``, when a destination does not take it.
     """
     attempt = workspace / "attempts" / str(train_attempt)
     trained = attempt / ("adapter" if config.method.lora else "model")
@@ -64,45 +57,107 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
     data = manifests.read_manifest(workspace / "data")
     result = _train_result(attempt)
     passed = pass_gate(config.gate, result.get("metrics") or {}) if config.gate else None
-    card = model_card(config, base, data, result)
-    facts = {
-        "job": config.job.model_dump(),
-        "trainAttempt": train_attempt,
-        "model": base["digest"],
-        "data": data["digest"],
-    }
-    published: dict[str, dict[str, Any]] = {}
-    difference = 0.0
+    work = _Work(config, workspace, attempt, trained, output, base, data, result, passed, lock)
     output.mkdir(parents=True, exist_ok=True)
-    if "Adapter" in formats:
-        folder = manifests.fresh_sibling(output / "adapter", config.job.uid)
-        _copy_adapter(trained, folder, base)
-        _save_tokenizer(workspace / "model", folder)
-        (folder / "README.md").write_text(card)
-        _copy_reports(workspace / "data", attempt, folder)
-        published["adapter"] = _publish(folder, output / "adapter", facts)
-    if "Merged" in formats:
-        folder = manifests.fresh_sibling(output / "merged", config.job.uid)
-        difference = _merge(config, workspace, trained, folder, base, data.get("endOfTurn"))
-        (folder / "README.md").write_text(card)
-        _copy_reports(workspace / "data", attempt, folder)
-        published["merged"] = _publish(
-            folder, output / "merged", {**facts, "maxLogitDifference": difference}
-        )
+    makers = {"Adapter": _adapter, "Merged": _merged}
+    published = {form.lower(): _kept(work, form) or makers[form](work) for form in formats}
+    artifact = release(config, output, published, serving)
     if config.checkpoint.after_success == "Delete":
         _delete_checkpoints(workspace)
-    files = [entry for manifest in published.values() for entry in manifest["files"].values()]
-    return {
-        "artifact": {
-            "formats": formats,
-            "digest": manifests.digest_of({name: m["digest"] for name, m in published.items()}),
-            "bytes": sum(entry["bytes"] for entry in files),
-            "maxLogitDifference": difference,
-            **({"step": step} if (step := result.get("keptStep", result.get("step"))) else {}),
-        },
-        **({"gate": {"message": passed}} if passed else {}),
-        "train": {key: result[key] for key in ("metrics", "step", "steps") if key in result},
-    }
+    return {"artifact": artifact, **work.told}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the forms of a result are made from."""
+
+    config: RunConfig
+    workspace: Path
+    attempt: Path
+    trained: Path
+    output: Path
+    base: dict[str, Any]
+    data: dict[str, Any]
+    result: dict[str, Any]
+    gate: str | None
+    lock: Lock | None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the stage says besides the artifact. It stands in the manifests too, for a job that
+        takes this result."""
+        gate = {"gate": {"message": self.gate}} if self.gate else {}
+        result = self.result
+        numbers = {key: result[key] for key in ("metrics", "step", "steps") if key in result}
+        return {**gate, "train": numbers}
+
+    @property
+    def found(self) -> dict[str, Any]:
+        return {**self.told, "step": self.result.get("keptStep", self.result.get("step"))}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the result depends on."""
+        return {
+            "job": self.config.job.model_dump(),
+            "trainAttempt": int(self.attempt.name),
+            "model": self.base["digest"],
+            "data": self.data["digest"],
+        }
+
+    def accompany(self, folder: Path, form: Literal["Adapter", "Merged"]) -> None:
+        """Card and reports go wherever the model goes."""
+        facts = CardFacts(
+            self.config,
+            self.base,
+            self.data,
+            self.result,
+            self.gate,
+            lock_content(self.lock, self.base),
+            load_tokenizer(folder).chat_template is not None,
+        )
+        (folder / "README.md").write_text(model_card(facts, form))
+        _copy_reports(self.workspace / "data", self.attempt, folder)
+        write_lock(folder, self.lock, self.base, self.data)
+
+
+def _kept(work: _Work, form: str) -> dict[str, Any] | None:
+    """The manifest of what an earlier export of this very result published, if it is whole.
+
+    An export that comes again after a push that failed leaves it to those who read it.
+    """
+    folder = work.output / form.lower()
+    kept = manifests.reusable(folder, manifests.digest_of(work.facts))
+    if kept is not None:
+        manifests.clear_siblings(folder, work.config.job.uid)
+    return kept
+
+
+def _adapter(work: _Work) -> dict[str, Any]:
+    """Publish the adapter; returns its manifest."""
+    target, model = work.output / "adapter", work.workspace / "model"
+    folder = manifests.fresh_sibling(target, work.config.job.uid)
+    _copy_adapter(work.trained, folder, work.base)
+    _save_tokenizer(model, folder)
+    asked = {}
+    if "Merged" not in work.config.output.formats:  # else that one is loaded and asked
+        check_weights(folder)
+        asked = smoke_test(load_trained(model, folder, adapter=True), load_tokenizer(folder))
+    work.accompany(folder, "Adapter")
+    return publish_output(folder, target, work.facts, {**work.found, "smokeTest": asked})
+
+
+def _merged(work: _Work) -> dict[str, Any]:
+    """Publish the whole model; returns its manifest."""
+    target = work.output / "merged"
+    folder = manifests.fresh_sibling(target, work.config.job.uid)
+    end_of_turn = work.data.get("endOfTurn")
+    difference, asked = merge(
+        work.config, work.workspace, work.trained, folder, work.base, end_of_turn
+    )
+    work.accompany(folder, "Merged")
+    found = {**work.found, "maxLogitDifference": difference, "smokeTest": asked}
+    return publish_output(folder, target, work.facts, found)
 
 
 def _delete_checkpoints(workspace: Path) -> None:
@@ -145,102 +200,6 @@ def _train_result(attempt: Path) -> dict[str, Any]:
     return result
 
 
-def _merge(
-    config: RunConfig,
-    workspace: Path,
-    trained: Path,
-    folder: Path,
-    base: dict[str, Any],
-    end_of_turn: int | None,
-) -> float:
-    """Write the merged model to ``folder``; returns the largest logit difference after reload."""
-    tokenizer = load_tokenizer(workspace / "model")
-    model = load_trained(workspace / "model", trained, adapter=config.method.lora is not None)
-    prompts = [_prompt(tokenizer, text) for text in _PROMPTS]
-    expected = _logits(model, prompts)
-    if isinstance(model, PeftModel):
-        model = model.merge_and_unload(safe_merge=True)
-    dtype = getattr(torch, base["dtype"])
-    _set_stop_tokens(model, workspace / "model", tokenizer, end_of_turn)
-    model.to(dtype).save_pretrained(folder)
-    _save_tokenizer(workspace / "model", folder)
-    del model
-    gc.collect()
-
-    check_weights(folder)
-    reloaded = load_model(folder, torch.float32)
-    difference = max(
-        float((one - other).abs().max())
-        for one, other in zip(expected, _logits(reloaded, prompts), strict=True)
-    )
-    limit = _limit(dtype, expected)
-    log.info("largest logit difference after reload: %.2e (limit %.2e)", difference, limit)
-    # Not "difference > limit": NaN must fail as well.
-    if not difference <= limit:
-        raise ExportMismatchError(
-            f"the merged model's logits differ by {difference:.3g} from the trained ones "
-            f"(limit {limit:.3g})",
-            "the trained weights stay in the attempt's folder; report this as a bug",
-        )
-    _check_tokenizer(folder, tokenizer, end_of_turn, reloaded)
-    return difference
-
-
-def load_trained(base: Path, trained: Path, adapter: bool) -> PreTrainedModel | PeftModel:
-    """The model as training left it, fp32, ready for inference."""
-    if not adapter:
-        if not (trained / "config.json").exists():
-            raise ModelLoad(f"{trained.name} holds no config.json")
-        return load_model(trained, torch.float32)
-    # Not trainable, and so already in evaluation mode.
-    model: PeftModel = PeftModel.from_pretrained(load_model(base, torch.float32), str(trained))
-    return model
-
-
-def _prompt(tokenizer: Tokenizer, text: str) -> torch.Tensor:
-    """int64 [1, T]: a user's message as in training, or the bare text if the template refuses."""
-    try:
-        ids = prompt_ids(tokenizer, [{"role": "user", "content": text}])
-    except jinja2.TemplateError:
-        ids = list(tokenizer.encode(text))
-    return torch.tensor([ids])
-
-
-def _logits(model: PreTrainedModel | PeftModel, prompts: list[torch.Tensor]) -> list[torch.Tensor]:
-    with torch.no_grad():
-        return [model(input_ids=ids, use_cache=False).logits.float() for ids in prompts]
-
-
-def _limit(dtype: torch.dtype, logits: list[torch.Tensor]) -> float:
-    if dtype == torch.float32:
-        return MAX_LOGIT_DIFFERENCE
-    return _HALF_SHARE * max(float(one.max() - one.min()) for one in logits)
-
-
-def _set_stop_tokens(
-    model: PreTrainedModel, base: Path, tokenizer: Tokenizer, end_of_turn: int | None
-) -> None:
-    """The generation configuration stops where the training data did."""
-    config = model.generation_config or GenerationConfig()  # type: ignore[no-untyped-call]
-    with contextlib.suppress(OSError):
-        config = GenerationConfig.from_pretrained(base)
-    stops = stop_tokens(config, tokenizer, end_of_turn)
-    config.eos_token_id = None if not stops else stops[0] if len(stops) == 1 else stops
-    model.generation_config = config
-
-
-def _check_tokenizer(
-    folder: Path, tokenizer: Tokenizer, end_of_turn: int | None, model: PreTrainedModel
-) -> None:
-    saved = load_tokenizer(folder)
-    if saved.chat_template != tokenizer.chat_template:
-        raise ExportMismatchError("the exported tokenizer has another chat template")
-    stops = model.generation_config.eos_token_id if model.generation_config else None
-    stops = stops if isinstance(stops, list) else [stops]
-    if end_of_turn == tokenizer.eos_token_id and end_of_turn not in stops:
-        raise ExportMismatchError("the exported generation configuration lacks the stop token")
-
-
 def _copy_adapter(trained: Path, folder: Path, base: dict[str, Any]) -> None:
     for path in trained.iterdir():
         if path.is_file() and path.suffix in (".safetensors", ".json"):
@@ -254,7 +213,7 @@ def _copy_adapter(trained: Path, folder: Path, base: dict[str, Any]) -> None:
 
 
 def _copy_reports(data: Path, attempt: Path, folder: Path) -> None:
-    """The report on the data and the table of answers go wherever the model goes."""
+    """The report on the data and the table of answers."""
     reports = [(data / name, f"data-{name}") for name in (REPORT_JSON, REPORT_PAGE)]
     for path, name in [*reports, *((attempt / name, name) for name in (ANSWERS, PAGE))]:
         # Jobs without answers have none, and data that an older version prepared.
@@ -264,24 +223,3 @@ def _copy_reports(data: Path, attempt: Path, folder: Path) -> None:
 
 def _save_tokenizer(base: Path, folder: Path) -> None:
     load_tokenizer(base).save_pretrained(folder)
-
-
-def _publish(temporary: Path, target: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Seal and rename. What another job published at this place is moved aside, not deleted."""
-    manifest = manifests.seal(temporary, manifests.digest_of(facts), facts)
-    if target.exists():
-        try:
-            owner = manifests.read_manifest(target)["job"]["uid"]
-        except (OSError, json.JSONDecodeError, KeyError):
-            owner = "unknown"
-        if owner != facts["job"]["uid"]:
-            aside = _free_name(target.with_name(f"{target.name}.replaced-{owner[:8]}"))
-            log.warning("%s holds another job's output; moved to %s", target, aside.name)
-            target.rename(aside)
-    manifests.publish(temporary, target)
-    return manifest
-
-
-def _free_name(path: Path) -> Path:
-    candidates = [path, *(path.with_name(f"{path.name}-{n}") for n in range(1, 1000))]
-    return next(candidate for candidate in candidates if not candidate.exists())

@@ -17,7 +17,7 @@ from finetune_trainer.config import Lora
 from finetune_trainer.errors import ModelLoad
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
 
 
 def load_model(
@@ -43,6 +43,19 @@ def load_model(
             f"spec.model.uri: the prepared model cannot be loaded: {_first_line(error)}"
         ) from error
     assert isinstance(model, PreTrainedModel)  # noqa: S101 - narrows the auto class for mypy
+    return model
+
+
+def load_trained(base: Path, trained: Path, adapter: bool) -> PreTrainedModel | PeftModel:
+    """The model as training left it, fp32, ready for inference."""
+    if not adapter:
+        if not (trained / "config.json").exists():
+            raise ModelLoad(f"{trained.name} holds no config.json")
+        return load_model(trained, torch.float32)
+    from peft import PeftModel  # seconds of import that prepare does not need
+
+    # Not trainable, and so already in evaluation mode.
+    model: PeftModel = PeftModel.from_pretrained(load_model(base, torch.float32), str(trained))
     return model
 
 

@@ -1,83 +1,252 @@
-"""The README.md that goes with exported weights: what was trained, on what, with which result."""
+"""The README.md of exported weights: what they are, how to load them, how good, made of what.
+
+Its front matter is written by huggingface_hub, so that model hubs read it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Literal
 
-from finetune_trainer.config import Lora, RunConfig
+from huggingface_hub import EvalResult, ModelCardData
+
+from finetune_trainer.config import DataSource, Lora, RunConfig
 from finetune_trainer.judging.table import TITLES
+from finetune_trainer.model_loading import loading
+from finetune_trainer.prepare.cleaning.rules import MEANINGS
 
 _HELD_OUT = {
     "evalLoss": "loss",
     "perplexity": "perplexity",
     "tokenAccuracy": "token accuracy",
 }
+_PACKAGES = ("torch", "transformers", "peft", "deepspeed", "tokenizers")
 
 
-def model_card(
-    config: RunConfig, model: dict[str, Any], data: dict[str, Any], result: dict[str, Any]
-) -> str:
-    """Markdown with the front matter that model hubs read.
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card is made of: manifests of model and data, train result, and what export found."""
 
-    ``model`` and ``data`` are the manifests of prepare, ``result`` is the train result; figures it
-    does not have are left out.
-    """
-    noise = config.training.neftune_noise_alpha
-    base = f"{model['source']}{'@' + model['commit'] if model.get('commit') else ''}"
-    front = ["---", "library_name: transformers", "tags: [finetune-operator]"]
-    if config.model.hub:
-        front.append(f"base_model: {config.model.hub.repository}")
-    facts = {
-        "Base model": f"{base} ({model['architecture']}, {model['parameters']:,} parameters)",
-        "Base model digest": model["digest"],
-        "Method": _method(config.method.lora),
-        "Noise on embeddings": None if noise is None else f"NEFTune, alpha {noise:g}",
-        "Data digest": data["digest"],
-        "Training samples": f"{data['kept']:,} ({data['supervisedTokens']:,} target tokens)",
-        "Held-out samples": f"{data['evalRows']:,}",
-        "Sequence length": data["sequenceLength"],
-        "Global batch": f"{config.global_batch_size} packed rows",
-        "Learning rate": config.training.learning_rate,
-        "Seed": config.training.seed,
-        "Optimizer steps": result.get("step"),
-        "Weights of step": result.get("keptStep"),
-    }
+    config: RunConfig
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    result: Mapping[str, Any]
+    gate: str | None = None
+    """What the gate was passed by; None: there is none."""
+    lock: Mapping[str, Any] = field(default_factory=dict)
+    chat: bool = True
+    """The tokenizer has a chat template."""
+
+
+def model_card(facts: CardFacts, form: Literal["Adapter", "Merged"]) -> str:
+    """Markdown with front matter. Figures that ``facts`` do not have are left out."""
+    config = facts.config
     lines = [
-        *front,
+        "---",
+        _front_matter(facts, form),
         "---",
         "",
         f"# {config.job.name}",
         "",
-        f"Fine-tuned by the FineTuneJob `{config.job.namespace}/{config.job.name}`.",
+        f"{_what(facts, form)}, fine-tuned by the FineTuneJob "
+        f"`{config.job.namespace}/{config.job.name}`.",
         "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in facts.items() if value is not None),
+        *_section("How to load it", loading(config, facts.model, form, chat=facts.chat)),
+        *_section("Scores on held-out rows", _scores(facts)),
+        *_section("Base model", _table(_base(facts))),
+        *_section("Data", _data(facts)),
+        *_section("Training", _table(_training(facts))),
+        *_section("Versions", _table(_versions())),
+        *_section("Lock", _lock(facts.lock)),
     ]
-    lines += ["", "What was trained on: [data-report.html](data-report.html)."]
-    if scores := _scores(result.get("metrics") or {}):
-        lines += ["", "| held out | base | fine-tuned |", "|---|---|---|", *scores]
-    if config.evaluation.generation:
-        lines += ["", "Prompts, references and answers: [answers.html](answers.html)."]
-    for name, signature in (result.get("signatures") or {}).items():
-        lines.append(f"{TITLES[name]}: `{signature}`.")
     return "\n".join(lines) + "\n"
 
 
-def _method(lora: Lora | None) -> str:
-    if lora is None:
-        return "full fine-tuning"
+def _front_matter(facts: CardFacts, form: str) -> str:
+    config, model = facts.config, facts.model
+    hub = config.model.hub
+    sources = [source.hub.repository for source in config.data.train if source.hub]
+    extra: dict[str, Any] = dict(model.get("licence") or {})
+    if hub:
+        extra["base_model_relation"] = "adapter" if form == "Adapter" else "finetune"
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="held-out",
+            dataset_name="held-out rows",
+            metric_type=name.replace(" ", "_").lower(),
+            metric_name=name,
+            metric_value=round(value, 6),
+        )
+        for key, name in (*_HELD_OUT.items(), *TITLES.items())
+        if isinstance(value := (facts.result.get("metrics") or {}).get(key), int | float)
+        and math.isfinite(value)
+    ]
+    data = ModelCardData(
+        library_name="peft" if form == "Adapter" else "transformers",
+        pipeline_tag="text-generation",
+        tags=["finetune-operator", *(["lora"] if config.method.lora else [])],
+        base_model=hub.repository if hub else None,
+        datasets=sources or None,
+        model_name=config.job.name if results else None,
+        eval_results=results or None,
+        **extra,
+    )
+    return data.to_yaml().strip()
+
+
+def _what(facts: CardFacts, form: str) -> str:
+    return f"{'A LoRA adapter for' if form == 'Adapter' else 'A whole model, from'} {_name(facts)}"
+
+
+def _name(facts: CardFacts) -> str:
+    commit = facts.model.get("commit")
+    return f"{facts.model['source']}{'@' + commit if commit else ''}"
+
+
+def _section(title: str, body: list[str]) -> list[str]:
+    return [f"## {title}", "", *body, ""] if body else []
+
+
+def _table(facts: Mapping[str, Any]) -> list[str]:
+    rows = [f"| {name} | {value} |" for name, value in facts.items() if value not in (None, "")]
+    return ["| | |", "|---|---|", *rows] if rows else []
+
+
+def _base(facts: CardFacts) -> dict[str, Any]:
+    model, licence = facts.model, facts.model.get("licence") or {}
+    return {
+        "Source": _name(facts),
+        "Architecture": model["architecture"],
+        "Parameters": f"{model['parameters']:,}",
+        "Context": f"{length:,} tokens" if (length := model.get("contextLength")) else None,
+        "Digest": model["digest"],
+        "Licence": licence.get("license_name")
+        or licence.get("license")
+        or "not known: see the base model",
+    }
+
+
+def _scores(facts: CardFacts) -> list[str]:
+    metrics = facts.result.get("metrics") or {}
+    baseline = metrics.get("baseline") or {}
+    rows = [
+        f"| {name} | {_figure(baseline.get(key))} | {_figure(metrics[key])} |"
+        for key, name in (*_HELD_OUT.items(), *TITLES.items())
+        if metrics.get(key) is not None
+    ]
+    lines = ["| held out | base | fine-tuned |", "|---|---|---|", *rows] if rows else []
+    if facts.gate:
+        lines += ["", f"Published because {facts.gate} (`spec.gate`)."]
+    if facts.config.evaluation.generation:
+        lines += ["", "Prompts, references and answers: [answers.html](answers.html)."]
+    for name, signature in (facts.result.get("signatures") or {}).items():
+        lines.append(f"{TITLES[name]}: `{signature}`.")
+    return lines
+
+
+def _data(facts: CardFacts) -> list[str]:
+    data = facts.data
+    rows = [
+        f"| {report['name']} | {_origin(source, report)} | {account['rows']:,} "
+        f"| {account['kept']:,} |"
+        for source, report, account in zip(
+            (*facts.config.data.train, *facts.config.data.eval),
+            (*data["sources"], *data["evalSources"]),
+            data["accounts"],
+            strict=False,  # data that an older version prepared
+        )
+    ]
+    counts = {
+        "Digest": data["digest"],
+        "Training samples": f"{data['kept']:,} ({data['supervisedTokens']:,} target tokens)",
+        "Held-out samples": f"{data['evalRows']:,}",
+        "Sequence length": f"{data['sequenceLength']:,} tokens",
+    }
+    warnings = list(_warnings(data))
+    return [
+        *_table(counts),
+        "",
+        "| source | from | rows | kept |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        *(["Warnings:", "", *(f"- {warning}" for warning in warnings), ""] if warnings else []),
+        "What was trained on, in full: [data-report.html](data-report.html).",
+    ]
+
+
+def _origin(source: DataSource, report: Mapping[str, Any]) -> str:
+    if source.hub:
+        return f"{source.hub.repository}@{report.get('commit') or source.hub.revision}"
+    files = ", ".join(report.get("files") or [])
+    return (files[:100] or "–").replace("|", "\\|")
+
+
+def _warnings(data: Mapping[str, Any]) -> Iterator[str]:
+    if leaked := data.get("rowsInTrainAndEval"):
+        yield f"{leaked:,} held-out rows are trained on, too: the scores flatter the model"
+    for rule, count in (data.get("reported") or {}).items():
+        yield f"{rule}: {count:,} rows were kept and reported ({MEANINGS.get(rule, rule)})"
+    for rule, count in (data.get("dropped") or {}).items():
+        yield f"{rule}: {count:,} rows were left out ({MEANINGS.get(rule, rule)})"
+    if truncated := data.get("truncated"):
+        yield f"{truncated:,} rows lost their end at the sequence length"
+
+
+def _training(facts: CardFacts) -> dict[str, Any]:
+    config, result = facts.config, facts.result
+    training, lora = config.training, config.method.lora
+    noise = training.neftune_noise_alpha
+    method = "full fine-tuning"
+    if lora:
+        targets = lora.target_modules
+        where = "all linear layers" if targets == "AllLinear" else ", ".join(targets)
+        method = f"{_variant(lora)}, alpha {lora.alpha}, dropout {lora.dropout:g}, {where}"
+    schedule, optimizer = training.schedule, training.optimizer
+    return {
+        "Method": method,
+        "Steps": result.get("step"),
+        "Weights of step": result.get("keptStep"),
+        "Epochs": training.epochs,
+        "Global batch": f"{config.global_batch_size} packed rows on {config.workers.world_size} "
+        "ranks",
+        "Learning rate": f"{training.learning_rate:g}, {schedule.type}, warm-up "
+        f"{schedule.warmup_fraction:g}, final {schedule.final_fraction:g}",
+        "Optimizer": f"{optimizer.type}, weight decay {optimizer.weight_decay:g}",
+        "Gradient norm at most": training.max_grad_norm or None,
+        "Dropout": training.dropout or None,
+        "Noise on embeddings": None if noise is None else f"NEFTune, alpha {noise:g}",
+        "Precision": training.precision,
+        "Loss on": config.data.loss_on,
+        "ZeRO stage": config.zero_stage,
+        "Seed": training.seed,
+    }
+
+
+def _variant(lora: Lora) -> str:
     stable = ", rank-stabilized" if lora.rslora else ""
     return f"{'DoRA' if lora.dora else 'LoRA'}, rank {lora.rank}{stable}"
 
 
-def _scores(metrics: dict[str, Any]) -> list[str]:
-    baseline = metrics.get("baseline") or {}
-    return [
-        f"| {name} | {_figure(baseline.get(key))} | {_figure(metrics[key])} |"
-        for key, name in (*_HELD_OUT.items(), *TITLES.items())
-        if key in metrics
-    ]
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _lock(lock: Mapping[str, Any]) -> list[str]:
+    if not lock:
+        return []
+    return ["```json", json.dumps(lock, indent=1, sort_keys=True), "```"]
 
 
 def _figure(value: float | None) -> str:

@@ -42,6 +42,8 @@ FAILURE_CLASSES = (
     FailureClass("Rendezvous", 78, Budget.INFRASTRUCTURE, "the ranks never met"),
     FailureClass("LossSpike", 79, Budget.PROGRAM, "the loss is far above that of the steps before"),
     FailureClass("GateFailed", 80, Budget.NONE, "the model did not reach what spec.gate asks for"),
+    FailureClass("PublishRefused", 81, Budget.NONE, "a destination does not take the result"),
+    FailureClass("PublishFailed", 82, Budget.PROGRAM, "a destination cannot be reached"),
 )
 
 BY_EXIT_CODE = {failure.exit_code: failure for failure in FAILURE_CLASSES}

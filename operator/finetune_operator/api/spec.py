@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 
 from .batch_rules import batch_fits
 from .budget import UsageLimit
+from .destinations import OutputFormat
 from .elastic import ELASTIC_RULES
 from .evaluation import Baseline, Evaluation, OnOverfitting
 from .gate import ON_TOKENS, Gate
@@ -16,7 +17,7 @@ from .queue import Queue
 from .recovery import Recovery
 from .schema import Rule, SpecModel
 from .sources import Data, Model
-from .storage import Output, OutputFormat, Storage
+from .storage import Output, Storage
 from .training import Checkpoint, DeepSpeed, Method, Training
 from .workers import Stage, Workers
 

@@ -13,6 +13,7 @@ from pydantic import Field, computed_field
 
 from .conditions import Condition
 from .goodput import Goodput
+from .lineage import Lineage, Lock, Reused
 from .schema import LIST_SET, Decimal, StatusModel, Timestamp, list_map
 
 Counter = Annotated[int, Field(ge=0)]
@@ -495,6 +496,28 @@ class LostNode(StatusModel):
     never read."""
 
 
+class SmokeTest(StatusModel):
+    """What the result said when export had loaded it again, before it was published."""
+
+    prompt: Annotated[str, Field(max_length=256)] | None = None
+    """The question."""
+    answer: Annotated[str, Field(max_length=256)] | None = None
+    """The beginning of the answer, always the likeliest token."""
+    tokens: Counter | None = None
+    """Tokens of it; the model stopped by itself, or at 24."""
+
+
+class DestinationStatus(StatusModel):
+    """A place that has the result, besides its claim."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Its name in `spec.output.destinations`."""
+    uri: Annotated[str, Field(max_length=512)] | None = None
+    """As a job would take it for its model: hf://organization/name or image://repository:tag."""
+    digest: Annotated[str, Field(max_length=128)] | None = None
+    """Commit of the hub, or digest of the image: names just this version."""
+
+
 class Artifact(StatusModel):
     """The result."""
 
@@ -516,6 +539,19 @@ class Artifact(StatusModel):
         | None
     ) = None
     """Adapter, Merged or both."""
+    smoke_test: SmokeTest | None = None
+    """A question to the result and its answer."""
+    serving_path: str | None = None
+    """Manifest on that claim that serves the merged model with vLLM: `kubectl apply` it. The
+    ConfigMap `<name>-run` holds it, too, under the key `serving.yaml`."""
+    destinations: (
+        Annotated[
+            tuple[DestinationStatus, ...],
+            Field(max_length=4, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """Where it was pushed to."""
 
 
 class Logs(StatusModel):
@@ -586,6 +622,12 @@ class FineTuneJobStatus(StatusModel):
     """What absent fields became, and why."""
     model: ModelStatus | None = None
     """The model that was prepared."""
+    lineage: Lineage | None = None
+    """Where the model comes from, for `job://` models."""
+    lock: Lock | None = None
+    """What decides the result; known after prepare, published beside the model as `lock.json`."""
+    reused: Reused | None = None
+    """A result of another job with the same lock, see `spec.output.reuse`."""
     data: DataStatus | None = None
     """The data that was prepared."""
     events: Annotated[tuple[str, ...], Field(max_length=MAX_EVENTS)] | None = None

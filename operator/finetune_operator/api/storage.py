@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from .schema import LIST_SET, ObjectName, Quantity, Rule, SpecModel, exactly_one
+from .destinations import Destination, OutputFormat
+from .schema import LIST_SET, ObjectName, Quantity, Rule, SpecModel, exactly_one, list_map
 from .sources import OutputUri
 
 
@@ -46,11 +47,11 @@ class Storage(SpecModel):
     )
 
 
-class OutputFormat(StrEnum):
-    """Form of the result."""
+class Reuse(StrEnum):
+    """Whether a result that is there already may stand for training."""
 
-    ADAPTER = "Adapter"
-    MERGED = "Merged"
+    NEVER = "Never"
+    SAME_LOCK = "SameLock"
 
 
 class Output(SpecModel):
@@ -64,3 +65,29 @@ class Output(SpecModel):
         Field(min_length=1, max_length=2, json_schema_extra=LIST_SET),
     ] = (OutputFormat.MERGED,)
     """Adapter (LoRA weights for peft), Merged (a whole model for transformers), or both."""
+    reuse: Reuse = Reuse.NEVER
+    """SameLock: where a finished job of this namespace has published the result of the same lock
+    (`status.lock`) on the same claim, in all wanted formats, that result is checked against its
+    hashes and copied instead of training again; no training pod starts. Never: every job trains."""
+    destinations: (
+        Annotated[
+            tuple[Destination, ...],
+            Field(min_length=1, max_length=4, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """Where the result is pushed to, in this order, once it lies on its claim. The job succeeds
+    when all of them have it."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.destinations) || !has(self.formats) || self.destinations.all(each,"
+            " each.format in self.formats)",
+            message="a destination takes a form that is not made: add its format to formats, or "
+            "set another format",
+            field_path=".destinations",
+            check=lambda output: all(
+                each.format in output.formats for each in output.destinations or ()
+            ),
+        ),
+    )

@@ -10,10 +10,20 @@ from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .destinations import (
+    Destination,
+    HubDestination,
+    HubTokenRef,
+    OciDestination,
+    OutputFormat,
+    RegistrySecretRef,
+    Visibility,
+)
 from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
 from .gate import Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
+from .lineage import Ancestor, Lineage, Lock, Reused
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .sources import (
@@ -25,6 +35,7 @@ from .sources import (
     DataSource,
     LossOn,
     Model,
+    ModelCheckpoint,
     Overlong,
     Packing,
     SecretRef,
@@ -37,6 +48,7 @@ from .status import (
     BestCheckpoint,
     Checkpoints,
     DataStatus,
+    DestinationStatus,
     Failure,
     FineTuneJobStatus,
     LatestCheckpoint,
@@ -56,10 +68,11 @@ from .status import (
     Restarts,
     ResumedFrom,
     Scores,
+    SmokeTest,
     SourceStatus,
     StageName,
 )
-from .storage import ClaimRef, Output, OutputFormat, Storage
+from .storage import ClaimRef, Output, Reuse, Storage
 from .training import (
     ActivationCheckpointing,
     AfterSuccess,
@@ -161,6 +174,7 @@ __all__ = [
     "Adaptation",
     "Affinity",
     "AfterSuccess",
+    "Ancestor",
     "AnswerMetric",
     "Artifact",
     "Backoff",
@@ -182,6 +196,8 @@ __all__ = [
     "DataSource",
     "DataStatus",
     "DeepSpeed",
+    "Destination",
+    "DestinationStatus",
     "DropOrFail",
     "Elastic",
     "EnvVar",
@@ -197,8 +213,12 @@ __all__ = [
     "GateScore",
     "Generation",
     "Goodput",
+    "HubDestination",
+    "HubTokenRef",
     "LatestCheckpoint",
+    "Lineage",
     "LocalObjectRef",
+    "Lock",
     "Logs",
     "Lora",
     "LossOn",
@@ -208,12 +228,14 @@ __all__ = [
     "Method",
     "Metrics",
     "Model",
+    "ModelCheckpoint",
     "ModelShape",
     "ModelStatus",
     "NearDuplicates",
     "NodeAffinity",
     "Normalize",
     "ObjectMeta",
+    "OciDestination",
     "OnDiskFull",
     "OnLossSpike",
     "OnMemoryShortage",
@@ -238,15 +260,19 @@ __all__ = [
     "Progress",
     "Reason",
     "Recovery",
+    "RegistrySecretRef",
     "Resize",
     "Resolved",
     "Resources",
     "Restarts",
     "ResumedFrom",
+    "Reuse",
+    "Reused",
     "Schedule",
     "ScheduleType",
     "Scores",
     "SecretRef",
+    "SmokeTest",
     "SourceStatus",
     "Stage",
     "StageName",
@@ -256,6 +282,7 @@ __all__ = [
     "Toleration",
     "Training",
     "UsageLimit",
+    "Visibility",
     "Workers",
     "decimal_string",
 ]

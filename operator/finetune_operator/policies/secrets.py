@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..api.redaction import redact
-from ..api.types import Failure
+from ..api.types import Artifact, Failure
 from .facts import Verdict
 from .failure import MAX_LINE, MAX_LINES
 
@@ -30,6 +30,11 @@ def without_secrets(verdict: Verdict) -> Verdict:
 
 
 def _cleared(changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    artifact = changes.get("artifact")
+    if isinstance(artifact, Artifact) and artifact.smoke_test and artifact.smoke_test.answer:
+        answer = redact(artifact.smoke_test.answer)
+        asked = artifact.smoke_test.model_copy(update={"answer": answer})
+        changes = {**changes, "artifact": artifact.model_copy(update={"smoke_test": asked})}
     failure = changes.get("failure")
     if not isinstance(failure, Failure):
         return changes

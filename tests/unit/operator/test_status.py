@@ -954,7 +954,13 @@ def test_final_numbers_come_from_the_last_words_of_rank_zero_even_if_its_pod_is_
 def test_export_repeats_the_numbers_of_a_training_whose_pods_were_lost() -> None:
     words = last_words(
         X,
-        artifact={"formats": ["Merged"], "digest": "sha256:b", "bytes": 5},
+        artifact={
+            "formats": ["Merged"],
+            "digest": "sha256:b",
+            "bytes": 5,
+            "maxLogitDifference": 2e-6,
+            "smokeTest": {"prompt": "Who?", "answer": "I, with hf_" + "a" * 34, "tokens": 3},
+        },
         train={"metrics": {"loss": 0.5}, "step": 90, "steps": 90},
     )
     facts = make_facts(
@@ -968,7 +974,13 @@ def test_export_repeats_the_numbers_of_a_training_whose_pods_were_lost() -> None
         "digest": "sha256:b",
         "bytes": 5,
         "formats": ["Merged"],
+        "smokeTest": {"prompt": "Who?", "answer": "I, with [redacted]", "tokens": 3},
+        "servingPath": f"team-a/{UID}/output/serving.yaml",
     }
+    assert main_condition(decided, "Published")["message"] == (
+        "the result was loaded again, compared (logits differ by 2e-06 at most) and asked 'Who?': "
+        "it said 'I, with [redacted]'"
+    )
 
 
 def test_the_next_attempt_has_the_next_number_and_its_own_logs() -> None:

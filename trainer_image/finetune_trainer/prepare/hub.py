@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, constants
@@ -43,6 +43,8 @@ class Fetched:
     files: list[str]
     commit: str
     """What the revision (a branch or tag) meant at this moment."""
+    card: dict[str, Any] = field(default_factory=dict)
+    """The front matter of its README.md."""
 
 
 def fetch(
@@ -84,7 +86,8 @@ def fetch(
                 hub.repository, name, repo_type=kind, revision=commit, local_dir=folder
             ),
         )
-    return Fetched(folder, files, commit)
+    card = getattr(info, "card_data", None)
+    return Fetched(folder, files, commit, card.to_dict() if card else {})
 
 
 def _with_retries(hub: HubRef, pause_seconds: float, call: Callable[[], _T]) -> _T:

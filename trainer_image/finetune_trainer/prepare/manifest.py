@@ -89,12 +89,16 @@ def fresh_sibling(folder: Path, owner: str = "tmp") -> Path:
     No two runs ever work in the same one: an output may be shared by jobs, and a run on a node that
     was lost may still be writing.
     """
-    prefix = f".{folder.name}.{owner}."
-    for left in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    temporary = folder.with_name(f"{prefix}{uuid.uuid4().hex[:8]}")
+    clear_siblings(folder, owner)
+    temporary = folder.with_name(f".{folder.name}.{owner}.{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
     return temporary
+
+
+def clear_siblings(folder: Path, owner: str = "tmp") -> None:
+    """Remove what the owner's earlier runs left next to ``folder``."""
+    for left in folder.parent.glob(f".{folder.name}.{owner}.*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def publish_once(temporary: Path, folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:

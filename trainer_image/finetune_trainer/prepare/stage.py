@@ -18,6 +18,7 @@ from finetune_trainer.config import RunConfig
 from finetune_trainer.errors import BadData, ConfigInvalid
 from finetune_trainer.judging.prompts import PROMPTS, read_prompts, write_prompts
 from finetune_trainer.judging.scores import compiled
+from finetune_trainer.lock import versions
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.cleaning.compare import Table
@@ -39,6 +40,7 @@ from finetune_trainer.prepare.tokenize import (
     plain_sources,
     tokenize_split,
 )
+from finetune_trainer.reuse import published_result
 from finetune_trainer.steps import planned_steps
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,9 @@ def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
         read_prompts(workspace / "data" / "eval", wish, model["contextLength"])
     steps = planned_steps(config, data["packedRows"])
     log.info("prepared in %.1f s: %d steps", time.monotonic() - started, steps)
-    return {"model": _summary(config, model), "data": data, "steps": steps}
+    told = {"model": _summary(config, model), "data": data, "steps": steps, "versions": versions()}
+    found = published_result(config.output.published_path)
+    return told | ({"published": found} if found else {})
 
 
 def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,22 @@ EVERYTHING = make_spec(
     prepare={"resources": {"requests": {"memory": "4Gi"}}},
     export={"resources": {"limits": {"memory": "8Gi"}}},
     storage={"claimRef": None, "size": "50Gi", "className": "shared"},
-    output={"uri": "pvc://results/support-bot", "formats": ["Adapter", "Merged"]},
+    output={
+        "uri": "pvc://results/support-bot",
+        "formats": ["Adapter", "Merged"],
+        "destinations": [
+            {
+                "name": "registry",
+                "oci": {"image": "example.test:5000/bot:1", "secretRef": {"name": "push"}},
+            },
+            {
+                "name": "hub",
+                "format": "Adapter",
+                "hub": {"repository": "team/bot", "secretRef": {"name": "write"}},
+            },
+            {"name": "near", "oci": {"image": "near.test/bot:1", "plainHTTP": "Enabled"}},
+        ],
+    },
 )
 HUB = Platform(Settings(trainer_image="example.test/t:2", hf_endpoint="http://hub.test"))
 SMALL, FULL = make_plan(), make_plan(EVERYTHING, platform=HUB)

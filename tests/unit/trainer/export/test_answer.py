@@ -66,6 +66,15 @@ def test_an_answer_is_the_greedy_continuation_of_the_chat_prompt(
     assert ask(model, tmp_path)[0]["answer"] == expected
 
 
+def test_a_single_question_gets_the_answer_that_it_gets_in_a_file(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", str(model), "--prompt", "What is a gang?", "--max-new-tokens", "8"]
+    assert answer.main(arguments) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {**ask(model, tmp_path)[0], "reference": None}
+
+
 def test_the_limit_takes_the_first_questions(model: Path, tmp_path: Path) -> None:
     assert len(ask(model, tmp_path, "--limit", "2")) == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,42 +13,17 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from small_job import make_config
 from tiny_models import CHATML, LLAMA3, save_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from finetune_trainer import export
-from finetune_trainer.config import Lora, RunConfig
-from finetune_trainer.errors import GateFailed, StageError
+from finetune_trainer import export, merge
+from finetune_trainer.config import Lora
+from finetune_trainer.errors import GateFailed, PublishRefused, StageError
 from finetune_trainer.model import load_model, lora_config
 from finetune_trainer.prepare import stage
 
 METRICS = {"evalLoss": 0.9, "perplexity": 2.46, "baseline": {"evalLoss": 2.2, "perplexity": 9.03}}
-
-
-def make_config(folder: Path, **changes: Any) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "job": {"namespace": "team", "name": "bot", "uid": "uid-one"},
-            "model": {"path": str(folder / "source")},
-            "data": {
-                "train": [
-                    {"name": "a", "field": "spec.data.train[0]", "path": str(folder / "a.jsonl")}
-                ],
-                "sequenceLength": 64,
-            },
-            "method": {"lora": {"rank": 4}},
-            "training": {
-                "epochs": 1,
-                "microBatchSize": 1,
-                "accumulation": 1,
-                "learningRate": 0.01,
-            },
-            "zeroStage": 2,
-            "workers": {"count": 1, "ranksPerWorker": 1, "device": "CPU"},
-            "output": {"formats": ["Adapter", "Merged"]},
-            **changes,
-        }
-    )
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +149,59 @@ def test_tokenizer_template_stop_token_and_card_come_along(folder: Path) -> None
     assert json.loads((folder / "ws/data/manifest.json").read_text())["digest"] in card
 
 
+def python_of(card: Path, **places: Path) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", card.read_text(), re.S)
+    code = code.replace("max_new_tokens=64", "max_new_tokens=8")
+    for name, path in places.items():
+        code = code.replace(name, str(path))
+    return code
+
+
+def test_the_code_of_the_card_loads_the_model_and_asks_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folder)
+    merged, adapter = folder / "ws/output/merged", folder / "ws/output/adapter"
+    exec(python_of(merged / "README.md", PATH_OR_REPOSITORY=merged), {})
+    base = folder / "ws/model"
+    places = {"PATH_OR_REPOSITORY": adapter, "PATH_OF_THE_BASE_MODEL": base}
+    exec(python_of(adapter / "README.md", **places), {})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second, "adapter and merged weights say the same"
+
+
+@pytest.mark.parametrize("form", ["Merged", "Adapter"])
+def test_the_model_that_is_published_was_loaded_and_asked(folder: Path, form: str) -> None:
+    told = run(folder, output={"formats": [form]})["artifact"]["smokeTest"]
+    assert told["prompt"] == "What can you help me with?" and told["tokens"] >= 1
+    merged = run(folder)["artifact"]["smokeTest"]
+    assert told == merged, "an adapter is asked together with its base"
+
+
+def test_a_model_that_cannot_answer_is_not_published(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_dumb(path: Path, dtype: torch.dtype) -> Any:
+        model = load_model(path, dtype)
+        if path.name.startswith(".merged."):
+            model.generation_config.eos_token_id = "no number"
+        return model
+
+    monkeypatch.setattr(merge, "load_model", load_dumb)
+    monkeypatch.setattr(merge, "_check_tokenizer", lambda *_: None)
+    with pytest.raises(StageError, match="was loaded and cannot answer: "):
+        run(folder)
+    assert not (folder / "ws/output/merged").exists()
+
+
+def test_the_manifest_that_serves_it_lies_beside_the_model(folder: Path) -> None:
+    (folder / "serving.yaml").write_text("kind: Deployment")
+    export.run(make_config(folder), folder / "ws", folder / "ws/output", 0, folder / "serving.yaml")
+    assert (folder / "ws/output/serving.yaml").read_text() == "kind: Deployment"
+    names = sorted(path.name for path in (folder / "ws/output").iterdir())
+    assert names == ["adapter", "merged", "serving.yaml"]
+
+
 def test_the_table_of_answers_and_its_scores_come_along(folder: Path) -> None:
     attempt = folder / "ws/attempts/0"
     metrics = {**METRICS, "bleu": 31.25, "baseline": {**METRICS["baseline"], "bleu": 2.5}}
@@ -242,6 +271,27 @@ def test_repeating_an_export_changes_nothing(folder: Path) -> None:
     assert sorted(p.name for p in (folder / "ws/output").iterdir()) == ["adapter", "merged"]
 
 
+def test_a_push_that_fails_leaves_the_result_and_the_next_export_does_not_touch_it(
+    folder: Path,
+) -> None:
+    """The registry asks for a login that the Secret does not have."""
+    oci = {"image": "registry.test/bot:1", "loginPath": str(folder / "nothing")}
+    wish = {"name": "reg", "field": "spec.output.destinations[0]", "format": "Merged", "oci": oci}
+    output = {"formats": ["Adapter", "Merged"], "destinations": [wish]}
+    checkpoint = folder / "ws/attempts/1/checkpoints/step-5"
+    checkpoint.mkdir(parents=True)
+    with pytest.raises(PublishRefused, match=r"spec\.output\.destinations\[0\]\.oci \(reg\)"):
+        run(folder, output=output, checkpoint={"afterSuccess": "Delete"})
+    assert checkpoint.exists(), "nothing is removed before all is done"
+    weights = folder / "ws/output/merged/model.safetensors"
+    known = weights.stat().st_ino
+    assert run(folder)["artifact"]["smokeTest"]["tokens"] >= 1
+    assert weights.stat().st_ino == known
+    shutil.copytree(folder / "ws/attempts/0", folder / "ws/attempts/2")
+    export.run(make_config(folder), folder / "ws", folder / "ws/output", 2)
+    assert weights.stat().st_ino != known, "another attempt's weights are another result"
+
+
 @pytest.mark.parametrize(("wish", "left"), [("Keep", True), ("Delete", False)])
 def test_checkpoints_stay_or_go_once_the_result_is_published(
     folder: Path, wish: str, left: bool
@@ -299,7 +349,7 @@ def test_a_model_that_reloads_differently_is_not_published(
             model.get_input_embeddings().weight.data *= 1.01
         return model
 
-    monkeypatch.setattr(export, "load_model", load_spoilt)
-    with pytest.raises(export.ExportMismatchError, match="logits differ by"):
+    monkeypatch.setattr(merge, "load_model", load_spoilt)
+    with pytest.raises(merge.ExportMismatchError, match="logits differ by"):
         run(folder)
     assert not (folder / "ws/output/merged").exists()

@@ -1,0 +1,1 @@
+"""Pushing the published result to further places: registries and model hubs."""
