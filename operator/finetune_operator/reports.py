@@ -222,6 +222,9 @@ class DataReport(_Report):
     longest_row: Count | None = None
     most_supervised: Count | None = None
     digest: Word | None = None
+    warnings: (
+        Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=8)] | None
+    ) = None
     sources: Annotated[tuple[SourceReport, ...], Field(max_length=8)] | None = None
 
 

@@ -107,6 +107,7 @@ def _data(spec: FineTuneJobSpec, by_slot: dict[str, Source]) -> dict[str, Any]:
             "maxTruncatedFraction": _number(data.expect.max_truncated_fraction),
             "maxLeakedFraction": float(data.expect.max_leaked_fraction),
         },
+        "report": data.report.wire() if data.report else None,
     }
 
 

@@ -451,7 +451,8 @@ def test_answers_are_scored_beside_those_of_the_untouched_model_and_published(
         "asked",
         steps=60,
         data={"train": [{"name": "rows", "uri": "pvc://work/same.jsonl"}],
-              "evalFraction": "0.2", "sequenceLength": 64},
+              "evalFraction": "0.2", "sequenceLength": 64,
+              "report": {"terms": [{"name": "animals", "words": ["zebra"]}]}},
         method={"full": {}},
         training={"learningRate": "1e-2"},
         workers={"resources": ONE_CPU},
@@ -479,6 +480,14 @@ def test_answers_are_scored_beside_those_of_the_untouched_model_and_published(
     assert met / len(table) == pytest.approx(float(metrics["exactMatch"]), abs=1e-5)
     assert (published / "answers.html").read_text() == page.read_text()
     assert "answers.html" in (published / "README.md").read_text()
+
+    warning = "no row has a term of the list animals"
+    assert warning in status["data"]["warnings"]
+    assert "worth a look: " in conditions(status)["DatasetValid"]["message"]
+    report = (files / status["data"]["reportPath"]).read_text()
+    assert warning in report
+    assert (published / "data-report.html").read_text() == report
+    assert warning in (published / "README.md").read_text()
 
     artifact = status["artifact"]
     assert artifact["smokeTest"]["answer"] and artifact["smokeTest"]["tokens"] >= 1

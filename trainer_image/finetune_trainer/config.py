@@ -127,6 +127,21 @@ class Expect(_Section):
     """Of the held-out rows: those that are equal to a training row."""
 
 
+class TermList(_Section):
+    """Terms that the report compares with each other."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+class Report(_Section):
+    """What the report counts besides; see ``prepare.report``."""
+
+    columns: tuple[str, ...] = ()
+    """Columns of the training sources whose values are counted."""
+    terms: tuple[TermList, ...] = ()
+
+
 class Data(_Section):
     train: tuple[DataSource, ...]
     eval: tuple[DataSource, ...] = ()
@@ -138,6 +153,7 @@ class Data(_Section):
     overlong: Literal["Truncate", "Drop", "Split", "Fail"] = "Truncate"
     cleaning: Cleaning = Cleaning()
     expect: Expect = Expect()
+    report: Report = Report()
     max_download_bytes: int = 10 * 2**30
 
 

@@ -196,6 +196,7 @@ def _warnings(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"{rule}: {count:,} rows were left out ({MEANINGS.get(rule, rule)})"
     if truncated := data.get("truncated"):
         yield f"{truncated:,} rows lost their end at the sequence length"
+    yield from data.get("warnings", ())
 
 
 def _training(facts: CardFacts) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from .cleaning import Cleaning, Expect
+from .data_report import ReportOptions
 from .schema import (
     DecimalRange,
     DnsLabel,
@@ -300,6 +301,8 @@ class Data(SpecModel):
     """What happens to rows that are broken, empty, doubled, odd or leaked."""
     expect: Expect = Expect()
     """Bounds that the data must keep, checked before a GPU is held."""
+    report: ReportOptions | None = None
+    """What the report on the data (`status.data.reportPath`) counts besides."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -261,6 +261,11 @@ class DataStatus(StatusModel):
     """Most tokens that are learned in one sequence after packing."""
     digest: str | None = None
     """Digest of the prepared data: sha256:…"""
+    warnings: (
+        Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=8)] | None
+    ) = None
+    """What somebody should look at before a GPU is held, the gravest first: leaks, imbalance,
+    repeats, cut rows. The report has all of them."""
     report_path: str | None = None
     """Report on the data on the claim of `spec.storage`: one HTML page, with its numbers as JSON
     beside it. It is published with the model, too."""

@@ -10,6 +10,7 @@ from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .data_report import ReportOptions, TermList
 from .destinations import (
     Destination,
     HubDestination,
@@ -261,6 +262,7 @@ __all__ = [
     "Reason",
     "Recovery",
     "RegistrySecretRef",
+    "ReportOptions",
     "Resize",
     "Resolved",
     "Resources",
@@ -278,6 +280,7 @@ __all__ = [
     "StageName",
     "Storage",
     "Switch",
+    "TermList",
     "TimeSpent",
     "Toleration",
     "Training",
