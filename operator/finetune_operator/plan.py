@@ -19,6 +19,7 @@ from .api.types import (
     Resolved,
     Reused,
     StageName,
+    Switch,
     decimal_string,
 )
 from .batch import solve_batch
@@ -208,9 +209,10 @@ def plan_training(
         activation_checkpointing=checkpointing is ActivationCheckpointing.ENABLED,
         zero_stage=zero_stage,
         world_size=wish.workers.world_size,
+        checkpoint_copy=copies_state(wish),
     )
     planned = status.resolved.planned if status.resolved else None
-    fit = descend(kept(default, planned), len(adaptations or ()))
+    fit = descend(kept(default, planned), [each.change or "" for each in adaptations or ()])
     rate, rate_reason = _learning_rate(wish)
     reasons = {**batch.reasons, "zeroStage": zero_reason, "learningRate": rate_reason}
     if checkpointing is ActivationCheckpointing.AUTO:
@@ -281,6 +283,12 @@ def parse_spec(spec: Mapping[str, Any]) -> FineTuneJobSpec:
 def _field_path(location: tuple[int | str, ...]) -> str:
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return "spec" + "".join(parts)
+
+
+def copies_state(spec: FineTuneJobSpec) -> bool:
+    """Whether the ranks are to keep a copy of the state for saving beside the training."""
+    checkpoint = spec.checkpoint
+    return checkpoint.every_steps is not None and checkpoint.asynchronous is Switch.ENABLED
 
 
 def _zero_stage(spec: FineTuneJobSpec) -> tuple[int, str | None]:

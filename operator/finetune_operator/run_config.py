@@ -58,7 +58,8 @@ def run_config(
             "gate": _gate(spec),
             "checkpoint": {
                 "everySteps": spec.checkpoint.every_steps,
-                "asynchronous": spec.checkpoint.asynchronous is Switch.ENABLED,
+                "asynchronous": spec.checkpoint.asynchronous is Switch.ENABLED
+                and (fit.checkpoint_copy or spec.checkpoint.every_steps is None),
                 "keep": spec.checkpoint.keep,
                 "onDiskFull": spec.checkpoint.on_disk_full.value,
                 "afterSuccess": spec.checkpoint.after_success.value,

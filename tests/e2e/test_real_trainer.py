@@ -304,7 +304,7 @@ def test_a_killed_rank_and_an_evicted_pod_change_nothing_of_the_result(
         assert account["until"] == end["completionTime"]
         assert sum(spent.values()) == (until - begin).total_seconds()
         assert min(spent[cause] for cause in ("prepare", "init", "productive", "export")) > 0
-    assert status["goodput"]["seconds"]["restart"] >= 2 * 5, "two pauses"
+    assert status["goodput"]["seconds"]["restart"] >= 5, "one pause: an eviction has none"
     assert ends["calm"]["goodput"]["seconds"]["restart"] == 0
 
     # The curve is that of the undisturbed run at every step, and so is the result, bit for bit.
