@@ -66,19 +66,19 @@ def measure(folder: Path, count: int) -> None:
     watcher = threading.Thread(target=_watch, args=(peaks, over))
     watcher.start()
     before, started = dict(memory()), time.monotonic()
-    train, held, _ = read_sides(data, scratch, ledger)
+    sides = read_sides(data, scratch, ledger)
     seconds = time.monotonic() - started
     over.set()
     watcher.join()
     print(
         f"{count} rows of {(folder / 'rows.jsonl').stat().st_size / count:.0f} bytes in "
-        f"{seconds:.0f} s: {count / seconds:.0f} rows/s; {len(train.samples)} + "
-        f"{len(held.samples)} kept\n"
+        f"{seconds:.0f} s: {count / seconds:.0f} rows/s; {len(sides.train.samples)} + "
+        f"{len(sides.held.samples)} kept\n"
         f"memory of its own: {before['RssAnon'] / 1024:.0f} MiB before, at most "
         f"{peaks['RssAnon'] / 1024:.0f} MiB; pages of mapped files at most "
         f"{peaks['RssFile'] / 1024:.0f} MiB"
     )
-    print({account.field: account.summary() for account in train.accounts})
+    print({account.field: account.summary() for account in sides.train.accounts})
 
 
 def memory() -> Iterator[tuple[str, int]]:

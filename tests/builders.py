@@ -146,6 +146,7 @@ def make_pod(
         "node": f"n{index + 1}",
         "ip": f"10.0.0.{index + 1}",
         "image": "example.test/trainer:1",
+        "image_id": "",
         "unscheduled": None,
         "waiting": None,
         "terminated": None,

@@ -53,7 +53,13 @@ def candidates(default: Fit, may: Open) -> list[Fit]:
     if may.micro:
         micros = [n for n in range(default.micro, 0, -1) if share % n == 0]
     return [
-        Fit(micro, share // micro, switch, stage, default.world_size)
+        replace(
+            default,
+            micro=micro,
+            accumulation=share // micro,
+            activation_checkpointing=switch,
+            zero_stage=stage,
+        )
         for stage, switch, micro in product(stages, switches, micros)
     ]
 

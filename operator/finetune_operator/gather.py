@@ -12,17 +12,19 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from .api.types import FineTuneJobStatus, OutputFormat, Phase, StageName
+from .api.types import FineTuneJobStatus, ModelCheckpoint, Phase, StageName
 from .cluster import Children, Cluster
 from .engine.evidence import Evidence
 from .engine.store import Key, Store, Stored
 from .errors import ClusterError, Fault, InvalidSpec
 from .observed import ChildJob, ChildPod, Observed, StoredJob
 from .plan import Platform, TrainingPlan, plan_training
-from .policies.facts import Facts, NamespaceBudget, Obstacle
+from .policies.ancestry import output_of
+from .policies.facts import Facts, NamespaceBudget, Obstacle, PublishedResult
 from .policies.gpu_budget import CONFIG_MAP, read_hours
 from .policies.pending import warning_about
 from .policies.queue import held_by_queue
+from .policies.reuse import published_result, wants_results
 from .policies.validity import Claim, Surroundings, find_obstacle
 from .progress import ProgressBoard
 from .sources import ResolvedOutput, named_job
@@ -144,6 +146,8 @@ class Gatherer:
             admission = await self._ask("admission", job.key.namespace, facts.stage.job.uid)
             observed = replace(observed, admission=admission)
         facts = replace(facts, namespace_budget=await self._namespace_budget(facts, plan))
+        if wants_results(facts):
+            facts = replace(facts, results=self._results(job))
         obstacle = None
         if facts.stage.job is None and not plan.spec.suspend:
             around = await self._surroundings(plan)
@@ -153,9 +157,11 @@ class Gatherer:
     def _plan(self, job: StoredJob, status: FineTuneJobStatus) -> Planned:
         outputs: dict[str, ResolvedOutput] = {}
         source = self._source_job(job.key, job.spec)
-        if source is not None and (output := _published_model(source)):
-            outputs[source.name] = output
-        inputs = job.spec, status.resolved, outputs
+        if source is not None:
+            found = output_of(source, read_status(source.status), _checkpoint(job.spec))
+            if isinstance(found, ResolvedOutput):
+                outputs[source.name] = found
+        inputs = job.spec, status.resolved, status.lock, status.reused, outputs
         known, planned = self._plans.get(job.uid, (None, (None, ())))
         if known == inputs:
             return planned
@@ -163,7 +169,7 @@ class Gatherer:
             plan = plan_training(job.key, job.uid, job.spec, status, self._platform, outputs)
             planned = plan, ()
             # Once it is written, what was resolved leads to the same plan again.
-            inputs = job.spec, plan.resolved, outputs
+            inputs = job.spec, plan.resolved, status.lock, status.reused, outputs
         except InvalidSpec as error:
             planned = None, error.faults
         self._plans[job.uid] = inputs, planned
@@ -174,6 +180,20 @@ class Gatherer:
     def _source_job(self, key: Key, spec: Mapping[str, Any]) -> StoredJob | None:
         name = named_job(spec)
         return self.stores.jobs.get(Key(key.namespace, name), name) if name else None
+
+    def _results(self, job: StoredJob) -> tuple[PublishedResult, ...]:
+        """What other jobs of the namespace have published."""
+        there = (
+            other
+            for other in self.stores.jobs
+            if other.key.namespace == job.key.namespace and other.uid != job.uid
+        )
+        found = (
+            published_result(other, read_status(other.status))
+            for other in there
+            if other.phase == Phase.SUCCEEDED and not other.deleting
+        )
+        return tuple(result for result in found if result is not None)
 
     async def _namespace_budget(self, facts: Facts, plan: TrainingPlan) -> NamespaceBudget | None:
         if facts.stage.name is not StageName.TRAIN or not plan.spec.workers.gpus_per_worker:
@@ -197,11 +217,12 @@ class Gatherer:
             reference = plan.spec.model.chat_template.config_map_key_ref
             keys = await self._ask("config_map", namespace, reference.name)
         source = self._source_job(plan.key, {"model": {"uri": plan.spec.model.uri}})
+        fault = source and output_of(source, read_status(source.status), plan.spec.model.checkpoint)
         return Surroundings(
             claims=claims,
             template_keys=keys,
             source_phase=(source.phase or Phase.PENDING.value) if source else None,
-            source_has_model=source is not None and _published_model(source) is not None,
+            source_fault=fault if isinstance(fault, str) else None,
         )
 
     async def _ask(self, what: str, namespace: str, name: str) -> Any:
@@ -256,13 +277,11 @@ def read_status(raw: Mapping[str, Any]) -> FineTuneJobStatus:
         )
 
 
-def _published_model(source: StoredJob) -> ResolvedOutput | None:
-    """Where a finished job's merged model lies."""
-    status = read_status(source.status)
-    artifact = status.artifact
-    if status.phase is not Phase.SUCCEEDED or artifact is None or not artifact.uri:
+def _checkpoint(spec: Mapping[str, Any]) -> ModelCheckpoint | None:
+    """``spec.model.checkpoint`` of a raw spec; what is wrong with it is told by the plan."""
+    model = spec.get("model")
+    wish = model.get("checkpoint") if isinstance(model, Mapping) else None
+    try:
+        return None if wish is None else ModelCheckpoint.model_validate(wish)
+    except ValidationError:
         return None
-    if OutputFormat.MERGED.value not in (artifact.formats or ()):
-        return None
-    claim = artifact.uri.removeprefix("pvc://").partition("/")[0]
-    return ResolvedOutput(claim, f"{artifact.path}/merged" if artifact.path else "merged")

@@ -7,9 +7,13 @@ the one before and changes no result beyond rounding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 HIGHEST_STAGE = 3
+WITHOUT_COPY = "checkpoint.asynchronous Enabled → Disabled"
+"""What frees host memory first, beside a GPU and without one. It changes nothing of the training,
+so it is no rung of the ladder."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class Fit:
     activation_checkpointing: bool
     zero_stage: int
     world_size: int
+    checkpoint_copy: bool = False
+    """A copy of the training state lies in host memory, for saving beside the training."""
 
 
 def next_rung(fit: Fit) -> tuple[Fit, str] | None:
@@ -41,9 +47,12 @@ def next_rung(fit: Fit) -> tuple[Fit, str] | None:
     return None
 
 
-def descend(fit: Fit, rungs: int) -> Fit:
-    """``rungs`` times smaller, or as small as it gets."""
-    for _ in range(rungs):
+def descend(fit: Fit, changes: Sequence[str]) -> Fit:
+    """Smaller by as many rungs as there are changes, or as small as it gets; without the copy where
+    that is one of them."""
+    if WITHOUT_COPY in changes:
+        fit = replace(fit, checkpoint_copy=False)
+    for _ in range(len(changes) - changes.count(WITHOUT_COPY)):
         rung = next_rung(fit)
         if rung is None:
             break

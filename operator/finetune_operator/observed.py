@@ -131,6 +131,8 @@ class ChildPod:
     node: str
     ip: str
     image: str
+    image_id: str
+    """What the node made of it, with its digest; empty: it has not said so."""
     unscheduled: tuple[str, str, datetime] | None
     """Reason, message and time of PodScheduled=False."""
     waiting: tuple[str, str] | None
@@ -270,6 +272,7 @@ def read_child_pod(raw: Raw) -> ChildPod:
         node=spec.get("nodeName", ""),
         ip=status.get("podIP", ""),
         image=_image(spec),
+        image_id=str(container.get("imageID", ""))[:MAX_TEXT],
         unscheduled=_unscheduled(conditions.get("PodScheduled", {})),
         waiting=_waiting(state.get("waiting")),
         terminated=_termination(state.get("terminated")),

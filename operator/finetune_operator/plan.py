@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +14,12 @@ from .api.types import (
     ActivationCheckpointing,
     FineTuneJobSpec,
     FineTuneJobStatus,
+    Lineage,
+    Lock,
     Resolved,
+    Reused,
     StageName,
+    Switch,
     decimal_string,
 )
 from .batch import solve_batch
@@ -67,6 +71,12 @@ class TrainingPlan:
     """What it would be if nothing were known of memory."""
     fit: Fit
     learning_rate: float
+    outputs: Mapping[str, ResolvedOutput] = field(default_factory=dict)
+    """Results that the spec names; empty once their jobs are gone."""
+    lock: Lock | None = None
+    """Of what prepare made; None before."""
+    reused: Reused | None = None
+    """The result that is taken instead of training."""
 
     @cached_property
     def run_config(self) -> Mapping[str, Any]:
@@ -79,7 +89,13 @@ class TrainingPlan:
             self.fit,
             self.learning_rate,
             self.resolved.passed_over or (),
+            self.outputs,
         )
+
+    @property
+    def lineage(self) -> Lineage | None:
+        """Where the model comes from, as long as the job that it comes from is there."""
+        return next((output.lineage for output in self.outputs.values()), None)
 
     @property
     def service_name(self) -> str:
@@ -140,6 +156,11 @@ class TrainingPlan:
         return FIRST_MASTER_PORT + (zlib.crc32(self.uid.encode()) + attempt) % MASTER_PORTS
 
 
+def in_use(reused: Reused | None) -> Reused | None:
+    """The result that stands for training; None where there is none, or it was refused."""
+    return None if reused is None or reused.refused else reused
+
+
 def stage_job_name(key: Key, stage: StageName, attempt: int) -> str:
     """``<name>-p0``, ``<name>-a0``, ``<name>-x0``: known before the spec is judged."""
     return f"{key.name}-{_LETTERS[stage]}{attempt}"
@@ -188,9 +209,10 @@ def plan_training(
         activation_checkpointing=checkpointing is ActivationCheckpointing.ENABLED,
         zero_stage=zero_stage,
         world_size=wish.workers.world_size,
+        checkpoint_copy=copies_state(wish),
     )
     planned = status.resolved.planned if status.resolved else None
-    fit = descend(kept(default, planned), len(adaptations or ()))
+    fit = descend(kept(default, planned), [each.change or "" for each in adaptations or ()])
     rate, rate_reason = _learning_rate(wish)
     reasons = {**batch.reasons, "zeroStage": zero_reason, "learningRate": rate_reason}
     if checkpointing is ActivationCheckpointing.AUTO:
@@ -239,6 +261,9 @@ def plan_training(
         default_fit=default,
         fit=fit,
         learning_rate=rate,
+        outputs=outputs,
+        lock=status.lock,
+        reused=in_use(status.reused),
     )
 
 
@@ -258,6 +283,12 @@ def parse_spec(spec: Mapping[str, Any]) -> FineTuneJobSpec:
 def _field_path(location: tuple[int | str, ...]) -> str:
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return "spec" + "".join(parts)
+
+
+def copies_state(spec: FineTuneJobSpec) -> bool:
+    """Whether the ranks are to keep a copy of the state for saving beside the training."""
+    checkpoint = spec.checkpoint
+    return checkpoint.every_steps is not None and checkpoint.asynchronous is Switch.ENABLED
 
 
 def _zero_stage(spec: FineTuneJobSpec) -> tuple[int, str | None]:

@@ -32,7 +32,7 @@ def predicted(
     shape = _shape(model)
     if shape is None:
         return None
-    setup = _setup(spec, data)
+    setup = _setup(spec, data, fit)
     need, available = predict(shape, setup, fit), available_bytes(spec)
     short = available is not None and need.total > available
     return MemoryStatus(
@@ -52,7 +52,7 @@ def chosen(
         return None
     if not (may.micro or may.activation_checkpointing or may.zero_stage):
         return None
-    setup = _setup(spec, data)
+    setup = _setup(spec, data, default)
     return choose(default, may, lambda fit: predict(shape, setup, fit).total, available)
 
 
@@ -110,10 +110,9 @@ def _shape(model: ModelStatus | None) -> Shape | None:
         return None
 
 
-def _setup(spec: FineTuneJobSpec, data: DataStatus | None) -> Setup:
+def _setup(spec: FineTuneJobSpec, data: DataStatus | None, fit: Fit) -> Setup:
     on_gpu, training, lora = spec.workers.gpus_per_worker > 0, spec.training, spec.method.lora
     longest = spec.data.sequence_length
-    saves = spec.checkpoint.every_steps is not None
     return Setup(
         precision=training.precision.value if training.precision else "BF16" if on_gpu else "FP32",
         device="GPU" if on_gpu else "CPU",
@@ -124,7 +123,7 @@ def _setup(spec: FineTuneJobSpec, data: DataStatus | None) -> Setup:
         lora_dropout=lora is not None and float(lora.dropout) > 0,
         dora=lora is not None and lora.dora is Switch.ENABLED,
         packed=spec.data.packing is Packing.ISOLATED,
-        checkpoint_copy=saves and spec.checkpoint.asynchronous is Switch.ENABLED,
+        checkpoint_copy=fit.checkpoint_copy,
     )
 
 

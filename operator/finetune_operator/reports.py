@@ -222,7 +222,27 @@ class DataReport(_Report):
     longest_row: Count | None = None
     most_supervised: Count | None = None
     digest: Word | None = None
+    warnings: (
+        Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=8)] | None
+    ) = None
     sources: Annotated[tuple[SourceReport, ...], Field(max_length=8)] | None = None
+
+
+class FoundReport(_Report):
+    """What lies at the place of the result before the job has made one."""
+
+    job: Annotated[str, Field(max_length=253)]
+    uid: Annotated[str, Field(max_length=64)]
+    lock: Word
+    formats: Annotated[tuple[Word, ...], Field(max_length=2)]
+
+
+def _found(value: Any) -> Any:
+    """One that makes no sense is none: the job trains."""
+    try:
+        return None if value is None else FoundReport.model_validate(value)
+    except ValidationError:
+        return None
 
 
 class SmokeTestReport(_Report):
@@ -268,6 +288,12 @@ class LastWords(_Training):
     failure: FailureReport | None = None
     model: ModelReport | None = None
     data: DataReport | None = None
+    versions: Annotated[dict[Word, Word], Field(max_length=16)] | None = None
+    """Of prepare: the trainer and the libraries that compute."""
+    published: Annotated[FoundReport | None, BeforeValidator(_found)] = None
+    """Of prepare, where the job may reuse a result."""
+    refused: Annotated[str, Field(max_length=1024)] | None = None
+    """Of export: why the result of another job was not taken."""
     artifact: ArtifactReport | None = None
     gate: GateReport | None = None
     """What export found the gate to be passed by."""

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from .api.types import Baseline, Cleaning, FineTuneJobSpec, PassedOver, Switch
+from .api.types import Baseline, Cleaning, FineTuneJobSpec, PassedOver, Reuse, Switch
 from .destinations import destinations
 from .engine.store import Key
 from .memory_ladder import Fit
-from .sources import CHAT_TEMPLATE_PATH, Source, data_source
+from .sources import (
+    CHAT_TEMPLATE_PATH,
+    MODEL,
+    PUBLISHED,
+    SOURCES,
+    ResolvedOutput,
+    Source,
+    data_source,
+    named_job,
+)
 
 METRICS_PORT = 9400
 """Where local rank 0 of a pod serves /healthz, /metrics and, in rank 0's pod, /progress."""
@@ -22,6 +32,7 @@ def run_config(
     fit: Fit,
     learning_rate: float,
     passed_over: tuple[PassedOver, ...] = (),
+    outputs: Mapping[str, ResolvedOutput] | None = None,
 ) -> dict[str, Any]:
     """run.json as a dict; camelCase, absent instead of null."""
     by_slot = {source.slot: source for source in sources}
@@ -29,8 +40,9 @@ def run_config(
         {
             "job": {"namespace": key.namespace, "name": key.name, "uid": uid},
             "model": {
-                **by_slot["model"].place,
+                **by_slot[MODEL].place,
                 "file": spec.model.file,
+                "job": _job(spec, outputs or {}),
                 "chatTemplatePath": CHAT_TEMPLATE_PATH if spec.model.chat_template else None,
             },
             "data": _data(spec, by_slot),
@@ -46,7 +58,8 @@ def run_config(
             "gate": _gate(spec),
             "checkpoint": {
                 "everySteps": spec.checkpoint.every_steps,
-                "asynchronous": spec.checkpoint.asynchronous is Switch.ENABLED,
+                "asynchronous": spec.checkpoint.asynchronous is Switch.ENABLED
+                and (fit.checkpoint_copy or spec.checkpoint.every_steps is None),
                 "keep": spec.checkpoint.keep,
                 "onDiskFull": spec.checkpoint.on_disk_full.value,
                 "afterSuccess": spec.checkpoint.after_success.value,
@@ -55,11 +68,25 @@ def run_config(
             "output": {
                 "formats": [form.value for form in spec.output.formats],
                 "external": spec.output.uri is not None,
+                "publishedPath": _published(spec),
                 "destinations": destinations(spec.output),
             },
         }
     )
     return config
+
+
+def _job(spec: FineTuneJobSpec, outputs: Mapping[str, ResolvedOutput]) -> dict[str, Any] | None:
+    """What is known of the job that the model comes from, until the model is prepared."""
+    name = named_job({"model": {"uri": spec.model.uri}})
+    output = outputs.get(name) if name else None
+    return output.told(name) if name and output else None
+
+
+def _published(spec: FineTuneJobSpec) -> str | None:
+    """Where prepare looks for a result that may be reused."""
+    wanted = spec.output.uri is not None and spec.output.reuse is Reuse.SAME_LOCK
+    return f"{SOURCES}/{PUBLISHED}" if wanted else None
 
 
 def _data(spec: FineTuneJobSpec, by_slot: dict[str, Source]) -> dict[str, Any]:
@@ -80,6 +107,7 @@ def _data(spec: FineTuneJobSpec, by_slot: dict[str, Source]) -> dict[str, Any]:
             "maxTruncatedFraction": _number(data.expect.max_truncated_fraction),
             "maxLeakedFraction": float(data.expect.max_leaked_fraction),
         },
+        "report": data.report.wire() if data.report else None,
     }
 
 

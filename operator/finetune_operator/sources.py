@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from .api.types import DataSource, FineTuneJobSpec
+from .api.types import DataSource, FineTuneJobSpec, Lineage
 from .errors import Fault
 
 SOURCES = "/sources"
 CHAT_TEMPLATE_PATH = f"{SOURCES}/chat-template/template"
 JOB_SCHEME = "job://"
+MODEL, MODEL_BASE, PUBLISHED = "model", "model-base", "published"
+"""Mounts below /sources, besides those of the data."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,25 @@ class ResolvedOutput:
 
     claim: str
     path: str
-    """Folder of the merged model on the claim."""
+    """Folder on the claim: of the merged model or the adapter; of all the job's files for a
+    checkpoint."""
+    base: tuple[str, str] | None = None
+    """Claim and folder of the model that the adapter belongs to."""
+    step: int | None = None
+    """The checkpoint to take."""
+    lineage: Lineage = field(default_factory=Lineage)
+    """As the job that starts from it will tell it."""
+
+    def told(self, name: str) -> dict[str, Any]:
+        """What run.json says of it."""
+        kind = "Checkpoint" if self.step is not None else "Adapter" if self.base else "Merged"
+        return {
+            "name": name,
+            "kind": kind,
+            "basePath": f"{SOURCES}/{MODEL_BASE}" if kind == "Adapter" else None,
+            "step": self.step,
+            "lineage": self.lineage.wire(),
+        }
 
 
 @dataclass(frozen=True)
@@ -68,19 +88,25 @@ def locate_sources(
     spec: FineTuneJobSpec, outputs: Mapping[str, ResolvedOutput]
 ) -> tuple[tuple[Source, ...], tuple[Fault, ...]]:
     """All sources, the model first, and what is wrong with them."""
-    wishes = [("model", "spec.model.uri", spec.model.uri, spec.model.revision)]
+    wishes = [(MODEL, "spec.model.uri", spec.model.uri, spec.model.revision)]
     for part, sources in (("train", spec.data.train), ("eval", spec.data.eval or ())):
         wishes += [
             (f"{part}-{i}", f"spec.data.{part}[{i}].uri", source.uri, None)
             for i, source in enumerate(sources)
         ]
     found, faults = [], []
-    for slot, field, uri, revision in wishes:
-        source = _locate(slot, field, uri, revision, outputs)
+    for slot, place, uri, revision in wishes:
+        source = _locate(slot, place, uri, revision, outputs)
         if source is None:
-            faults.append(Fault(field, f"{uri!r} is not an address that can be used"))
+            faults.append(Fault(place, f"{uri!r} is not an address that can be used"))
         else:
             found.append(source)
+    job = named_job({"model": {"uri": spec.model.uri}})
+    output = outputs.get(job) if job else None
+    if output and output.base:
+        claim, path = output.base
+        place = f"{SOURCES}/{MODEL_BASE}"
+        found.append(Source(MODEL_BASE, "spec.model.uri", claim=claim, sub_path=path, path=place))
     return tuple(found), tuple(faults)
 
 

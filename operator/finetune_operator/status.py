@@ -166,7 +166,6 @@ def _conditions(
     pending = ("Unknown", Reason.PENDING.value, "")
     lost = ("False", reason, message) if ended else pending
     wrong = (reason, message) if facts.faults else _remarks(facts)
-    prepared = ("True", Reason.PREPARED.value, "model and data are prepared")
     published = ("True", Reason.PUBLISHED.value, "the result was loaded again and compared")
     gang = ("False", Reason.PENDING.value, "")
     if status.trained is not None:
@@ -186,7 +185,7 @@ def _conditions(
             if wrong
             else ("True", Reason.ACCEPTED.value, "the spec can be carried out")
         ),
-        ConditionType.DATASET_VALID.value: prepared if status.prepared else lost,
+        ConditionType.DATASET_VALID.value: _prepared(status) if status.prepared else lost,
         ConditionType.PREFLIGHT_PASSED.value: preflight(status),
         ConditionType.GANG_READY.value: gang,
         ConditionType.OVERFITTING.value: _kept(facts, ConditionType.OVERFITTING) or pending,
@@ -194,6 +193,14 @@ def _conditions(
         ConditionType.PUBLISHED.value: published if status.exported else lost,
         **verdict.conditions,
     }
+
+
+def _prepared(status: FineTuneJobStatus) -> tuple[str, str, str]:
+    message = "model and data are prepared"
+    if status.data and (warnings := status.data.warnings):
+        more = f" (and {len(warnings) - 1} more in status.data.warnings)" if warnings[1:] else ""
+        message += f"; worth a look: {warnings[0]}{more}"
+    return "True", Reason.PREPARED.value, message[:MAX_CONDITION_MESSAGE]
 
 
 def _remarks(facts: Facts) -> tuple[str, str] | None:

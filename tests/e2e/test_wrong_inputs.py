@@ -80,6 +80,11 @@ WRONG = {
         "spec.data.train[0]: no row is left to train on (noTargets: ",
         {"data": data("pvc://work/questions.jsonl")},
     ),
+    "no-column": Wrong(
+        "BadData",
+        "spec.data.report.columns[0]: no training row has a column 'lable'",
+        {"data": {**GOOD, "report": {"columns": ["lable"]}}},
+    ),
     "no-template": Wrong(
         "BadData",
         "spec.model.chatTemplate: the model has no chat template",

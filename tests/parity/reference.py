@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from unit.trainer.train.tiny import random_rows, tiny_llama
-from unit.trainer.train.workers import Job
+from unit.trainer.train.tiny import random_rows
+from unit.trainer.train.workers import Job, starting_model
 
 from finetune_trainer.batches import epoch_order
 from finetune_trainer.config import RunConfig
@@ -32,7 +32,7 @@ def train_plainly(
     config = job.run_config(world_size)
     training = config.training
     rows = random_rows(1, job.lengths, supervised=job.supervised)
-    model = tiny_llama(**job.model)
+    model = starting_model(job)
     torch.manual_seed(training.seed)
     model = adapt(model, _without_noise(config))
     rewrite(model)

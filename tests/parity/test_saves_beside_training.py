@@ -96,6 +96,7 @@ def test_a_crash_while_a_checkpoint_is_written_costs_that_one_alone(
     [
         (errno.ENOSPC, "DiskFull", "No space left on device"),
         (errno.EIO, "HardwareFault", "Input/output error"),
+        (errno.EROFS, "Internal", "Read-only file system"),
     ],
 )
 def test_a_rank_that_cannot_write_stops_all_at_the_next_step(

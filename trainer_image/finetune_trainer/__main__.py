@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer import outcome
-from finetune_trainer.config import RUN_JSON, WORKSPACE, RunConfig, load_run_config
+from finetune_trainer.config import RUN_JSON, WORKSPACE, Lock, RunConfig, load_run_config
 from finetune_trainer.errors import DiskFull, Preempted, failure_class
 from finetune_trainer.logs import configure, redact_streams
 
 OUTPUT = Path("/output")
+REUSED = Path("/sources/reused")
 USAGE = "usage: python -m finetune_trainer prepare|train|export|answer"
 
 log = logging.getLogger("finetune_trainer")
@@ -53,14 +54,19 @@ def _prepare(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict
 
 
 def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:
-    from finetune_trainer import export
+    from finetune_trainer import export, published, reuse
 
     output = Path(env.get("FINETUNE_OUTPUT", OUTPUT)) if config.output.external else None
+    place = output or workspace / "output"
+    lock = Lock.model_validate_json(env["FINETUNE_LOCK"]) if "FINETUNE_LOCK" in env else None
     named = env.get("FINETUNE_TRAIN_ATTEMPT")
-    attempt = export.newest_attempt(config, workspace) if named is None else int(named)
-    serving = Path(env.get("FINETUNE_RUN_JSON", RUN_JSON)).with_name(export.SERVING)
+    serving = Path(env.get("FINETUNE_RUN_JSON", RUN_JSON)).with_name(published.SERVING)
     try:
-        return export.run(config, workspace, output or workspace / "output", attempt, serving)
+        if lock is not None and (other := env.get("FINETUNE_REUSE")):
+            source = Path(env.get("FINETUNE_REUSED", REUSED))
+            return reuse.reuse_result(config, lock, other, source, place, serving)
+        attempt = export.newest_attempt(config, workspace) if named is None else int(named)
+        return export.run(config, workspace, place, attempt, serving, lock)
     except Exception as error:
         if output is None or failure_class(error) is not DiskFull.failure:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import threading
 from collections import Counter
@@ -135,7 +136,7 @@ def _hidden(folder: Path) -> Path:
 def _size(folders: Iterable[Path]) -> int:
     """Bytes that go with them: a file that is linked into several counts once, one that is linked
     from elsewhere too does not."""
-    files = []
+    files: list[os.stat_result] = []
     for folder in folders:
         with contextlib.suppress(FileNotFoundError):
             files += [path.stat() for path in folder.iterdir()]

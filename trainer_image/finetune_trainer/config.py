@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -41,6 +41,20 @@ class HubRef(_Section):
     revision: str = "main"
 
 
+class SourceJob(_Section):
+    """The job that the model comes from. ``ModelSource.path`` is its merged model, its adapter, or
+    the folder of all its files, in which the checkpoint is looked for."""
+
+    name: str
+    kind: Literal["Merged", "Adapter", "Checkpoint"]
+    base_path: str | None = None
+    """Adapter: the model that it belongs to, as that job prepared it."""
+    step: int | None = None
+    """Checkpoint: saved after so many steps."""
+    lineage: dict[str, Any] = Field(default_factory=dict)
+    """The chain of jobs up to the first, as the FineTuneJob tells it."""
+
+
 class ModelSource(_Section):
     """Exactly one of ``path`` (mounted file or folder) and ``hub``."""
 
@@ -48,6 +62,7 @@ class ModelSource(_Section):
     hub: HubRef | None = None
     file: str | None = None
     """Single-file formats: a GGUF file inside the folder or repository."""
+    job: SourceJob | None = None
     chat_template_path: str | None = None
 
 
@@ -112,6 +127,21 @@ class Expect(_Section):
     """Of the held-out rows: those that are equal to a training row."""
 
 
+class TermList(_Section):
+    """Terms that the report compares with each other."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+class Report(_Section):
+    """What the report counts besides; see ``prepare.report``."""
+
+    columns: tuple[str, ...] = ()
+    """Columns of the training sources whose values are counted."""
+    terms: tuple[TermList, ...] = ()
+
+
 class Data(_Section):
     train: tuple[DataSource, ...]
     eval: tuple[DataSource, ...] = ()
@@ -123,6 +153,7 @@ class Data(_Section):
     overlong: Literal["Truncate", "Drop", "Split", "Fail"] = "Truncate"
     cleaning: Cleaning = Cleaning()
     expect: Expect = Expect()
+    report: Report = Report()
     max_download_bytes: int = 10 * 2**30
 
 
@@ -323,6 +354,22 @@ class Output(_Section):
     external: bool = False
     """True: publish to the mount ``/output`` instead of ``/workspace/output``."""
     destinations: tuple[Destination, ...] = ()
+    published_path: str | None = None
+    """Where prepare looks for a result that may be reused; None: nowhere."""
+
+
+class Lock(_Section):
+    """What decides the result, as export is told it. ``digest`` covers the rest of it."""
+
+    digest: str
+    model: str
+    model_commit: str | None = None
+    data: str
+    spec: str
+    image: str
+    image_digest: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    seed: int
 
 
 class RunConfig(_Section):

@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_trainer.config import RunConfig
+from finetune_trainer.config import Lock, RunConfig
 from finetune_trainer.errors import StageError
 from finetune_trainer.judging.gate import pass_gate
 from finetune_trainer.judging.table import ANSWERS, PAGE
+from finetune_trainer.lock import lock_content, write_lock
 from finetune_trainer.merge import merge
 from finetune_trainer.model import load_tokenizer, load_trained
-from finetune_trainer.model_card import CardFacts, model_card, read_lock
+from finetune_trainer.model_card import CardFacts, model_card
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
-from finetune_trainer.publishing.destinations import push_all
+from finetune_trainer.published import publish_output, release
 from finetune_trainer.smoke_test import smoke_test
 from finetune_trainer.weight_check import check_weights
 
 log = logging.getLogger(__name__)
-
-SERVING = "serving.yaml"
 
 
 def run(
@@ -38,10 +36,12 @@ def run(
     output: Path,
     train_attempt: int,
     serving: Path | None = None,
+    lock: Lock | None = None,
 ) -> dict[str, Any]:
     """Publish ``output.formats`` of the attempt below ``output``: ``adapter`` and/or ``merged``.
 
-    Beside ``merged`` lies a copy of ``serving``, the manifest that serves it. Returns ``artifact``
+    Beside ``merged`` lies a copy of ``serving``, the manifest that serves it; ``lock`` is published
+    with each. Returns ``artifact``
     and the train result's ``train``. Repeating it is harmless. Raises ``StageError`` when the
     weights are damaged or behave differently after the export; ``GateFailed``, before anything is
     written, when they are not good enough; ``PublishRefused`` or ``PublishFailed``, with the result
@@ -57,35 +57,14 @@ def run(
     data = manifests.read_manifest(workspace / "data")
     result = _train_result(attempt)
     passed = pass_gate(config.gate, result.get("metrics") or {}) if config.gate else None
-    work = _Work(config, workspace, attempt, trained, output, base, data, result, passed)
+    work = _Work(config, workspace, attempt, trained, output, base, data, result, passed, lock)
     output.mkdir(parents=True, exist_ok=True)
     makers = {"Adapter": _adapter, "Merged": _merged}
     published = {form.lower(): _kept(work, form) or makers[form](work) for form in formats}
-    if serving is not None and serving.exists() and "merged" in published:
-        _replace(serving, output / SERVING)
-    pushed = push_all(
-        config.output.destinations,
-        output,
-        config.job,
-        {name: manifest["digest"] for name, manifest in published.items()},
-    )
+    artifact = release(config, output, published, serving)
     if config.checkpoint.after_success == "Delete":
         _delete_checkpoints(workspace)
-    whole = published.get("merged") or published["adapter"]
-    files = [entry for manifest in published.values() for entry in manifest["files"].values()]
-    return {
-        "artifact": {
-            "formats": formats,
-            "digest": manifests.digest_of({name: m["digest"] for name, m in published.items()}),
-            "bytes": sum(entry["bytes"] for entry in files),
-            "maxLogitDifference": whole.get("maxLogitDifference", 0.0),
-            "smokeTest": whole.get("smokeTest") or {},
-            **({"destinations": pushed} if pushed else {}),
-            **({"step": step} if (step := result.get("keptStep", result.get("step"))) else {}),
-        },
-        **({"gate": {"message": passed}} if passed else {}),
-        "train": {key: result[key] for key in ("metrics", "step", "steps") if key in result},
-    }
+    return {"artifact": artifact, **work.told}
 
 
 @dataclass(frozen=True)
@@ -101,6 +80,20 @@ class _Work:
     data: dict[str, Any]
     result: dict[str, Any]
     gate: str | None
+    lock: Lock | None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the stage says besides the artifact. It stands in the manifests too, for a job that
+        takes this result."""
+        gate = {"gate": {"message": self.gate}} if self.gate else {}
+        result = self.result
+        numbers = {key: result[key] for key in ("metrics", "step", "steps") if key in result}
+        return {**gate, "train": numbers}
+
+    @property
+    def found(self) -> dict[str, Any]:
+        return {**self.told, "step": self.result.get("keptStep", self.result.get("step"))}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -120,11 +113,12 @@ class _Work:
             self.data,
             self.result,
             self.gate,
-            read_lock(self.workspace),
+            lock_content(self.lock, self.base),
             load_tokenizer(folder).chat_template is not None,
         )
         (folder / "README.md").write_text(model_card(facts, form))
         _copy_reports(self.workspace / "data", self.attempt, folder)
+        write_lock(folder, self.lock, self.base, self.data)
 
 
 def _kept(work: _Work, form: str) -> dict[str, Any] | None:
@@ -150,7 +144,7 @@ def _adapter(work: _Work) -> dict[str, Any]:
         check_weights(folder)
         asked = smoke_test(load_trained(model, folder, adapter=True), load_tokenizer(folder))
     work.accompany(folder, "Adapter")
-    return _publish(folder, target, work.facts, {"smokeTest": asked})
+    return publish_output(folder, target, work.facts, {**work.found, "smokeTest": asked})
 
 
 def _merged(work: _Work) -> dict[str, Any]:
@@ -162,8 +156,8 @@ def _merged(work: _Work) -> dict[str, Any]:
         work.config, work.workspace, work.trained, folder, work.base, end_of_turn
     )
     work.accompany(folder, "Merged")
-    found = {"maxLogitDifference": difference, "smokeTest": asked}
-    return _publish(folder, target, work.facts, found)
+    found = {**work.found, "maxLogitDifference": difference, "smokeTest": asked}
+    return publish_output(folder, target, work.facts, found)
 
 
 def _delete_checkpoints(workspace: Path) -> None:
@@ -229,32 +223,3 @@ def _copy_reports(data: Path, attempt: Path, folder: Path) -> None:
 
 def _save_tokenizer(base: Path, folder: Path) -> None:
     load_tokenizer(base).save_pretrained(folder)
-
-
-def _publish(
-    temporary: Path, target: Path, facts: dict[str, Any], found: dict[str, Any]
-) -> dict[str, Any]:
-    """Seal and rename. What another job published at this place is moved aside, not deleted."""
-    manifest = manifests.seal(temporary, manifests.digest_of(facts), {**facts, **found})
-    if target.exists():
-        try:
-            owner = manifests.read_manifest(target)["job"]["uid"]
-        except (OSError, json.JSONDecodeError, KeyError):
-            owner = "unknown"
-        if owner != facts["job"]["uid"]:
-            aside = _free_name(target.with_name(f"{target.name}.replaced-{owner[:8]}"))
-            log.warning("%s holds another job's output; moved to %s", target, aside.name)
-            target.rename(aside)
-    manifests.publish(temporary, target)
-    return manifest
-
-
-def _replace(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
-
-
-def _free_name(path: Path) -> Path:
-    candidates = [path, *(path.with_name(f"{path.name}-{n}") for n in range(1, 1000))]
-    return next(candidate for candidate in candidates if not candidate.exists())

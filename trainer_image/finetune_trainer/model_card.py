@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -20,8 +19,6 @@ from finetune_trainer.judging.table import TITLES
 from finetune_trainer.model_loading import loading
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
 
-LOCK = "lock.json"
-"""In the workspace: what a repeat of the job would need to be the same."""
 _HELD_OUT = {
     "evalLoss": "loss",
     "perplexity": "perplexity",
@@ -43,15 +40,6 @@ class CardFacts:
     lock: Mapping[str, Any] = field(default_factory=dict)
     chat: bool = True
     """The tokenizer has a chat template."""
-
-
-def read_lock(workspace: Path) -> dict[str, Any]:
-    """The job's lock; empty where there is none."""
-    try:
-        lock = json.loads((workspace / LOCK).read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}
-    return lock if isinstance(lock, dict) else {}
 
 
 def model_card(facts: CardFacts, form: Literal["Adapter", "Merged"]) -> str:
@@ -208,6 +196,7 @@ def _warnings(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"{rule}: {count:,} rows were left out ({MEANINGS.get(rule, rule)})"
     if truncated := data.get("truncated"):
         yield f"{truncated:,} rows lost their end at the sequence length"
+    yield from data.get("warnings", ())
 
 
 def _training(facts: CardFacts) -> dict[str, Any]:

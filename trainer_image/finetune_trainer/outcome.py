@@ -144,8 +144,9 @@ def _shrink(outcome: dict[str, Any]) -> bool:
         holder, key = longest
         holder[key] = holder[key][: len(holder[key]) // 2] + " …"
         return True
-    if outcome.get("data", {}).pop("sources", None) is not None:
-        return True
+    for key in ("sources", "warnings"):
+        if outcome.get("data", {}).pop(key, None) is not None:
+            return True
     for key in ("checkpoints", "metrics", "train", "data"):
         if outcome.pop(key, None) is not None:
             return True

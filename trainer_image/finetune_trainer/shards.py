@@ -52,17 +52,20 @@ def write(path: Path, partitions: Iterable[Partition]) -> dict[str, Any]:
     return tensor_file.write(path, tensor_file.parts(tensors))
 
 
-def read(paths: Sequence[Path], partitions: Sequence[Partition]) -> None:
+def read(
+    paths: Sequence[Path], partitions: Sequence[Partition], *, weights_only: bool = False
+) -> None:
     """Fill the partitions, weights and optimizer state, from the files of all ranks.
 
-    Raises ``KeyError`` where the files do not cover a parameter.
+    ``weights_only`` leaves the optimizer's state in the files. Raises ``KeyError`` where the files
+    do not cover a parameter.
     """
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
         saved = _index(files)
         for partition in partitions:
             for piece in partition.pieces:
-                _fill(partition, piece, saved)
+                _fill(partition, piece, saved, weights_only)
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,17 @@ def _index(files: Sequence[Any]) -> dict[str, dict[str, list[_Saved]]]:
     return found
 
 
-def _fill(partition: Partition, piece: Piece, saved: dict[str, dict[str, list[_Saved]]]) -> None:
+def _fill(
+    partition: Partition,
+    piece: Piece,
+    saved: dict[str, dict[str, list[_Saved]]],
+    weights_only: bool,
+) -> None:
     if piece.name not in saved:
         raise KeyError(f"the checkpoint does not hold {piece.name}")
     for what, stretches in saved[piece.name].items():
+        if weights_only and what != MASTER:
+            continue
         if stretches[0].numel is None:
             partition.state[what] = _placed(stretches[0].scalar(), partition.master)
             continue

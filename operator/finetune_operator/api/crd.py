@@ -67,6 +67,7 @@ COLUMNS = (
     ("ETA", "string", ".status.progress.eta", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Model", "string", ".spec.model.uri", 1),
+    ("Lineage", "string", ".status.lineage.summary", 1),
     ("Workers", "integer", ".status.resolved.workers", 1),
     ("Attempt", "integer", ".status.attempt", 1),
     ("Restarts", "integer", ".status.restarts.total", 1),

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from .cleaning import Cleaning, Expect
+from .data_report import ReportOptions
 from .schema import (
     DecimalRange,
     DnsLabel,
@@ -73,13 +74,40 @@ class ChatTemplate(SpecModel):
     """ConfigMap key with a Jinja chat template, as tokenizer_config.json would hold it."""
 
 
+class Chosen(SpecModel):
+    """This one."""
+
+
+class ModelCheckpoint(SpecModel):
+    """Which checkpoint of another job to start from. Exactly one of `best`, `last` and `step`."""
+
+    best: Chosen | None = None
+    """The one with the lowest loss on the held-out rows: `best: {}`."""
+    last: Chosen | None = None
+    """The newest one: `last: {}`."""
+    step: Annotated[int | None, Field(ge=1, le=10_000_000)] = None
+    """The one that was saved after so many optimizer steps."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one(
+            "best",
+            "last",
+            "step",
+            message="set exactly one of best, last and step, for example best: {}",
+        ),
+    )
+
+
 class Model(SpecModel):
     """The model to start from."""
 
     uri: ModelUri
     """Where the model lies: `image://repository:tag//path` (OCI image volume),
-    `pvc://claim/path`, `job://name` (the merged output of another FineTuneJob of this namespace)
-    or `hf://organization/model`."""
+    `pvc://claim/path`, `job://name` (what another FineTuneJob of this namespace published; an
+    adapter is merged into its base) or `hf://organization/model`."""
+    checkpoint: ModelCheckpoint | None = None
+    """For `job://`: a checkpoint of that job instead of what it published. The job must have ended,
+    well or not, and must have kept it (`checkpoint.keep`, `checkpoint.afterSuccess`)."""
     revision: Annotated[str | None, Field(min_length=1, max_length=128)] = None
     """Branch, tag or commit of an `hf://` model. Absent: `main`. The commit it meant is kept in
     `status.model.commit`."""
@@ -105,6 +133,12 @@ class Model(SpecModel):
             message="file does not go with job://: another job's output is a whole folder",
             field_path=".file",
             check=lambda model: model.file is None or not model.uri.startswith("job://"),
+        ),
+        Rule(
+            cel="!has(self.checkpoint) || self.uri.startsWith('job://')",
+            message="checkpoint belongs to job:// models: name a FineTuneJob, or remove it",
+            field_path=".checkpoint",
+            check=lambda model: model.checkpoint is None or model.uri.startswith("job://"),
         ),
     )
 
@@ -267,6 +301,8 @@ class Data(SpecModel):
     """What happens to rows that are broken, empty, doubled, odd or leaked."""
     expect: Expect = Expect()
     """Bounds that the data must keep, checked before a GPU is held."""
+    report: ReportOptions | None = None
+    """What the report on the data (`status.data.reportPath`) counts besides."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

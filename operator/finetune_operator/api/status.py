@@ -13,6 +13,7 @@ from pydantic import Field, computed_field
 
 from .conditions import Condition
 from .goodput import Goodput
+from .lineage import Lineage, Lock, Reused
 from .schema import LIST_SET, Decimal, StatusModel, Timestamp, list_map
 
 Counter = Annotated[int, Field(ge=0)]
@@ -260,6 +261,11 @@ class DataStatus(StatusModel):
     """Most tokens that are learned in one sequence after packing."""
     digest: str | None = None
     """Digest of the prepared data: sha256:…"""
+    warnings: (
+        Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=8)] | None
+    ) = None
+    """What somebody should look at before a GPU is held, the gravest first: leaks, imbalance,
+    repeats, cut rows. The report has all of them."""
     report_path: str | None = None
     """Report on the data on the claim of `spec.storage`: one HTML page, with its numbers as JSON
     beside it. It is published with the model, too."""
@@ -621,6 +627,12 @@ class FineTuneJobStatus(StatusModel):
     """What absent fields became, and why."""
     model: ModelStatus | None = None
     """The model that was prepared."""
+    lineage: Lineage | None = None
+    """Where the model comes from, for `job://` models."""
+    lock: Lock | None = None
+    """What decides the result; known after prepare, published beside the model as `lock.json`."""
+    reused: Reused | None = None
+    """A result of another job with the same lock, see `spec.output.reuse`."""
     data: DataStatus | None = None
     """The data that was prepared."""
     events: Annotated[tuple[str, ...], Field(max_length=MAX_EVENTS)] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -46,6 +47,13 @@ class Storage(SpecModel):
     )
 
 
+class Reuse(StrEnum):
+    """Whether a result that is there already may stand for training."""
+
+    NEVER = "Never"
+    SAME_LOCK = "SameLock"
+
+
 class Output(SpecModel):
     """Where the result goes, and in which forms."""
 
@@ -57,6 +65,10 @@ class Output(SpecModel):
         Field(min_length=1, max_length=2, json_schema_extra=LIST_SET),
     ] = (OutputFormat.MERGED,)
     """Adapter (LoRA weights for peft), Merged (a whole model for transformers), or both."""
+    reuse: Reuse = Reuse.NEVER
+    """SameLock: where a finished job of this namespace has published the result of the same lock
+    (`status.lock`) on the same claim, in all wanted formats, that result is checked against its
+    hashes and copied instead of training again; no training pod starts. Never: every job trains."""
     destinations: (
         Annotated[
             tuple[Destination, ...],

@@ -10,6 +10,7 @@ from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
+from .data_report import ReportOptions, TermList
 from .destinations import (
     Destination,
     HubDestination,
@@ -23,6 +24,7 @@ from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
 from .gate import Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
+from .lineage import Ancestor, Lineage, Lock, Reused
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .sources import (
@@ -34,6 +36,7 @@ from .sources import (
     DataSource,
     LossOn,
     Model,
+    ModelCheckpoint,
     Overlong,
     Packing,
     SecretRef,
@@ -70,7 +73,7 @@ from .status import (
     SourceStatus,
     StageName,
 )
-from .storage import ClaimRef, Output, Storage
+from .storage import ClaimRef, Output, Reuse, Storage
 from .training import (
     ActivationCheckpointing,
     AfterSuccess,
@@ -172,6 +175,7 @@ __all__ = [
     "Adaptation",
     "Affinity",
     "AfterSuccess",
+    "Ancestor",
     "AnswerMetric",
     "Artifact",
     "Backoff",
@@ -213,7 +217,9 @@ __all__ = [
     "HubDestination",
     "HubTokenRef",
     "LatestCheckpoint",
+    "Lineage",
     "LocalObjectRef",
+    "Lock",
     "Logs",
     "Lora",
     "LossOn",
@@ -223,6 +229,7 @@ __all__ = [
     "Method",
     "Metrics",
     "Model",
+    "ModelCheckpoint",
     "ModelShape",
     "ModelStatus",
     "NearDuplicates",
@@ -255,11 +262,14 @@ __all__ = [
     "Reason",
     "Recovery",
     "RegistrySecretRef",
+    "ReportOptions",
     "Resize",
     "Resolved",
     "Resources",
     "Restarts",
     "ResumedFrom",
+    "Reuse",
+    "Reused",
     "Schedule",
     "ScheduleType",
     "Scores",
@@ -270,6 +280,7 @@ __all__ = [
     "StageName",
     "Storage",
     "Switch",
+    "TermList",
     "TimeSpent",
     "Toleration",
     "Training",

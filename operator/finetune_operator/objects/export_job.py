@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ..api.types import StageName
 from ..destinations import login
 from ..plan import TrainingPlan
+from ..sources import SOURCES
 from .job import build_job
 from .pod import container_resources, pod_template
+
+REUSED_PATH = f"{SOURCES}/reused"
+"""Where the pod finds the result of another job."""
 
 
 def build_export_job(plan: TrainingPlan, attempt: int, train_attempt: int | None) -> dict[str, Any]:
@@ -36,7 +41,22 @@ def build_export_job(plan: TrainingPlan, attempt: int, train_attempt: int | None
             secret = {"secretName": opens.secret, "items": [item], "defaultMode": 0o440}
             volumes.append({"name": name, "secret": secret})
             mounts.append({"name": name, "mountPath": opens.folder, "readOnly": True})
+    if plan.reused:  # on the claim of the result, by the rule that chose it
+        volume = "workspace" if plan.output_claim in (None, plan.claim_name) else "output"
+        mounts.append(
+            {
+                "name": volume,
+                "mountPath": REUSED_PATH,
+                "subPath": plan.reused.path,
+                "readOnly": True,
+            }
+        )
+    # Not in run.json: it would have to be written anew for every job once prepare is done.
     env = []
+    if plan.lock:
+        env.append({"name": "FINETUNE_LOCK", "value": json.dumps(plan.lock.wire())})
+    if plan.reused:
+        env.append({"name": "FINETUNE_REUSE", "value": plan.reused.job})
     if train_attempt is not None:
         env.append({"name": "FINETUNE_TRAIN_ATTEMPT", "value": str(train_attempt)})
     template = pod_template(

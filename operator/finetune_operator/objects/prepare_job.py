@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..api.types import StageName
+from ..api.types import Reuse, StageName
 from ..plan import TrainingPlan
-from ..sources import CHAT_TEMPLATE_PATH, SOURCES
+from ..sources import CHAT_TEMPLATE_PATH, PUBLISHED, SOURCES, Source
 from .job import build_job
 from .pod import container_resources, pod_template
 
@@ -54,12 +54,20 @@ def build_prepare_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
     return build_job(plan, StageName.PREPARE, attempt, template)
 
 
+def _earlier_result(plan: TrainingPlan) -> tuple[Source, ...]:
+    """The place of the result, where a result that lies there may be reused."""
+    if not plan.output_claim or plan.spec.output.reuse is not Reuse.SAME_LOCK:
+        return ()
+    place = plan.output_path or None
+    return (Source(PUBLISHED, "spec.output.uri", claim=plan.output_claim, sub_path=place),)
+
+
 def _source_volumes(plan: TrainingPlan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """One volume for each image and claim, one mount for each source."""
     names = {("claim", plan.claim_name): "workspace"}  # a volume that is there already
     volumes: list[dict[str, Any]] = []
     mounts: list[dict[str, Any]] = []
-    for source in plan.sources:
+    for source in (*plan.sources, *_earlier_result(plan)):
         place = ("image", source.image) if source.image else ("claim", source.claim)
         kind, reference = place
         if reference is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..api.types import ConditionType, Logs, Phase, Reason, StageName
+from ..api.types import ConditionType, Logs, Phase, Reason, Reused, StageName
 from ..objects.claim import build_claim
 from ..objects.export_job import build_export_job
 from ..objects.headless_service import build_headless_service
 from ..objects.prepare_job import build_prepare_job
 from ..objects.run_config_map import build_run_config_map
 from ..objects.train_job import build_train_job
+from ..plan import in_use
 from .elastic import seconds_until_fewer, tell_size
 from .ending import POLL_SECONDS, delete_jobs, name_pods
 from .facts import (
@@ -193,7 +194,7 @@ def running(facts: Facts) -> Verdict:
             State.MOVING,
         ),
         StageName.TRAIN: (Reason.TRAINING, "all ranks train", State.RUNNING),
-        StageName.EXPORT: (Reason.EXPORTING, EXPORTING, State.RUNNING),
+        StageName.EXPORT: (Reason.EXPORTING, tell_export(facts.status.reused), State.RUNNING),
     }[stage.name]
     training = stage.name is StageName.TRAIN
     changes: dict[str, Any] = {"failure": None}
@@ -228,7 +229,12 @@ def _why_resized(facts: Facts) -> str:
     return f" ({size}{f': {why}' if why else ''})" if size else ""
 
 
-EXPORTING = "merging, checking and publishing the result"
+def tell_export(reused: Reused | None) -> str:
+    """What the export pod does."""
+    taken = in_use(reused)
+    if taken:
+        return f"same lock as FineTuneJob {taken.job}: checking and copying its result"
+    return "merging, checking and publishing the result"
 
 
 def gang_ready(facts: Facts) -> bool:
@@ -275,6 +281,8 @@ def write_ahead(facts: Facts, stage: StageName, number: int) -> dict[str, Any]:
     """The status fields that announce an attempt before its Job is created."""
     plan = facts.known_plan
     fields = {**new_attempt(stage, number), "resolved": plan.resolved}
+    if stage is StageName.PREPARE and plan.lineage:
+        fields["lineage"] = plan.lineage
     if stage is StageName.TRAIN:
         folder = f"{plan.workspace}/attempts/{number}"
         fields["resumed_from"] = None
@@ -296,12 +304,13 @@ def waiting(
     It reads the same all the way, so that nothing is written on that way.
     """
     plan = facts.known_plan
+    reused = (changes or {}).get("reused", facts.status.reused)
     pods, size = plan.pods(stage), tell_size(plan)
     told = f"waiting for {pods} training pods" + (f" ({size})" if size else "")
     reason, message, state = {
         StageName.PREPARE: (Reason.ACCEPTED, "accepted; waiting for the prepare pod", State.MOVING),
         StageName.TRAIN: (Reason.STARTING, told, State.MOVING),
-        StageName.EXPORT: (Reason.EXPORTING, EXPORTING, State.RUNNING),
+        StageName.EXPORT: (Reason.EXPORTING, tell_export(reused), State.RUNNING),
     }[stage]
     return Verdict(
         phase=WAITING_PHASES[stage],

@@ -13,7 +13,7 @@ from ..api.types import FineTuneJobSpec, FineTuneJobStatus, Phase, Recovery, Sta
 from ..engine.store import Key
 from ..errors import Fault
 from ..observed import ChildJob, ChildPod, Observed, StoredJob
-from ..plan import TrainingPlan, stage_job_name
+from ..plan import TrainingPlan, in_use, stage_job_name
 from ..reports import ProgressReport
 from .silence import is_lost
 
@@ -65,6 +65,21 @@ class NamespaceBudget:
 
 
 @dataclass(frozen=True)
+class PublishedResult:
+    """What another job of the namespace has published."""
+
+    job: str
+    uid: str
+    lock: str
+    """Digest of its lock."""
+    claim: str
+    path: str
+    """Folder on that claim."""
+    formats: frozenset[str]
+    completed: datetime
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that a decision may look at."""
 
@@ -83,6 +98,8 @@ class Facts:
     progress: ProgressReport | None = None
     namespace_budget: NamespaceBudget | None = None
     """Asked for only where the job trains on GPUs; None: there is none."""
+    results: tuple[PublishedResult, ...] = ()
+    """Looked for only when the job may reuse one, and has to decide it."""
     listening_since: datetime = ALWAYS
     """Since when this operator would have heard from a gang."""
 
@@ -250,9 +267,11 @@ class Verdict:
 
 
 def stage_of(status: FineTuneJobStatus) -> StageName:
-    """The stage that is not over yet; export for a job that is through."""
+    """The stage that is not over yet; export for a job that is through, or need not train."""
     if status.prepared is None:
         return StageName.PREPARE
+    if in_use(status.reused):
+        return StageName.EXPORT
     return StageName.TRAIN if status.trained is None else StageName.EXPORT
 
 

@@ -35,6 +35,7 @@ from ..reports import (
 )
 from .facts import Facts
 from .history import resumption_changes
+from .lock import lock_of
 
 
 def last_words(facts: Facts) -> LastWords | None:
@@ -130,6 +131,7 @@ def prepared_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
             "reasons": {**(resolved.reasons or {}), **(choice.planned.reasons or {})} or None,
         }
     news["memory"] = predicted(plan.spec, fit, model, data)
+    changes["lock"] = lock_of(facts, words, fit)
     changes["resolved"] = resolved.model_copy(update=news)
     return changes
 

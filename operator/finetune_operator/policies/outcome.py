@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..api.types import AfterSuccess, Failure, Phase, Reason, StageName
+from ..plan import in_use
 from .attempts import NOT_READY, gone_soon, overdue, waiting, write_ahead
 from .ending import POLL_SECONDS, name_pods
 from .facts import RUNNING_PHASES, Facts, State, Verdict, record_job
@@ -17,6 +18,7 @@ from .numbers import final_numbers, last_words, prepared_changes, trained_change
 from .out_of_reach import lost_of_attempt
 from .published import published, told_published
 from .restart import reason_to_stop, restart_or_end
+from .reuse import reusable
 
 
 def stage_completed(facts: Facts) -> Verdict | None:
@@ -28,22 +30,29 @@ def stage_completed(facts: Facts) -> Verdict | None:
     match facts.stage.name:
         case StageName.PREPARE:
             changes = {**prepared_changes(facts, words), "prepared": facts.now}
-            return _next_stage(facts, StageName.TRAIN, changes)
+            reused = reusable(facts, changes["lock"], words)
+            next_stage = StageName.EXPORT if reused else StageName.TRAIN
+            return _next_stage(facts, next_stage, {**changes, "reused": reused})
         case StageName.TRAIN:
             changes = {**trained_changes(facts, words), "trained": facts.now}
             verdict = _next_stage(facts, StageName.EXPORT, changes)
             fit = fit_condition(facts, words)
             return replace(verdict, conditions={**verdict.conditions, **fit})
         case StageName.EXPORT:
+            if words and words.refused and in_use(facts.status.reused):
+                return _trains_after_all(facts, words.refused)
             return _succeeded(facts)
 
 
 def _next_stage(facts: Facts, stage: StageName, changes: dict[str, Any]) -> Verdict:
+    # After a result that was refused the export's first number is used up.
+    known = facts.status.export_attempt if stage is StageName.EXPORT else None
+    number = 0 if known is None else known + 1
     verdict = waiting(
         facts,
         stage,
         changes={
-            **write_ahead(facts, stage, 0),
+            **write_ahead(facts, stage, number),
             **record_job(facts),
             **changes,
             "failure": None,
@@ -52,6 +61,13 @@ def _next_stage(facts: Facts, stage: StageName, changes: dict[str, Any]) -> Verd
     )
     # The last pod's words may be newer than what the watches have told so far.
     return replace(verdict, final=True)
+
+
+def _trains_after_all(facts: Facts, why: str) -> Verdict:
+    """The result of another job does not agree with its hashes, or is gone."""
+    reused = facts.status.reused
+    refused = reused and reused.model_copy(update={"refused": why[:1024]})
+    return _next_stage(facts, StageName.TRAIN, {"reused": refused})
 
 
 def _succeeded(facts: Facts) -> Verdict | None:
@@ -73,11 +89,16 @@ def _succeeded(facts: Facts) -> Verdict | None:
         phase=Phase.SUCCEEDED,
         state=State.SUCCEEDED,
         reason=Reason.SUCCEEDED,
-        message=f"the result lies at {changes['artifact'].uri}{tell_skipped(facts.status)}"
-        f"{tell_fit(facts.status)}",
+        message=f"the result lies at {changes['artifact'].uri}{_tell_reused(facts)}"
+        f"{tell_skipped(facts.status)}{tell_fit(facts.status)}",
         changes=changes,
         conditions={**gate_passed(facts, words), **told_published(words)},
     )
+
+
+def _tell_reused(facts: Facts) -> str:
+    reused = in_use(facts.status.reused)
+    return f"; it is that of FineTuneJob {reused.job}, which has the same lock" if reused else ""
 
 
 def job_failed(facts: Facts) -> Verdict | None:

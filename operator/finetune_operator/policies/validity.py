@@ -32,8 +32,8 @@ class Surroundings:
     """Keys of the chat template's ConfigMap."""
     source_phase: str | None = None
     """Phase of the FineTuneJob that ``job://`` names."""
-    source_has_model: bool = False
-    """That job published a merged model."""
+    source_fault: str | None = None
+    """Why what is wanted of that job cannot be used, once it has ended."""
 
 
 def find_obstacle(plan: TrainingPlan, stage: StageName, around: Surroundings) -> Obstacle | None:
@@ -87,21 +87,25 @@ def _source_job(plan: TrainingPlan, around: Surroundings) -> Obstacle | None:
             "another one",
             stalled=True,
         )
-    if around.source_phase == Phase.FAILED:
+    ended, checkpoint = (Phase.SUCCEEDED, Phase.FAILED), plan.spec.model.checkpoint is not None
+    if around.source_phase == Phase.FAILED and not checkpoint:
         return Obstacle(
             Reason.SOURCE_NOT_READY,
-            f"{place} has failed, so there is no model to start from: name one that succeeded",
+            f"{place} has failed, so there is no model to start from: name one that succeeded, or "
+            "one of its checkpoints in spec.model.checkpoint",
             final=True,
         )
-    if around.source_phase != Phase.SUCCEEDED:
+    if around.source_phase not in ended:
+        outcome = "ended" if checkpoint else "succeeded"
         return Obstacle(
             Reason.SOURCE_NOT_READY,
-            f"{place} has not succeeded yet (it is {around.source_phase}): waiting for it",
+            f"{place} has not {outcome} yet (it is {around.source_phase}): waiting for it",
         )
-    if not around.source_has_model:
+    if around.source_fault:
+        field = "spec.model.checkpoint" if checkpoint else "spec.model.uri"
         return Obstacle(
             Reason.SOURCE_NOT_READY,
-            f"{place} published no merged model: it needs Merged in its spec.output.formats",
+            f"{field}: FineTuneJob {name} {around.source_fault}",
             final=True,
         )
     return None

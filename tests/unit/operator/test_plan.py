@@ -86,7 +86,13 @@ def test_a_job_keeps_the_image_of_its_first_pod_when_the_platform_moves_on() -> 
             id="a hub model",
         ),
         pytest.param(
-            "job://base", {"path": "/sources/model"}, ("other", "a/b/merged"), id="another job"
+            "job://base",
+            {
+                "path": "/sources/model",
+                "job": {"name": "base", "kind": "Merged", "lineage": {}},
+            },
+            ("other", "a/b/merged"),
+            id="another job",
         ),
     ],
 )
@@ -96,6 +102,15 @@ def test_a_model_is_found_at(uri: str, place: dict[str, Any], mount: object) -> 
     assert plan.run_config["model"] == place
     source = plan.sources[0]
     assert ((source.claim, source.sub_path) if source.claim else None) == mount
+
+
+def test_an_adapter_is_mounted_beside_its_base() -> None:
+    output = ResolvedOutput("other", "a/adapter", base=("work", "b/model"))
+    plan = make_plan(make_spec(model={"uri": "job://base"}), outputs={"base": output})
+    mounts = {source.slot: (source.claim, source.sub_path, source.path) for source in plan.sources}
+    assert mounts["model"] == ("other", "a/adapter", "/sources/model")
+    assert mounts["model-base"] == ("work", "b/model", "/sources/model-base")
+    assert plan.run_config["model"]["job"]["basePath"] == "/sources/model-base"
 
 
 def test_a_dataset_revision_stands_behind_the_at_sign() -> None:

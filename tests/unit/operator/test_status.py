@@ -916,6 +916,7 @@ def test_prepares_last_words_become_model_data_and_steps() -> None:
             "dropped": {"emptyAnswers": 1},
             "reported": {"nearDuplicates": 3},
             "supervisedTokens": 5,
+            "warnings": ["82 % of the rows come from one source, a", "2 rows lose their end"],
             "sources": [{"field": "spec.data.train[0]", "format": "Chat", "rows": 10, "kept": 9}],
         },
     )
@@ -932,13 +933,19 @@ def test_prepares_last_words_become_model_data_and_steps() -> None:
         "dropped": {"emptyAnswers": 1},
         "reported": {"nearDuplicates": 3},
         "supervisedTokens": 5,
+        "warnings": ["82 % of the rows come from one source, a", "2 rows lose their end"],
         "sources": [{"field": "spec.data.train[0]", "format": "Chat", "rows": 10, "kept": 9}],
         "reportPath": "team-a/11111111-2222-3333-4444-555555555555/data/report.html",
         "rejectsPath": "team-a/11111111-2222-3333-4444-555555555555/data/rejects.jsonl",
     }
     assert decided["resolved"]["steps"] == 42
     assert decided["attempt"] == 0
-    assert main_condition(decided, "DatasetValid")["status"] == "True"
+    condition = main_condition(decided, "DatasetValid")
+    assert (condition["status"], condition["message"]) == (
+        "True",
+        "model and data are prepared; worth a look: 82 % of the rows come from one source, a "
+        "(and 1 more in status.data.warnings)",
+    )
 
 
 def test_final_numbers_come_from_the_last_words_of_rank_zero_even_if_its_pod_is_gone() -> None:

@@ -105,8 +105,13 @@ def test_a_termination_message_always_fits_and_stays_json(content: dict[str, Any
         assert decoded["failure"]["class"] == "BadData"
 
 
-def test_counts_of_the_data_survive_its_sources() -> None:
-    data = {"rows": 9, "sources": [{"decided": "c" * 99}] * 99}
+def test_counts_and_warnings_of_the_data_survive_its_sources() -> None:
+    data = {"rows": 9, "warnings": ["w" * 160] * 6, "sources": [{"decided": "c" * 99}] * 99}
+    assert json.loads(outcome.encode(outcome.succeeded("prepare", 0, data=data)))["data"] == {
+        "rows": 9,
+        "warnings": ["w" * 160] * 6,
+    }
+    data["warnings"] = ["w" * 160] * 60
     assert json.loads(outcome.encode(outcome.succeeded("prepare", 0, data=data)))["data"] == {
         "rows": 9
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_trainer.durable import sync
 
-VERSION = 4
+VERSION = 5
 """Raised whenever prepare would make something else of the same input."""
 
 MANIFEST = "manifest.json"
@@ -46,8 +46,11 @@ def describe_files(folder: Path) -> dict[str, dict[str, str | int]]:
     }
 
 
-def seal(folder: Path, input_digest: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Write the manifest of a finished folder; ``digest`` covers names and contents of files."""
+def seal(
+    folder: Path, input_digest: str, facts: dict[str, Any], apart: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Write the manifest of a finished folder; ``digest`` covers names and contents of files, but
+    for those that only tell of it (``apart``)."""
     for path in folder.rglob("*"):
         # Some writers leave files that only their owner may read.
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -55,7 +58,9 @@ def seal(folder: Path, input_digest: str, facts: dict[str, Any]) -> dict[str, An
     manifest = {
         "version": VERSION,
         "inputDigest": input_digest,
-        "digest": digest_of({name: entry["digest"] for name, entry in files.items()}),
+        "digest": digest_of(
+            {name: entry["digest"] for name, entry in files.items() if name not in apart}
+        ),
         **facts,
         "files": files,
     }

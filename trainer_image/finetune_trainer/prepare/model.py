@@ -26,10 +26,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from finetune_trainer.config import ModelSource
 from finetune_trainer.errors import ModelLoad
+from finetune_trainer.lock import LOCK
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
+from finetune_trainer.prepare.ancestor import rebuild
 from finetune_trainer.prepare.hub import HubError, fetch
 from finetune_trainer.prepare.licence import licence, read_card
+from finetune_trainer.prepare.report import REPORT_JSON
 from finetune_trainer.prepare.shape import shape_of
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,8 @@ log = logging.getLogger(__name__)
 FIELD = "spec.model"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _COMPANIONS = (".json", ".model", ".txt", ".jinja", ".tiktoken")
+_REPORTS = (manifests.MANIFEST, LOCK, f"data-{REPORT_JSON}")
+"""What a job publishes beside its model tells of that job, and is no part of the model."""
 
 
 def prepare_model(source: ModelSource, workspace: Path) -> dict[str, Any]:
@@ -46,22 +51,31 @@ def prepare_model(source: ModelSource, workspace: Path) -> dict[str, Any]:
     """
     folder = workspace / "model"
     input_digest = _input_digest(source)
+    job = source.job
     if kept := manifests.reusable(folder, input_digest):
         log.info("the model is there already: %s", kept["digest"])
         return kept
     temporary = manifests.fresh_sibling(folder)
     scratch = manifests.fresh_sibling(workspace / "model-source")
-    origin, commit, card = _locate(source, scratch)
-    if origin.suffix == ".gguf":
-        _convert_gguf(origin, temporary)
+    commit: str | None = None
+    told: dict[str, Any] = {}
+    if job is not None and job.kind != "Merged":
+        told |= rebuild(Path(source.path or ""), job, temporary)
     else:
-        _copy_safetensors(origin, temporary)
+        origin, commit, card = _locate(source, scratch)
+        told["licence"] = licence(card)
+        if origin.suffix == ".gguf":
+            _convert_gguf(origin, temporary)
+        else:
+            _copy_safetensors(origin, temporary)
+    if job is not None:
+        told["lineage"] = job.lineage
     _set_chat_template(source, temporary)
-    facts = _facts(temporary)
+    facts = _facts(temporary) | told
     manifest = manifests.seal(
         temporary,
         input_digest,
-        {"source": _name(source), "commit": commit, "licence": licence(card), **facts},
+        {"source": _name(source), "commit": commit, **facts},
     )
     manifest = manifests.publish_once(temporary, folder, manifest)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -71,13 +85,19 @@ def prepare_model(source: ModelSource, workspace: Path) -> dict[str, Any]:
 
 def _input_digest(source: ModelSource) -> str:
     content: dict[str, Any] = {"version": manifests.VERSION, **source.model_dump()}
-    for path in (source.path, source.chat_template_path):
+    job = source.job
+    # All files of a job are too many to look at, and its checkpoints never change.
+    places = (None if job and job.kind == "Checkpoint" else source.path, source.chat_template_path)
+    for path in (*places, job.base_path if job else None):
         if path is not None and Path(path).exists():
             content[path] = manifests.fingerprint(Path(path))
     return manifests.digest_of(content)
 
 
 def _name(source: ModelSource) -> str:
+    if source.job:
+        step = f"@{source.job.step}" if source.job.step is not None else ""
+        return f"job://{source.job.name}{step}"
     place = source.hub.repository if source.hub else Path(source.path or "").name
     return f"{place}/{source.file}" if source.file else place
 
@@ -137,7 +157,8 @@ def _wanted(source: ModelSource, names: list[str]) -> list[str]:
         raise ModelLoad(f"{FIELD}.uri: no safetensors or GGUF file in there", _some(names))
     if "config.json" not in top:
         raise ModelLoad(f"{FIELD}.uri: there are weights but no config.json", _some(names))
-    return sorted(weights + [name for name in top if name.endswith(_COMPANIONS)])
+    companions = [name for name in top if name.endswith(_COMPANIONS) and name not in _REPORTS]
+    return sorted(weights + companions)
 
 
 def _copy_safetensors(origin: Path, target: Path) -> None:

@@ -26,6 +26,7 @@ from finetune_trainer.prepare.formats import LOOK_AHEAD, SourceReport, columns_o
 from finetune_trainer.prepare.messages import Message, RowFault, blank_answer, conversation
 from finetune_trainer.prepare.rows import RawRow, read_rows
 from finetune_trainer.prepare.sources import Located, SourceFile
+from finetune_trainer.prepare.values import as_value
 
 FEATURES = datasets.Features(
     {
@@ -46,6 +47,7 @@ FEATURES = datasets.Features(
         "group": datasets.Value("int64"),
         "prompt_chars": datasets.Value("int64"),
         "answer_chars": datasets.Value("int64"),
+        "values": datasets.List(datasets.Value("string")),
     }
 )
 
@@ -60,7 +62,8 @@ class SampleReader:
 
     A sample is a dict of ``FEATURES``: ``messages`` for a conversation (then ``text`` is empty),
     or ``text`` alone. ``key`` and ``key_rest`` are a hash of the content, equal for equal samples;
-    ``id`` and ``group`` are hashes of those columns, 0 where there are none.
+    ``id`` and ``group`` are hashes of those columns, 0 where there are none; ``values`` are those
+    of ``columns``, null where there are none.
     """
 
     def __init__(
@@ -69,11 +72,15 @@ class SampleReader:
         ledger: Ledger,
         cleaning: Cleaning,
         max_broken: float = 1.0,
+        columns: Sequence[str] = (),
     ) -> None:
         self._sources = sources
         self._ledger = ledger
         self._cleaning = cleaning
         self._max_broken = max_broken
+        self._columns = columns
+        self.absent = set(columns)
+        """Those of ``columns`` that no row has had so far."""
         self.reports: list[SourceReport] = []
         self.accounts = [Account(source.field) for source, _ in sources]
 
@@ -126,7 +133,13 @@ class SampleReader:
             "id": _hash_of(row.values.get(columns.get("id", ""))),
             "group": _hash_of(row.values.get(columns.get("group", ""))),
             **_sizes(messages, text),
+            "values": self._values(row.values),
         }
+
+    def _values(self, values: Mapping[str, Any]) -> list[str | None]:
+        if self.absent:
+            self.absent.difference_update(values)
+        return [as_value(values.get(column)) for column in self._columns]
 
 
 def content_key(content: str | list[Message]) -> str:

@@ -12,6 +12,7 @@ import datasets  # type: ignore[import-untyped]
 import pyarrow  # type: ignore[import-untyped]
 
 from finetune_trainer.config import Data, DataSource
+from finetune_trainer.errors import BadData
 from finetune_trainer.prepare.cleaning.clean import clean
 from finetune_trainer.prepare.cleaning.compare import Table
 from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
@@ -35,9 +36,20 @@ class Split:
     accounts: list[Account]
 
 
-def read_sides(data: Data, scratch: Path, ledger: Ledger) -> tuple[Split, Split, int]:
-    """Clean samples to train on and those held out, from eval sources or from train's own; and
-    the number of held-out rows that are trained on."""
+@dataclass(frozen=True)
+class BothSides:
+    """What is left after cleaning."""
+
+    train: Split
+    held: Split
+    leaked: int
+    """Held-out rows that are trained on."""
+    clusters: list[int]
+    """Sizes of the groups of near duplicates that were found, the largest first."""
+
+
+def read_sides(data: Data, scratch: Path, ledger: Ledger) -> BothSides:
+    """Clean samples to train on and those held out, from eval sources or from train's own."""
     train = _read("train", data.train, data, scratch, ledger)
     table = Table(train.samples, train.accounts, ledger)
     held, held_table = replace(train, name="eval"), None
@@ -45,7 +57,12 @@ def read_sides(data: Data, scratch: Path, ledger: Ledger) -> tuple[Split, Split,
         held = _read("eval", data.eval, data, scratch, ledger)
         held_table = Table(held.samples, held.accounts, ledger)
     sides = clean(table, held_table, data, scratch)
-    return replace(train, samples=sides.train), replace(held, samples=sides.held), sides.leaked
+    return BothSides(
+        replace(train, samples=sides.train),
+        replace(held, samples=sides.held),
+        sides.leaked,
+        sides.clusters,
+    )
 
 
 def _read(
@@ -55,11 +72,28 @@ def _read(
         (source, locate(source, scratch / f"{name}-{index}", data.max_download_bytes))
         for index, source in enumerate(sources)
     ]
-    reader = SampleReader(located, ledger, data.cleaning, data.expect.max_broken_fraction)
+    reader = SampleReader(
+        located,
+        ledger,
+        data.cleaning,
+        data.expect.max_broken_fraction,
+        data.report.columns,
+    )
     samples = _mapped(reader, scratch / f"{name}-samples.arrow")
     for report in reader.reports:
         log.info("%s: %s (%s)", report.name, report.format, report.decided)
+    if reader.absent and name == "train":
+        _refuse_columns(data.report.columns, reader)
     return Split(name, samples, sources, reader.reports, reader.accounts)
+
+
+def _refuse_columns(columns: tuple[str, ...], reader: SampleReader) -> None:
+    column = next(column for column in columns if column in reader.absent)
+    raise BadData(
+        f"spec.data.report.columns[{columns.index(column)}]: no training row has a column "
+        f"{column!r}",
+        "name a column as the data has it (nested ones cannot be named), or remove it",
+    )
 
 
 def _mapped(samples: Iterable[dict[str, Any]], path: Path) -> datasets.Dataset:

@@ -18,6 +18,7 @@ from finetune_trainer.config import RunConfig
 from finetune_trainer.errors import BadData, ConfigInvalid
 from finetune_trainer.judging.prompts import PROMPTS, read_prompts, write_prompts
 from finetune_trainer.judging.scores import compiled
+from finetune_trainer.lock import versions
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.cleaning.compare import Table
@@ -28,8 +29,10 @@ from finetune_trainer.prepare.model import end_of_turn_ids, prepare_model
 from finetune_trainer.prepare.pack import one_each, pack
 from finetune_trainer.prepare.prompts import held_out_prompts
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
-from finetune_trainer.prepare.report.facts import Side, report_facts
+from finetune_trainer.prepare.report.facts import Found, report_facts
 from finetune_trainer.prepare.report.page import render_page
+from finetune_trainer.prepare.report.plan import plan_facts
+from finetune_trainer.prepare.report.rows import Side
 from finetune_trainer.prepare.shape import shape_of_job
 from finetune_trainer.prepare.splits import Split, read_sides
 from finetune_trainer.prepare.store import PackedDataset, Segment, write_split
@@ -39,6 +42,7 @@ from finetune_trainer.prepare.tokenize import (
     plain_sources,
     tokenize_split,
 )
+from finetune_trainer.reuse import published_result
 from finetune_trainer.steps import planned_steps
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,8 @@ FAILED_REJECTS = "prepare-rejects.jsonl"
 _MAX_PROCESSES = 8
 _MAX_SOURCES = 8
 """Sources that the termination message speaks of; the manifest has all."""
+_MAX_WARNINGS = 6
+"""In the termination message; the report has all."""
 
 
 def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
@@ -69,7 +75,9 @@ def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
         read_prompts(workspace / "data" / "eval", wish, model["contextLength"])
     steps = planned_steps(config, data["packedRows"])
     log.info("prepared in %.1f s: %d steps", time.monotonic() - started, steps)
-    return {"model": _summary(config, model), "data": data, "steps": steps}
+    told = {"model": _summary(config, model), "data": data, "steps": steps, "versions": versions()}
+    found = published_result(config.output.published_path)
+    return told | ({"published": found} if found else {})
 
 
 def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> dict[str, Any]:
@@ -83,12 +91,12 @@ def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> d
     temporary = manifests.fresh_sibling(folder)
     ledger = Ledger(temporary / REJECTS, config.data.cleaning)
     try:
-        facts = _make_data(config, workspace / "model", scratch, temporary, ledger)
+        facts = _make_data(config, model, workspace / "model", scratch, temporary, ledger)
     except BadData as error:
         raise _with_rejects(error, ledger, workspace / FAILED_REJECTS) from error
     ledger.close()
     facts["model"] = model["digest"]
-    manifest = manifests.seal(temporary, input_digest, facts)
+    manifest = manifests.seal(temporary, input_digest, facts, apart=(REPORT_JSON, REPORT_PAGE))
     manifest = manifests.publish_once(temporary, folder, manifest)
     (workspace / FAILED_REJECTS).unlink(missing_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -106,14 +114,20 @@ def _with_rejects(error: BadData, ledger: Ledger, path: Path) -> BadData:
 
 
 def _make_data(
-    config: RunConfig, model: Path, scratch: Path, folder: Path, ledger: Ledger
+    config: RunConfig,
+    model: dict[str, Any],
+    weights: Path,
+    scratch: Path,
+    folder: Path,
+    ledger: Ledger,
 ) -> dict[str, Any]:
     """Fill ``folder``; returns what the manifest says of it."""
-    tokenizer = load_tokenizer(model)
-    end_of_turn = end_of_turn_ids(model)
-    train, held, leaked = read_sides(config.data, scratch, ledger)
+    tokenizer = load_tokenizer(weights)
+    end_of_turn = end_of_turn_ids(weights)
+    sides = read_sides(config.data, scratch, ledger)
+    train, held = sides.train, sides.held
     facts: dict[str, Any] = {}
-    sides: list[Side] = []
+    done: list[Side] = []
     for split in (train, held):
         _check_template(split, tokenizer)
         tokenization = Tokenization(
@@ -131,24 +145,29 @@ def _make_data(
         if split is held:
             prompts = held_out_prompts(split, tokenized, tokenization, config.data.sequence_length)
             write_prompts(folder / split.name / PROMPTS, prompts)
-        sides.append(Side(split, tokenized))
+        done.append(Side(split, tokenized))
     check_rows(config.data.expect, train.accounts)
     check_truncated(config.data.expect, facts["truncated"], facts["kept"])
     own_eval = bool(config.data.eval)
     accounts = [*train.accounts, *(held.accounts if own_eval else [])]
     for account in accounts:
         account.check()
-    report = report_facts(config.data, tokenizer, sides[0], sides[1], facts["packedRows"], leaked)
+    plan = plan_facts(
+        config, model["parameters"], facts["packedRows"], facts["tokens"], facts["evalTokens"]
+    )
+    found = Found(facts["packedRows"], sides.leaked, sides.clusters, plan)
+    report = report_facts(config.data, tokenizer, done[0], done[1], found)
     (folder / REPORT_JSON).write_text(json.dumps(report, indent=1))
     (folder / REPORT_PAGE).write_text(render_page(report), encoding="utf-8")
     return {
         **facts,
         **totals(train.accounts),
-        "rowsInTrainAndEval": leaked,
+        "rowsInTrainAndEval": sides.leaked,
         "sequenceLength": config.data.sequence_length,
         "sources": [asdict(report) for report in train.reports],
         "evalSources": [asdict(report) for report in held.reports] if own_eval else [],
         "accounts": [account.summary() for account in accounts],
+        "warnings": report["warnings"],
     }
 
 
@@ -251,7 +270,10 @@ def _counts(manifest: dict[str, Any]) -> dict[str, Any]:
         | {key: account[key] for key in ("rows", "kept", "dropped")}
         for report, account in zip(reports, manifest["accounts"], strict=True)
     ]
-    return {key: manifest[key] for key in keys.split()} | {"sources": sources[:_MAX_SOURCES]}
+    return {key: manifest[key] for key in keys.split()} | {
+        "warnings": manifest["warnings"][:_MAX_WARNINGS],
+        "sources": sources[:_MAX_SOURCES],
+    }
 
 
 def _summary(config: RunConfig, model: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import datasets  # type: ignore[import-untyped]
 import numpy as np
+import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import Data
@@ -60,6 +61,11 @@ class Tokenized:
     """Samples whose end was cut off."""
     end_of_turn: int | None = None
     """The token that most answers end with."""
+
+    def targets(self) -> npt.NDArray[np.int32]:
+        """Targets of each kept segment, in the order of ``kept``."""
+        counts: npt.NDArray[np.int32] = self.table.data.column("targets").to_numpy()
+        return counts[np.asarray(self.kept, dtype=np.int64)]
 
     def segment(self, place: int) -> Segment:
         """The segment at this place of ``kept``."""

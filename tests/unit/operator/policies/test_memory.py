@@ -7,16 +7,25 @@ from typing import Any
 import pytest
 from builders import KEY, UID, make_facts, make_spec, status_in
 
-from finetune_operator.api.types import Failure, FineTuneJobStatus, StageName
-from finetune_operator.memory_ladder import Fit, descend, next_rung
+from finetune_operator.api.types import Failure, FineTuneJobStatus, ResumedFrom, StageName
+from finetune_operator.memory_ladder import WITHOUT_COPY, Fit, descend, next_rung
 from finetune_operator.plan import Platform, plan_training
 from finetune_operator.policies.facts import Facts, State
 from finetune_operator.policies.restart import restart_or_end
 from finetune_operator.settings import Settings
 
+SAVES = {"checkpoint": {"everySteps": 5}}
+ON_GPU = {"workers": {"gpusPerWorker": 1, "ranksPerWorker": None}}
 
-def out_of_memory(name: str = "CudaOom", stage: StageName = StageName.TRAIN) -> Failure:
-    return Failure(failure_class=name, stage=stage, attempt=0, step=0, message="out of memory")
+
+def out_of_memory(
+    name: str = "CudaOom", stage: StageName = StageName.TRAIN, step: int | None = 0
+) -> Failure:
+    return Failure(failure_class=name, stage=stage, attempt=0, step=step, message="out of memory")
+
+
+SAVED = out_of_memory("HostOom", step=5)
+"""At the first save of those below."""
 
 
 def facts(spec: dict[str, Any] | None = None, **status: Any) -> Facts:
@@ -37,7 +46,8 @@ def test_the_ladder_step_by_step() -> None:
         "zeroStage 2 → 3",
     ]
     assert fit == Fit(1, 12, True, 3, world_size=2)
-    assert descend(fit, 5) == fit
+    assert descend(Fit(6, 2, False, 1, world_size=2), told) == fit
+    assert descend(fit, ["one more"]) == fit
 
 
 @pytest.mark.parametrize("micro", range(1, 65))
@@ -59,7 +69,19 @@ def test_every_rung_is_smaller_and_keeps_the_global_batch(micro: int) -> None:
     [
         ({}, out_of_memory(), "microBatchSize 2 → 1, accumulation 4 → 8"),
         ({}, out_of_memory("HostOom"), "microBatchSize 2 → 1, accumulation 4 → 8"),
-        ({"workers": {"gpusPerWorker": 1, "ranksPerWorker": None}}, out_of_memory("HostOom"), None),
+        (SAVES, SAVED, WITHOUT_COPY),
+        (SAVES, out_of_memory("HostOom", step=4), "microBatchSize 2 → 1, accumulation 4 → 8"),
+        (SAVES, out_of_memory("HostOom", step=None), "microBatchSize 2 → 1, accumulation 4 → 8"),
+        (SAVES, out_of_memory(step=5), "microBatchSize 2 → 1, accumulation 4 → 8"),
+        (ON_GPU, out_of_memory("HostOom"), None),
+        ({**ON_GPU, **SAVES}, SAVED, WITHOUT_COPY),
+        ({**ON_GPU, **SAVES}, out_of_memory("HostOom", step=4), None),
+        (
+            {**ON_GPU, "checkpoint": {"everySteps": 5, "asynchronous": "Disabled"}},
+            SAVED,
+            None,
+        ),
+        ({**SAVES, "recovery": {"onOutOfMemory": "Fail"}}, SAVED, None),
         ({"recovery": {"onOutOfMemory": "Fail"}}, out_of_memory(), None),
         ({}, out_of_memory(stage=StageName.EXPORT), None),
         ({}, out_of_memory("Internal"), None),
@@ -103,3 +125,30 @@ def test_the_plan_rests_on_the_steps_taken_and_keeps_them() -> None:
             checkpointing == "Enabled"
         )
         known = make_facts(status, spec=make_spec())
+
+
+def test_the_copy_goes_first_and_the_batch_only_where_that_was_not_enough() -> None:
+    spec = make_spec(checkpoint={"everySteps": 5})
+    known, status = facts(SAVES), facts(SAVES).status
+    seen = []
+    for _ in range(3):
+        changes = restart_or_end(known, SAVED).changes
+        status = FineTuneJobStatus.model_validate(
+            status.model_copy(update={"resolved": changes["resolved"]}).wire()
+        )
+        config = plan_training(KEY, UID, spec, status, Platform(Settings()), {}).run_config
+        seen.append((config["checkpoint"]["asynchronous"], config["training"]["microBatchSize"]))
+        known = make_facts(status, spec=spec)
+    assert seen == [(False, 2), (False, 1), (False, 1)]
+    assert [each.change for each in status.resolved.adaptations or ()] == [  # type: ignore[union-attr]
+        WITHOUT_COPY,
+        "microBatchSize 2 → 1, accumulation 4 → 8",
+        "activationCheckpointing Enabled",
+    ]
+
+
+def test_an_attempt_that_went_on_from_a_checkpoint_holds_a_copy_once_it_has_saved_itself() -> None:
+    known = facts(SAVES, attempt=1, resumed_from=ResumedFrom(attempt=0, step=10))
+    before = restart_or_end(known, out_of_memory("HostOom", step=14)).message
+    after = restart_or_end(known, out_of_memory("HostOom", step=15)).message
+    assert "microBatchSize 2 → 1" in before and WITHOUT_COPY in after

@@ -32,6 +32,7 @@ SHAPE = {
     "stepwiseGelu": False,
     "adapters": 210,
     "adapterInputs": 149_760,
+    "adapterOutputs": 155_520,
 }
 MODEL = {"architecture": "LlamaForCausalLM", "parameters": 134_515_008, "shape": SHAPE}
 DATA = {"longestRow": 1000, "mostSupervised": 500}
@@ -81,6 +82,15 @@ def test_the_end_of_prepare_tells_what_a_rank_will_need() -> None:
         "a rank is predicted to need 4.7 GB at its worst moment (activations 2.9 GB, runtime "
         "0.7 GB, logits 0.6 GB); how much it has is not known"
     )
+
+
+def test_dora_needs_what_its_outputs_keep() -> None:
+    """Two numbers of four bytes for each output of an adapted layer and each of 2000 tokens."""
+    plain, decomposed = (
+        prepared(make_spec(method={"lora": {"dora": switch}}))["resolved"]["memory"]["parts"]
+        for switch in ("Disabled", "Enabled")
+    )
+    assert decomposed["activations"] - plain["activations"] == 2 * 4 * 155_520 * 2000
 
 
 def test_a_limit_that_is_large_enough_passes() -> None:

@@ -15,6 +15,7 @@ SHARED = Claim(("ReadWriteMany",))
 SINGLE = Claim(("ReadWriteOnce",))
 ALL = {"models": SHARED, "datasets": SINGLE, "work": SHARED, "results": SINGLE}
 FROM_JOB = make_spec(model={"uri": "job://base"})
+FROM_CHECKPOINT = make_spec(model={"uri": "job://base", "checkpoint": {"last": {}}})
 TEMPLATED = make_spec(model={"chatTemplate": {"configMapKeyRef": {"name": "t", "key": "jinja"}}})
 
 
@@ -89,10 +90,24 @@ TEMPLATED = make_spec(model={"chatTemplate": {"configMapKeyRef": {"name": "t", "
         ),
         pytest.param(
             FROM_JOB,
-            Surroundings(ALL, source_phase="Succeeded"),
+            Surroundings(ALL, source_phase="Succeeded", source_fault="has published nothing"),
             "SourceNotReady",
-            "no merged model",
-            id="the other job made only an adapter",
+            "spec.model.uri: FineTuneJob base has published nothing",
+            id="the other job has nothing to start from",
+        ),
+        pytest.param(
+            FROM_CHECKPOINT,
+            Surroundings(ALL, source_phase="Training"),
+            "SourceNotReady",
+            "has not ended yet (it is Training): waiting for it",
+            id="checkpoints are taken once the other job has ended",
+        ),
+        pytest.param(
+            FROM_CHECKPOINT,
+            Surroundings(ALL, source_phase="Failed", source_fault="has saved no checkpoint"),
+            "SourceNotReady",
+            "spec.model.checkpoint: FineTuneJob base has saved no checkpoint",
+            id="the other job has no checkpoint",
         ),
     ],
 )
@@ -124,9 +139,25 @@ def test_nothing_stands_in_the_way(spec: Any, around: Surroundings) -> None:
 
 
 def test_a_finished_job_with_a_model_is_a_source() -> None:
-    around = Surroundings({**ALL, "other": SHARED}, source_phase="Succeeded", source_has_model=True)
+    around = Surroundings({**ALL, "other": SHARED}, source_phase="Succeeded")
     plan = make_plan(FROM_JOB, outputs={"base": ResolvedOutput("other", "x/merged")})
     assert find_obstacle(plan, StageName.PREPARE, around) is None
+
+
+def test_a_failed_job_is_a_source_of_checkpoints() -> None:
+    around = Surroundings({**ALL, "other": SHARED}, source_phase="Failed")
+    plan = make_plan(FROM_CHECKPOINT, outputs={"base": ResolvedOutput("other", "x", step=4)})
+    assert find_obstacle(plan, StageName.PREPARE, around) is None
+
+
+def test_the_claim_of_the_base_of_an_adapter_has_to_be_there() -> None:
+    around = Surroundings({**ALL, "gone": None}, source_phase="Succeeded")
+    output = ResolvedOutput("work", "x/adapter", base=("gone", "y/model"))
+    obstacle = find_obstacle(
+        make_plan(FROM_JOB, outputs={"base": output}), StageName.PREPARE, around
+    )
+    assert obstacle is not None and obstacle.reason == "ClaimNotFound"
+    assert "spec.model.uri: PersistentVolumeClaim gone does not exist" in obstacle.message
 
 
 def test_sources_do_not_matter_once_the_data_is_prepared() -> None:

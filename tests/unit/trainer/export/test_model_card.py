@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 from small_job import make_config
 
-from finetune_trainer.model_card import CardFacts, model_card, read_lock
+from finetune_trainer.model_card import CardFacts, model_card
 from finetune_trainer.prepare.licence import licence, read_card
 
 MODEL: dict[str, Any] = {
@@ -95,14 +94,6 @@ def test_vllm_is_told_a_rank_that_it_takes() -> None:
     told = [card("Adapter", method={"lora": {"rank": rank}}) for rank in (4, 8, 17)]
     assert ["--max-lora-rank 8 " in told[0], "--max-lora-rank 8 " in told[1],
             "--max-lora-rank 32 " in told[2]] == [True] * 3  # fmt: skip
-
-
-def test_a_lock_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
-    assert read_lock(tmp_path) == {}
-    (tmp_path / "lock.json").write_text("{")
-    assert read_lock(tmp_path) == {}
-    (tmp_path / "lock.json").write_text(json.dumps({"seed": 1}))
-    assert read_lock(tmp_path) == {"seed": 1}
 
 
 @pytest.mark.parametrize(

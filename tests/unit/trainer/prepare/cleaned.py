@@ -19,6 +19,7 @@ class Cleaned:
     leaked: int
     accounts: list[Account]
     rejects: list[dict[str, Any]]
+    clusters: list[int]
 
     def lines(self, rule: str) -> list[int]:
         """Lines of the first training source that fell under a rule."""
@@ -56,8 +57,11 @@ def clean_data(folder: Path, data: Data) -> Cleaned:
     scratch = folder / "scratch"
     scratch.mkdir()
     ledger = Ledger(folder / "rejects.jsonl", data.cleaning)
-    train, held, leaked = read_sides(data, scratch, ledger)
+    sides = read_sides(data, scratch, ledger)
+    train, held = sides.train, sides.held
     ledger.close()
     rejects = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
     accounts = [*train.accounts, *(held.accounts if data.eval else [])]
-    return Cleaned(list(train.samples), list(held.samples), leaked, accounts, rejects)
+    return Cleaned(
+        list(train.samples), list(held.samples), sides.leaked, accounts, rejects, sides.clusters
+    )

@@ -12,15 +12,20 @@ import pytest
 from tiny_models import save_tiny_model
 
 from finetune_trainer.config import RunConfig
+from finetune_trainer.errors import BadData
 from finetune_trainer.prepare import stage
 from finetune_trainer.prepare.report.page import percent, render_page
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'&amp; {{ 7 * 7 }} 🙂"
+REPORT = {
+    "columns": ["kind", "rare"],
+    "terms": [{"name": "gangs", "words": ["gang", "<b>{{ 1 }}</b>"]}],
+}
 TAGS = frozenset(
     re.findall(
         r"\w+",
-        "html head meta title style body main h1 h2 p div b span i section svg line text g rect "
-        "table tr th td small code article header pre mark",
+        "html head meta title style body main h1 h2 h3 p div b span i section svg line text g rect "
+        "table tr th td small code article header pre mark ul li",
     )
 )
 
@@ -30,7 +35,9 @@ def chat(number: int, answer: str = "A gang.") -> dict[str, Any]:
         "messages": [
             {"role": "user", "content": f"What is {number}? {HOSTILE}"},
             {"role": "assistant", "content": f"{answer} {number} {HOSTILE}"},
-        ]
+        ],
+        "kind": HOSTILE if number % 9 else None,
+        "rare": number,
     }
 
 
@@ -63,7 +70,7 @@ def prepare(folder: Path, workspace: Path, **data: Any) -> dict[str, Any]:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("report")
     save_tiny_model(folder / "model")
-    return folder, prepare(folder, folder / "ws", evalFraction=0.2)
+    return folder, prepare(folder, folder / "ws", evalFraction=0.2, report=REPORT)
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -89,6 +96,56 @@ def test_the_numbers_are_those_of_the_result(prepared: tuple[Path, dict[str, Any
     assert sum(report["lengths"]["train"]) == data["kept"]
     assert sum(report["lengths"]["heldOut"]) == data["evalRows"]
     assert report["packing"]["efficiency"] == round(data["tokens"] / 256 / data["packedRows"], 4)
+
+
+def test_what_the_job_names_is_counted(prepared: tuple[Path, dict[str, Any]]) -> None:
+    folder, data = prepared
+    report = facts(folder)
+    parts = {(part["kind"], part["name"]): part for part in report["balance"]}
+    assert set(parts) == {
+        ("source", "source"),
+        ("column", "kind"),
+        ("column", "rare"),
+        ("language", "Language of the prompts"),
+        ("language", "Language of the answers"),
+        ("length", "tokens a row"),
+    }
+    kind, rare = parts["column", "kind"], parts["column", "rare"]
+    assert kind["rows"] == kind["missing"] + kind["values"][0]["rows"] == data["kept"]
+    assert (kind["distinct"], rare["distinct"]) == (1, data["kept"])
+    assert 0 < kind["missing"] < 10
+    source = parts["source", "source"]["values"][0]
+    assert source["supervisedTokens"] == data["supervisedTokens"]
+    assert sum(v["tokens"] for v in parts["length", "tokens a row"]["values"]) == data["tokens"]
+    (gangs,) = report["terms"]
+    gang, markup = gangs["terms"]
+    assert gang["rows"] == gang["rowsLearnt"] == data["kept"]
+    assert gang["occurrencesLearnt"] == gang["occurrences"] > data["kept"]
+    assert markup["rows"] == 0
+    answers = report["diversity"]["answers"]
+    assert answers["beginnings"][0]["words"].startswith("a gang")
+    assert answers["rows"] == data["kept"]
+    assert report["diversity"]["coverage"]["prompts"] == data["evalRows"]
+    assert report["plan"]["steps"] == 2 * -(-data["packedRows"] // 4)
+    assert data["warnings"] == report["warnings"][:6]
+
+
+def test_what_the_report_counts_changes_nothing_of_the_data(
+    prepared: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, data = prepared
+    plain = prepare(folder, tmp_path / "ws", evalFraction=0.2)
+    assert plain["digest"] == data["digest"]
+    page = (tmp_path / "ws/data/report.html").read_text()
+    assert "Terms that were asked for" not in page
+
+
+def test_a_column_that_no_row_has_is_refused_by_name(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    with pytest.raises(
+        BadData, match=r"spec\.data\.report\.columns\[1\]: no training row has a column 'lable'"
+    ):
+        prepare(tmp_path, tmp_path / "ws", report={"columns": ["kind", "lable"]})
 
 
 def test_the_samples_show_what_is_learnt(prepared: tuple[Path, dict[str, Any]]) -> None:
@@ -127,6 +184,7 @@ def test_the_page_stands_alone_and_nothing_of_the_data_is_markup(
     assert "url(" not in page and "@import" not in page and "http:" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "{{ 7 * 7 }}" in page
+    assert "{{ 1 }}" in page and "<b>{{ 1 }}" not in page
     assert "&lt;b&gt;.jsonl line 62" in page
 
 
@@ -142,7 +200,8 @@ def test_the_same_data_gives_the_same_report(
     prepared: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     folder, data = prepared
-    assert prepare(folder, tmp_path / "ws", evalFraction=0.2)["digest"] == data["digest"]
+    again = prepare(folder, tmp_path / "ws", evalFraction=0.2, report=REPORT)
+    assert again["digest"] == data["digest"]
     for name in ("report.json", "report.html", "rejects.jsonl"):
         assert (tmp_path / "ws/data" / name).read_bytes() == (
             folder / "ws/data" / name

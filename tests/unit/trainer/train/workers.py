@@ -32,6 +32,7 @@ from finetune_trainer.judging.questions import Questions
 from finetune_trainer.loop import Loop
 from finetune_trainer.loss import loss_sum
 from finetune_trainer.metrics import Metrics
+from finetune_trainer.model import load_model
 from finetune_trainer.prepare.store import PackedDataset
 from finetune_trainer.progress import Progress
 from finetune_trainer.rendezvous import Place
@@ -76,6 +77,8 @@ class Job:
     first_gradient: bool = False
     bad_row: int | None = None
     """The only train row with the token ``BAD_TOKEN``."""
+    start: Path | None = None
+    """Folder of the model to start from; None: the random one of ``model``."""
     bad: str = "output"
     """What that token does: see ``_make_bad``; ``surprise``: the row is noise among equal rows."""
 
@@ -92,7 +95,7 @@ def joined(place: Place) -> Gang:
 
 def built(job: Job, config: RunConfig) -> Engine:
     precision = resolve_precision(config.training.precision, torch.device("cpu"))
-    model = tiny_llama(**job.model)
+    model = starting_model(job)
     if job.bad_row is not None:
         _make_bad(model, job.bad)
     torch.manual_seed(config.training.seed)
@@ -102,6 +105,11 @@ def built(job: Job, config: RunConfig) -> Engine:
         effective_stage(config.zero_stage, precision),
         precision,
     )
+
+
+def starting_model(job: Job) -> Any:
+    """The model that the job trains, without an adapter."""
+    return load_model(job.start, torch.float32) if job.start else tiny_llama(**job.model)
 
 
 def _make_bad(model: Any, how: str) -> None:

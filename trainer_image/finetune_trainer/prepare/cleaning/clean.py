@@ -30,6 +30,8 @@ class Sides:
     held: datasets.Dataset
     leaked: int
     """Held-out rows that (almost) stand in the training rows."""
+    clusters: list[int]
+    """Sizes of the groups of near duplicates that were found, the largest first."""
 
 
 def clean(train: Table, held: Table | None, data: Data, scratch: Path) -> Sides:
@@ -58,7 +60,7 @@ def clean(train: Table, held: Table | None, data: Data, scratch: Path) -> Sides:
     stay = data.cleaning.eval_leakage != "Drop"
     held_samples = train.kept(side) if held is None else held.kept()
     check_leaked(data.expect, leaks.equal if stay else 0, len(held_samples))
-    return Sides(train.kept(~side), held_samples, leaks.held if stay else 0)
+    return Sides(train.kept(~side), held_samples, leaks.held if stay else 0, corpus.clusters)
 
 
 def _side(table: Table, fraction: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -128,6 +128,8 @@ class Corpus:
         self._group = self._column("group")
         self._sketches = Sketches(scratch, similarity, self._texts())
         self._likeness = Likeness(self._text)
+        self.clusters: list[int] = []
+        """Sizes of the groups of near duplicates, once those were looked for."""
 
     def near_duplicates(self) -> Iterator[Finding]:
         """Rows of the first table that are almost like an earlier one, and not its equal."""
@@ -139,6 +141,7 @@ class Corpus:
             for earlier, later in self._unrelated(pairs[~equal]):
                 if later not in found and (share := self._alike(earlier, later)):
                     found[later] = (earlier, share)
+        self.clusters = cluster_sizes({later: earlier for later, (earlier, _) in found.items()})
         for later, (earlier, share) in sorted(found.items()):
             yield int(self.rows[later]), self._reason(earlier, share)
 
@@ -201,6 +204,18 @@ class Corpus:
 
     def _text(self, number: int) -> bytes:
         return plain(text_of(self._tables[self.part[number]].samples[int(self.rows[number])]))
+
+
+def cluster_sizes(earlier: dict[int, int]) -> list[int]:
+    """How many rows hang together, the largest group first, from each row's link to an earlier
+    one."""
+    first: dict[int, int] = {}
+    sizes: dict[int, int] = {}
+    for row in sorted(earlier):
+        root = first.get(earlier[row], earlier[row])
+        first[row] = root
+        sizes[root] = sizes.get(root, 1) + 1
+    return sorted(sizes.values(), reverse=True)
 
 
 def text_of(sample: dict[str, Any]) -> str:

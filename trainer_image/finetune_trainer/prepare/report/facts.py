@@ -18,31 +18,89 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from finetune_trainer.config import Data
 from finetune_trainer.prepare.cleaning.rejects import Account, totals
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
-from finetune_trainer.prepare.splits import Split
-from finetune_trainer.prepare.tokenize import Tokenized
+from finetune_trainer.prepare.report.balance import (
+    Values,
+    by_column,
+    by_language,
+    by_length,
+    by_source,
+    read_columns,
+)
+from finetune_trainer.prepare.report.cautions import cautions
+from finetune_trainer.prepare.report.coverage import MAX_PROMPTS, coverage
+from finetune_trainer.prepare.report.diversity import clusters, diversity
+from finetune_trainer.prepare.report.language import MAX_CHARS, languages
+from finetune_trainer.prepare.report.rows import Ints, Rows, Side, rows_of
+from finetune_trainer.prepare.report.terms import count_terms
 
-VERSION = 1
+VERSION = 2
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MAX_CHARS = 1500
 """Of each sample; the rest is left out."""
 _BINS = 24
+SAMPLE = 10_000
+"""Rows of a fair sample, by which languages and the diversity of answers are told."""
 
 
 @dataclass(frozen=True)
-class Side:
-    """One side of the data: its samples and what became of them as tokens."""
+class Found:
+    """What other parts of prepare found out."""
 
-    split: Split
-    tokenized: Tokenized
+    sequences: int
+    """Packed rows."""
+    leaked: int
+    """Held-out rows that are trained on."""
+    clusters: list[int]
+    """Sizes of the groups of near duplicates."""
+    plan: dict[str, Any]
+    """See ``plan``."""
 
 
 def report_facts(
-    data: Data, tokenizer: Tokenizer, train: Side, held: Side, sequences: int, leaked: int
+    data: Data, tokenizer: Tokenizer, train: Side, held: Side, found: Found
 ) -> dict[str, Any]:
-    """Everything that the report says, as JSON. ``sequences`` is the number of packed rows."""
+    """Everything that the report says, as JSON."""
+    facts = _told_of_tokens(data, train, held, found)
+    rows = rows_of(train)
+    columns = read_columns(rows, data.report.columns)
+    fair = rows.fair(SAMPLE)
+    held_rows = rows_of(held)
+    facts |= {
+        "plan": found.plan,
+        "balance": _balance(data, train, rows, columns, fair),
+        "terms": count_terms(data.report.terms, rows.texts(data.loss_on), columns)
+        if data.report.terms
+        else [],
+        "diversity": {
+            "answers": diversity(rows.texts(data.loss_on, fair)),
+            "nearDuplicates": clusters(found.clusters),
+            "coverage": coverage(train, held, held_rows.numbers[held_rows.fair(MAX_PROMPTS)]),
+        },
+        "samples": list(_samples(train, tokenizer)),
+    }
+    return facts | {"warnings": cautions(facts)}
+
+
+def _balance(
+    data: Data, train: Side, rows: Rows, columns: list[Values], fair: Ints
+) -> list[dict[str, Any]]:
+    heads = [
+        (text.read[:MAX_CHARS], text.learnt[:MAX_CHARS]) for text in rows.texts("Assistant", fair)
+    ]
+    asked = [read for read, _ in heads]
+    return [
+        by_source(rows, [report.name for report in train.split.reports]),
+        *(by_column(rows, values) for values in columns),
+        *([by_language("prompts", rows, fair, languages(asked))] if any(asked) else []),
+        by_language("answers", rows, fair, languages(learnt for _, learnt in heads)),
+        by_length(rows, data.sequence_length),
+    ]
+
+
+def _told_of_tokens(data: Data, train: Side, held: Side, found: Found) -> dict[str, Any]:
     accounts = train.split.accounts
     all_accounts = [*accounts, *(held.split.accounts if data.eval else [])]
-    capacity = sequences * data.sequence_length
+    capacity = found.sequences * data.sequence_length
     tokens = sum(train.tokenized.lengths)
     return {
         "version": VERSION,
@@ -55,17 +113,16 @@ def report_facts(
             "supervisedTokens": train.tokenized.supervised,
             "evalTokens": sum(held.tokenized.lengths),
             "truncated": train.tokenized.truncated,
-            "heldOutRowsInTrain": leaked,
+            "heldOutRowsInTrain": found.leaked,
         },
         "packing": {
-            "sequences": sequences,
+            "sequences": found.sequences,
             "sequenceLength": data.sequence_length,
             "efficiency": round(tokens / capacity, 4),
         },
         "rules": [_rule(rule, data, all_accounts) for rule in MEANINGS],
         "sources": [*_sources(train), *(_sources(held) if data.eval else [])],
         "lengths": _lengths(train.tokenized.lengths, held.tokenized.lengths),
-        "samples": list(_samples(train, tokenizer)),
     }
 
 

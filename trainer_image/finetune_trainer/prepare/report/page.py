@@ -7,27 +7,42 @@ from typing import Any
 
 import jinja2
 
-_TEMPLATE = Path(__file__).with_name("page.html.j2")
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 920, 240, 52, 24, 10, 26
-"""Of the histogram, in the units of its picture."""
+from finetune_trainer.prepare.report.charts import Series, histogram
+
+_FOLDER = Path(__file__).parent
+_TITLES = {"length": "Length in tokens"}
+_DEVIATIONS = 3.0
+"""Standard deviations of a random draw from which a term's share of a value is coloured."""
+_STRONG = 4.0
+"""Times the usual share, or a fourth of it: the strongest colour."""
 
 
 def render_page(facts: dict[str, Any]) -> str:
     """HTML of the facts of ``report_facts``."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters["count"] = lambda number: f"{number:,}"
-    environment.filters["percent"] = percent
-    template = environment.from_string(_TEMPLATE.read_text())
+    environment.filters |= {
+        "count": lambda number: f"{number:,}",
+        "percent": percent,
+        "short": short,
+        "duration": duration,
+    }
     found = [rule for rule in facts["rules"] if rule["dropped"] or rule["reported"]]
-    return template.render(
+    return environment.get_template("page.html.j2").render(
         **facts,
         found=found,
         calm=[rule["rule"] for rule in facts["rules"] if rule not in found],
         fate=_fate(facts),
-        histogram=_histogram(facts["lengths"]),
-        balance=_balance(facts["sources"]),
+        histogram=_lengths(facts["lengths"]),
+        shares=_shares(facts["sources"]),
+        parts=[_part(part) for part in facts["balance"] if part["kind"] != "source"],
+        likeness=_likeness(facts["diversity"]["coverage"]),
+        lists=[_list(terms, facts["volume"]["kept"]) for terms in facts["terms"]],
     )
 
 
@@ -36,6 +51,25 @@ def percent(share: float) -> str:
     if 0 < share < 0.001:
         return "< 0.1 %"
     return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+def short(number: float) -> str:
+    """A large number with three digits: 1.23 M."""
+    for power, name in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if number >= 10**power:
+            return f"{number / 10**power:.3g} {name}"
+    return f"{number:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them, rounded."""
+    if seconds < 60:
+        return "under a minute"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"
 
 
 def _fate(facts: dict[str, Any]) -> list[dict[str, Any]]:
@@ -58,48 +92,29 @@ def _fate(facts: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _histogram(lengths: dict[str, Any]) -> dict[str, Any]:
-    """Bars and ticks of the length histogram; the horizontal axis is logarithmic."""
-    edges = lengths["edges"]
-    counts = list(zip(lengths["train"], lengths["heldOut"], strict=True))
-    bars, highest = [], max(train + held for train, held in counts)
-    plot_width, plot_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _BOTTOM - _TOP
-    step = plot_width / max(1, len(edges) - 1)
-    for n, (train, held) in enumerate(counts):
-        tall, top = (plot_height * count / highest for count in (train, held))
-        bars.append(
-            {
-                "x": round(_LEFT + n * step + 1.5, 1),
-                "width": round(step - 3, 1),
-                "train": {"y": round(_TOP + plot_height - tall, 1), "height": round(tall, 1)},
-                "held": {"y": round(_TOP + plot_height - tall - top, 1), "height": round(top, 1)},
-                "title": f"{edges[n]} to {edges[n + 1] - 1} tokens: "
-                f"{train:,} trained on, {held:,} held out",
-            }
-        )
-    every = max(1, len(edges) // 8)
-    ticks = [
-        {"x": round(_LEFT + n * step, 1), "label": f"{edge:,}"}
-        for n, edge in enumerate(edges)
-        if n % every == 0
+def _lengths(lengths: dict[str, Any]) -> dict[str, Any]:
+    """The length histogram; its horizontal axis is logarithmic."""
+    edges, train, held = lengths["edges"], lengths["train"], lengths["heldOut"]
+    titles = [
+        f"{edges[n]} to {edges[n + 1] - 1} tokens: {train[n]:,} trained on, {held[n]:,} held out"
+        for n in range(len(train))
     ]
-    levels = [
-        {"y": round(_TOP + plot_height * (1 - share), 1), "label": f"{round(highest * share):,}"}
-        for share in (0, 0.5, 1)
-    ]
-    return {
-        "width": _WIDTH,
-        "right": _WIDTH - _RIGHT,
-        "height": _HEIGHT,
-        "left": _LEFT,
-        "base": _TOP + plot_height,
-        "bars": bars,
-        "ticks": ticks,
-        "levels": levels,
-    }
+    series = [Series("train", train), Series("eval", held)]
+    return histogram([f"{edge:,}" for edge in edges], titles, series)
 
 
-def _balance(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _likeness(coverage: dict[str, Any] | None) -> dict[str, Any] | None:
+    if coverage is None:
+        return None
+    counts = coverage["histogram"]
+    edges = [n / len(counts) for n in range(len(counts) + 1)]
+    titles = [
+        f"{edges[n]:.1f} to {edges[n + 1]:.1f}: {count:,} prompts" for n, count in enumerate(counts)
+    ]
+    return histogram([f"{edge:.1f}" for edge in edges], titles, [Series("eval", counts)])
+
+
+def _shares(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The share of each training source in rows and in tokens."""
     train = [s for s in sources if not s["field"].startswith("spec.data.eval")]
     rows, tokens = sum(s["kept"] for s in train), sum(s["tokens"] for s in train)
@@ -107,3 +122,74 @@ def _balance(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {**source, "row_share": source["kept"] / rows, "token_share": source["tokens"] / tokens}
         for source in train
     ]
+
+
+def _part(part: dict[str, Any]) -> dict[str, Any]:
+    """One picture of the balance: a bar for each value, and what is not shown as the last ones."""
+    values = list(part["values"])
+    further = part["distinct"] - len(values)
+    if part["further"]["rows"]:
+        name = f"{further:,} further values" if not part.get("capped") else "further values"
+        values.append({"value": name, "rest": True, **part["further"]})
+    if part["missing"]:
+        word = "not told" if part["kind"] == "language" else "missing"
+        missing = {"rows": part["missing"], "supervisedTokens": None}
+        values.append({"value": word, "rest": True, **missing})
+    learnt = sum(value["supervisedTokens"] or 0 for value in values)
+    bars = [
+        {
+            "value": value["value"],
+            "rest": value.get("rest", False),
+            "rows": value["rows"],
+            "share": value["rows"] / max(1, part["rows"]),
+            "learnt": None
+            if value["supervisedTokens"] is None
+            else value["supervisedTokens"] / max(1, learnt),
+        }
+        for value in values
+    ]
+    title = _TITLES.get(part["kind"], part["name"])
+    return {**part, "title": title, "bars": bars}
+
+
+def _list(terms: dict[str, Any], rows: int) -> dict[str, Any]:
+    """The bars of one list of terms, and its tables by column."""
+    most = max((term["rows"] for term in terms["terms"]), default=0)
+    bars = [
+        {
+            **term,
+            "share": term["rows"] / rows,
+            "learnt_share": term["occurrencesLearnt"] / max(1, term["occurrences"]),
+            "learnt": term["rowsLearnt"] / max(1, most),
+            "read": (term["rows"] - term["rowsLearnt"]) / max(1, most),
+        }
+        for term in terms["terms"]
+    ]
+    tables = [_table(table, terms["terms"]) for table in terms["byColumn"]]
+    return {**terms, "bars": bars, "tables": tables}
+
+
+def _table(table: dict[str, Any], terms: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the rows with a term, the share of each value, and how far that is from the usual."""
+    counted = max(1, sum(table["all"]))
+    usual = [count / counted for count in table["all"]]
+    lines = []
+    for term, counts in zip(terms, table["rows"], strict=True):
+        total = sum(counts)
+        if total:
+            cells = [_cell(count, share, total) for count, share in zip(counts, usual, strict=True)]
+            lines.append({"term": term["term"], "rows": total, "cells": cells})
+    return {**table, "usual": usual, "lines": lines}
+
+
+def _cell(count: int, usual: float, rows: int) -> dict[str, Any]:
+    """``count`` of ``rows`` have a value that the share ``usual`` of all rows has."""
+    expected = usual * rows
+    away = abs(count - expected) / max(1e-9, (expected * (1 - usual)) ** 0.5)
+    ratio = max(count, 0.5) / max(expected, 0.5)
+    strength = min(1.0, (max(ratio, 1 / ratio) - 1) / (_STRONG - 1))
+    return {
+        "share": count / rows,
+        "kind": "" if away < _DEVIATIONS else "more" if ratio > 1 else "less",
+        "strength": round(15 + 45 * strength),
+    }

@@ -1,0 +1,30 @@
+"""Which language a text is in: py3langid, 139 languages, offline and without chance.
+
+A naive Bayes over character pieces, so words alone are often unsure; those are not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any
+
+MAX_CHARS = 1000
+"""Of a text; more changes the answer rarely and costs time."""
+_SURE = 0.5
+"""Probability among all languages from which an answer counts; code and figures stay far below."""
+
+
+def languages(texts: Iterable[str]) -> Iterator[str | None]:
+    """ISO 639 codes, such as ``en``; None where the text is too short or fits several languages."""
+    identifier = _identifier()
+    for text in texts:
+        language, probability = identifier.classify(text[:MAX_CHARS])
+        yield str(language) if probability >= _SURE else None
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # a second of import and loading
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

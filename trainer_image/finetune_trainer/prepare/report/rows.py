@@ -1,0 +1,109 @@
+"""The rows that are trained on, as the report counts them, and their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import datasets  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+
+from finetune_trainer.prepare.splits import Split
+from finetune_trainer.prepare.tokenize import Tokenized
+
+Ints = npt.NDArray[np.int64]
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of the data: its samples and what became of them as tokens."""
+
+    split: Split
+    tokenized: Tokenized
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text of one row."""
+
+    at: int
+    """Its position in ``Rows``."""
+    read: str
+    learnt: str
+    """What ``spec.data.lossOn`` makes a target, system prompt left out; before it is cut at the
+    sequence length."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one side that became tokens. The arrays are in the order of the samples."""
+
+    samples: datasets.Dataset
+    numbers: Ints
+    """The sample behind each row."""
+    tokens: Ints
+    supervised: Ints
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A column of numbers of the samples, by row."""
+        table = self.samples.select_columns([name]).with_format("arrow")[:]
+        values: npt.NDArray[Any] = table.column(name).to_numpy()
+        return values[self.numbers]
+
+    def fair(self, count: int) -> Ints:
+        """Positions of at most ``count`` rows, by a hash of their content: the same ones whatever
+        the order of the files, and nearly the same when the data grows."""
+        return np.argsort(self.column("key"), kind="stable")[:count]
+
+    def batches(self, columns: list[str], at: Ints | None = None) -> Iterator[dict[str, list[Any]]]:
+        """The named columns of the samples, a thousand rows at a time, by position."""
+        samples = self.samples.select_columns(columns)
+        numbers = self.numbers if at is None else self.numbers[at]
+        for start in range(0, len(numbers), _BATCH):
+            yield samples[numbers[start : start + _BATCH]]
+
+    def texts(
+        self, loss_on: Literal["Assistant", "Response", "All"], at: Ints | None = None
+    ) -> Iterator[Text]:
+        """The texts of all rows, or of those at the given positions."""
+        positions = iter(range(len(self)) if at is None else at.tolist())
+        for batch in self.batches(["messages", "text"], at):
+            for messages, text in zip(batch["messages"], batch["text"], strict=True):
+                yield Text(next(positions), *_told_apart(messages, text, loss_on))
+
+
+def rows_of(side: Side) -> Rows:
+    """Segments of one sample are one row."""
+    samples = np.asarray(side.tokenized.samples, dtype=np.int64)
+    numbers, of_segment = np.unique(samples, return_inverse=True)
+    return Rows(
+        side.split.samples,
+        numbers,
+        _summed(of_segment, np.asarray(side.tokenized.lengths), len(numbers)),
+        _summed(of_segment, side.tokenized.targets(), len(numbers)),
+    )
+
+
+def _summed(of_segment: Ints, counts: npt.NDArray[Any], length: int) -> Ints:
+    return np.bincount(of_segment, weights=counts, minlength=length).astype(np.int64)
+
+
+def _told_apart(messages: list[dict[str, str]], text: str, loss_on: str) -> tuple[str, str]:
+    """(text that is only read, text that is learnt)."""
+    if not messages:
+        return "", text
+    turns = [turn for turn in messages if turn["role"] != "system"]
+    answers = [n for n, turn in enumerate(turns) if turn["role"] == "assistant"]
+    learnt = set(range(len(turns)) if loss_on == "All" else answers)
+    if loss_on == "Response":
+        learnt = set(answers[-1:])
+    parts: tuple[list[str], list[str]] = [], []
+    for n, turn in enumerate(turns):
+        parts[n in learnt].append(turn["content"])
+    return "\n".join(parts[0]), "\n".join(parts[1])
