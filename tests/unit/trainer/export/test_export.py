@@ -98,7 +98,8 @@ def test_trap_15_variants_of_lora_merge_as_their_formulas_say(
     train(folder / "ws", Lora.model_validate(lora))
     result = run(folder, method={"lora": lora})
     assert result["artifact"]["maxLogitDifference"] < 1e-4
-    method = f"| {'DoRA' if dora else 'LoRA'}, rank 4{', rank-stabilized' if rslora else ''} |"
+    stable = ", rank-stabilized" if rslora else ""
+    method = f"| {'DoRA' if dora else 'LoRA'}, rank 4{stable}, alpha 32, "
     assert method in (folder / "ws/output/merged/README.md").read_text()
     base = load_file(folder / "ws/model/model.safetensors")
     merged = load_file(folder / "ws/output/merged/model.safetensors")
