@@ -91,6 +91,20 @@ class MemoryStatus(StatusModel):
     """The nearest configuration that fits, where this one does not."""
 
 
+class PlannedFit(StatusModel):
+    """What was left open and chosen from the predicted memory, when prepare was over. Later
+    attempts keep it; adaptations go on from it."""
+
+    micro_batch_size: Counter | None = None
+    """Sequences per rank and forward pass."""
+    zero_stage: Counter | None = None
+    """ZeRO stage."""
+    activation_checkpointing: Literal["Enabled", "Disabled"] | None = None
+    """Whether activations are computed again in the backward pass."""
+    reasons: Annotated[dict[str, Message], Field(max_length=8)] | None = None
+    """Why it is not what it would be with more memory, by field name."""
+
+
 class Resize(StatusModel):
     """A change of the number of workers."""
 
@@ -135,6 +149,9 @@ class Resolved(StatusModel):
     """Optimizer steps of the whole training; known after prepare."""
     memory: MemoryStatus | None = None
     """What a rank is predicted to need; known after prepare."""
+    planned: PlannedFit | None = None
+    """What was chosen so that a rank fits into its memory. Absent: that memory is not known, or
+    nothing was left open."""
     image: str | None = None
     """Trainer image of this job; kept from its first pod to its last."""
     reasons: Annotated[dict[str, Message], Field(max_length=32)] | None = None
@@ -174,6 +191,8 @@ class ModelShape(StatusModel):
     """Linear layers with an adapter."""
     adapter_inputs: Counter | None = None
     """Input features of all of them together."""
+    adapter_outputs: Counter | None = None
+    """Output features of all of them together."""
 
 
 class ModelStatus(StatusModel):
@@ -514,6 +533,10 @@ class Logs(StatusModel):
     published with the model, too."""
 
 
+MAX_EVENTS = 8
+"""Events of a job's whole life."""
+
+
 class FineTuneJobStatus(StatusModel):
     """What is known about the job. Written by the operator alone."""
 
@@ -565,6 +588,9 @@ class FineTuneJobStatus(StatusModel):
     """The model that was prepared."""
     data: DataStatus | None = None
     """The data that was prepared."""
+    events: Annotated[tuple[str, ...], Field(max_length=MAX_EVENTS)] | None = None
+    """Reasons of the Events posted about the job, the newest last: at most eight in its life, so
+    that it never floods the namespace. The last one is kept for its end."""
     progress: Progress | None = None
     """How far the present stage is."""
     metrics: Metrics | None = None

@@ -31,6 +31,7 @@ from .sources import (
 )
 from .spec import FineTuneJobSpec
 from .status import (
+    MAX_EVENTS,
     Adaptation,
     Artifact,
     BestCheckpoint,
@@ -48,6 +49,7 @@ from .status import (
     PassedOver,
     PastFailure,
     Phase,
+    PlannedFit,
     Progress,
     Resize,
     Resolved,
@@ -59,12 +61,14 @@ from .status import (
 )
 from .storage import ClaimRef, Output, OutputFormat, Storage
 from .training import (
+    ActivationCheckpointing,
     AfterSuccess,
     Checkpoint,
     DeepSpeed,
     Full,
     Lora,
     Method,
+    OnDiskFull,
     Optimizer,
     OptimizerType,
     Precision,
@@ -147,11 +151,13 @@ __all__ = [
     "CATEGORY",
     "GROUP",
     "KIND",
+    "MAX_EVENTS",
     "MAX_NAME",
     "PLURAL",
     "SHORT_NAME",
     "SINGULAR",
     "VERSION",
+    "ActivationCheckpointing",
     "Adaptation",
     "Affinity",
     "AfterSuccess",
@@ -208,6 +214,7 @@ __all__ = [
     "NodeAffinity",
     "Normalize",
     "ObjectMeta",
+    "OnDiskFull",
     "OnLossSpike",
     "OnMemoryShortage",
     "OnNonFinite",
@@ -223,6 +230,7 @@ __all__ = [
     "PassedOver",
     "PastFailure",
     "Phase",
+    "PlannedFit",
     "PodAffinity",
     "PodAffinityTerm",
     "Policy",
