@@ -11,6 +11,7 @@ import sys
 from benchmarks import (
     checkpoint_section,
     control_plane_section,
+    memory_section,
     parity_section,
     recovery_section,
     start_up_section,
@@ -24,6 +25,7 @@ SECTIONS: dict[str, Section] = {
     "recovery": recovery_section.SECTION,
     "trainer": trainer_section.SECTION,
     "checkpoint": checkpoint_section.SECTION,
+    "memory": memory_section.SECTION,
     "parity": parity_section.SECTION,
 }
 

@@ -39,7 +39,7 @@ class Speed:
 def prepare(workspace: Path, model: Path, *, sequence_length: int = 256) -> None:
     """Model and data on ``workspace``, by the prepare stage."""
     _run_json(workspace, model, {}, 1, {"sequenceLength": sequence_length}, {})
-    _wait([_start("prepare", workspace, {})])
+    stage("prepare", workspace, {})
 
 
 def train(workspace: Path, model: Path, method: dict[str, Any], steps: int, attempt: int) -> Speed:
@@ -62,7 +62,7 @@ def run(
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
     pods = [
-        _start(
+        start(
             "train",
             workspace,
             {
@@ -76,7 +76,7 @@ def run(
         )
         for index in range(WORKERS)
     ]
-    _wait(pods)
+    wait(pods)
     return workspace / "attempts" / str(attempt) / "metrics.jsonl"
 
 
@@ -129,7 +129,12 @@ def _run_json(
     (workspace / "run.json").write_text(json.dumps(content))
 
 
-def _start(stage: str, workspace: Path, extra: dict[str, str]) -> subprocess.Popen[bytes]:
+def stage(name: str, workspace: Path, extra: dict[str, str]) -> None:
+    """Run a stage of one pod to its end; ``extra`` goes into its environment."""
+    wait([start(name, workspace, extra)])
+
+
+def start(stage: str, workspace: Path, extra: dict[str, str]) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         "FINETUNE_RUN_JSON": str(workspace / "run.json"),
@@ -140,7 +145,7 @@ def _start(stage: str, workspace: Path, extra: dict[str, str]) -> subprocess.Pop
     return subprocess.Popen([sys.executable, "-m", "finetune_trainer", stage], env=environment)
 
 
-def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
+def wait(processes: list[subprocess.Popen[bytes]]) -> None:
     codes = [process.wait() for process in processes]
     if any(codes):
         raise RuntimeError(f"the trainer ended with {codes}: see its output above")
