@@ -21,8 +21,10 @@ from .observed import ChildJob, ChildPod, Observed, StoredJob
 from .plan import Platform, TrainingPlan, plan_training
 from .policies.facts import Facts, NamespaceBudget, Obstacle
 from .policies.gpu_budget import CONFIG_MAP, read_hours
+from .policies.human import wants_ratings
 from .policies.pending import warning_about
 from .policies.queue import held_by_queue
+from .policies.ratings import Ratings, read_ratings
 from .policies.validity import Claim, Surroundings, find_obstacle
 from .progress import ProgressBoard
 from .sources import ResolvedOutput, named_job
@@ -121,6 +123,9 @@ class Gatherer:
             progress=self._board.get(job.key, job.uid),
             listening_since=self._since,
         )
+        if plan is not None and wants_ratings(facts):
+            ratings = await self._ask("ratings", job.key.namespace, plan.ratings_name)
+            facts = replace(facts, ratings=ratings)
         if plan is None or status.completion_time is not None:
             return facts
         observed = facts.observed
@@ -145,7 +150,7 @@ class Gatherer:
         source = self._source_job(job.key, job.spec)
         if source is not None and (output := _published_model(source)):
             outputs[source.name] = output
-        inputs = job.spec, status.resolved, outputs
+        inputs = job.spec, status.resolved, outputs, status.human_evaluation
         known, planned = self._plans.get(job.uid, (None, (None, ())))
         if known == inputs:
             return planned
@@ -153,7 +158,7 @@ class Gatherer:
             plan = plan_training(job.key, job.uid, job.spec, status, self._platform, outputs)
             planned = plan, ()
             # Once it is written, what was resolved leads to the same plan again.
-            inputs = job.spec, plan.resolved, outputs
+            inputs = job.spec, plan.resolved, outputs, status.human_evaluation
         except InvalidSpec as error:
             planned = None, error.faults
         self._plans[job.uid] = inputs, planned
@@ -194,6 +199,10 @@ class Gatherer:
             source_has_model=source is not None and _published_model(source) is not None,
         )
 
+    async def _ratings(self, namespace: str, name: str) -> Ratings | None:
+        data = await self._cluster.config_map(namespace, name)
+        return None if data is None else read_ratings(data)
+
     async def _ask(self, what: str, namespace: str, name: str) -> Any:
         """A live read whose answer counts for a few seconds; who asks meanwhile shares it."""
         asked, now = (what, namespace, name), time.monotonic()
@@ -204,6 +213,7 @@ class Gatherer:
                 "claim": self._cluster.claim,
                 "config_map": self._cluster.config_map_keys,
                 "budget": self._cluster.gpu_hours,
+                "ratings": self._ratings,
                 "warning": self._cluster.newest_warning,
                 "admission": self._cluster.admission,
             }[what]

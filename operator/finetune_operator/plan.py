@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from .api.types import (
     FineTuneJobSpec,
     FineTuneJobStatus,
+    HumanEvaluation,
     Resolved,
     StageName,
     Switch,
@@ -24,7 +25,7 @@ from .errors import Fault, InvalidSpec
 from .gang_size import bounds, fitting_sizes, misfits, present_workers, with_workers
 from .memory_ladder import Fit, descend
 from .preflight import predicted
-from .run_config import run_config
+from .run_config import ratings_name, run_config
 from .settings import Settings
 from .sources import ClaimUse, ResolvedOutput, Source, locate_sources
 
@@ -63,6 +64,8 @@ class TrainingPlan:
     sources: tuple[Source, ...]
     fit: Fit
     learning_rate: float
+    accepted: HumanEvaluation | None
+    """What people said, once that let the model pass."""
 
     @cached_property
     def run_config(self) -> Mapping[str, Any]:
@@ -75,6 +78,7 @@ class TrainingPlan:
             self.fit,
             self.learning_rate,
             self.resolved.passed_over or (),
+            self.accepted,
         )
 
     @property
@@ -106,6 +110,17 @@ class TrainingPlan:
         if self.spec.output.uri:
             return _claim_and_path(self.spec.output.uri)[1]
         return f"{self.workspace}/output"
+
+    @property
+    def output_uri(self) -> str:
+        """The same with its claim: pvc://claim/path."""
+        return self.spec.output.uri or f"pvc://{self.claim_name}/{self.output_path}"
+
+    @property
+    def ratings_name(self) -> str:
+        """ConfigMap that people's ratings come back in."""
+        human = self.spec.evaluation.human
+        return (human and human.config_map) or ratings_name(self.key)
 
     @property
     def claim_uses(self) -> tuple[ClaimUse, ...]:
@@ -214,6 +229,7 @@ def plan_training(
         passed_over=status.resolved.passed_over if status.resolved else None,
         resizes=resizes,
     )
+    told = status.human_evaluation
     return TrainingPlan(
         key=key,
         uid=uid,
@@ -227,6 +243,7 @@ def plan_training(
         sources=sources,
         fit=fit,
         learning_rate=rate,
+        accepted=told if told and told.accepted_time else None,
     )
 
 

@@ -22,7 +22,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import RunConfig
 from finetune_trainer.errors import ModelLoad, StageError
-from finetune_trainer.judging.gate import pass_gate
+from finetune_trainer.judging import bundle as rating
+from finetune_trainer.judging.gate import pass_gate, waits_for_people
 from finetune_trainer.judging.questions import stop_tokens
 from finetune_trainer.judging.table import ANSWERS, PAGE
 from finetune_trainer.model import load_model, load_tokenizer, prompt_ids
@@ -50,9 +51,11 @@ class ExportMismatchError(StageError):
 def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) -> dict[str, Any]:
     """Publish ``output.formats`` of the attempt below ``output``: ``adapter`` and/or ``merged``.
 
-    Returns ``artifact`` and the train result's ``train``. Repeating it is harmless. Raises
-    ``StageError`` when the weights are damaged or behave differently after the export, and
-    ``GateFailed``, before anything is written, when they are not good enough.
+    Returns ``artifact``, ``rating`` where people are to compare answers, and the train result's
+    ``train``. While the gate waits for people there is no ``artifact``, and nothing but what they
+    need is written. Repeating it is harmless. Raises ``StageError`` when the weights are damaged or
+    behave differently after the export, and ``GateFailed``, before anything is written, when they
+    are not good enough.
     """
     attempt = workspace / "attempts" / str(train_attempt)
     trained = attempt / ("adapter" if config.method.lora else "model")
@@ -64,16 +67,25 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
     data = manifests.read_manifest(workspace / "data")
     result = _train_result(attempt)
     passed = pass_gate(config.gate, result.get("metrics") or {}) if config.gate else None
-    card = model_card(config, base, data, result)
+    train = {key: result[key] for key in ("metrics", "step", "steps") if key in result}
     facts = {
         "job": config.job.model_dump(),
         "trainAttempt": train_attempt,
         "model": base["digest"],
         "data": data["digest"],
     }
+    bundle = rating.read_bundle(config, attempt)
+    asked = {"rating": bundle.report} if bundle else {}
+    waits = waits_for_people(config.gate, bundle and bundle.digest)
     published: dict[str, dict[str, Any]] = {}
     difference = 0.0
     output.mkdir(parents=True, exist_ok=True)
+    if bundle:
+        rating.write_key(bundle, attempt / rating.KEY)
+        _publish_rating(bundle, config, output / rating.FOLDER, facts)
+    if waits:
+        return {**asked, "train": train}
+    card = model_card(config, base, data, result)
     if "Adapter" in formats:
         folder = manifests.fresh_sibling(output / "adapter", config.job.uid)
         _copy_adapter(trained, folder, base)
@@ -101,7 +113,8 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
             **({"step": step} if (step := result.get("keptStep", result.get("step"))) else {}),
         },
         **({"gate": {"message": passed}} if passed else {}),
-        "train": {key: result[key] for key in ("metrics", "step", "steps") if key in result},
+        **asked,
+        "train": train,
     }
 
 
@@ -280,6 +293,18 @@ def _publish(temporary: Path, target: Path, facts: dict[str, Any]) -> dict[str, 
             target.rename(aside)
     manifests.publish(temporary, target)
     return manifest
+
+
+def _publish_rating(
+    bundle: rating.Bundle, config: RunConfig, target: Path, facts: dict[str, Any]
+) -> None:
+    """Once: people may be rating it already."""
+    facts = {**facts, "bundle": bundle.digest}
+    if manifests.reusable(target, manifests.digest_of(facts)):
+        return
+    folder = manifests.fresh_sibling(target, config.job.uid)
+    rating.write_bundle(bundle, config, folder)
+    _publish(folder, target, facts)
 
 
 def _free_name(path: Path) -> Path:

@@ -58,6 +58,8 @@ def model_card(
         lines += ["", "| held out | base | fine-tuned |", "|---|---|---|", *scores]
     if config.evaluation.generation:
         lines += ["", "Prompts, references and answers: [answers.html](answers.html)."]
+    if config.gate and config.gate.human and config.gate.human.finding:
+        lines.append(f"People compared them blind: {config.gate.human.finding}.")
     for name, signature in (result.get("signatures") or {}).items():
         lines.append(f"{TITLES[name]}: `{signature}`.")
     return "\n".join(lines) + "\n"

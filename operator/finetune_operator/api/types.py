@@ -14,6 +14,7 @@ from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
 from .gate import Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
+from .human import Human, HumanEvaluation, HumanGate
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .sources import (
@@ -191,6 +192,9 @@ __all__ = [
     "GateScore",
     "Generation",
     "Goodput",
+    "Human",
+    "HumanEvaluation",
+    "HumanGate",
     "LatestCheckpoint",
     "LocalObjectRef",
     "Logs",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..api.types import AfterSuccess, Artifact, Failure, Phase, Reason, StageName
+from ..reports import LastWords
 from .attempts import NOT_READY, gone_soon, overdue, waiting, write_ahead
 from .ending import POLL_SECONDS, name_pods
 from .facts import RUNNING_PHASES, Facts, State, Verdict, record_job
@@ -13,6 +14,7 @@ from .failure import digest, digest_of_vanished, tell
 from .fit import fit_condition, tell_fit
 from .gate import gate_passed
 from .history import tell_skipped
+from .human import bundle, held_back, needs_ratings
 from .numbers import final_numbers, last_words, prepared_changes, trained_changes
 from .out_of_reach import lost_of_attempt
 from .restart import reason_to_stop, restart_or_end
@@ -34,7 +36,7 @@ def stage_completed(facts: Facts) -> Verdict | None:
             fit = fit_condition(facts, words)
             return replace(verdict, conditions={**verdict.conditions, **fit})
         case StageName.EXPORT:
-            return _succeeded(facts)
+            return _held(facts, words) if needs_ratings(facts) else _succeeded(facts, words)
 
 
 def _next_stage(facts: Facts, stage: StageName, changes: dict[str, Any]) -> Verdict:
@@ -53,17 +55,27 @@ def _next_stage(facts: Facts, stage: StageName, changes: dict[str, Any]) -> Verd
     return replace(verdict, final=True)
 
 
-def _succeeded(facts: Facts) -> Verdict | None:
+def _held(facts: Facts, words: LastWords | None) -> Verdict | None:
+    """Nothing is published yet. Without export's words nobody knows what to rate: once more."""
+    if facts.live_pods:
+        return gone_soon(facts, Reason.DRAINING, "waiting for pods to go")
+    if facts.status.next_attempt_time is not None:
+        return None
+    numbers = final_numbers(facts, words.train) if words and words.train else {}
+    return held_back(facts, words, numbers) or restart_or_end(facts, digest_of_vanished(facts))
+
+
+def _succeeded(facts: Facts, words: LastWords | None) -> Verdict | None:
     if facts.live_pods:
         return gone_soon(facts, Reason.DRAINING, "published; waiting for pods to go")
-    words, plan = last_words(facts), facts.known_plan
+    plan = facts.known_plan
     changes: dict[str, Any] = {
         **record_job(facts),
         "exported": facts.now,
         "completion_time": facts.now,
         "failure": None,
         "artifact": Artifact(
-            uri=plan.spec.output.uri or f"pvc://{plan.claim_name}/{plan.output_path}",
+            uri=plan.output_uri,
             path=plan.output_path,
             digest=words.artifact.digest if words and words.artifact else None,
             bytes=words.artifact.bytes if words and words.artifact else None,
@@ -73,6 +85,8 @@ def _succeeded(facts: Facts) -> Verdict | None:
     }
     if words and words.train:
         changes |= final_numbers(facts, words.train)
+    if facts.status.human_evaluation is None:
+        changes["human_evaluation"] = bundle(facts, words)
     if plan.spec.checkpoint.after_success is AfterSuccess.DELETE:
         changes["checkpoints"] = None
     return Verdict(
