@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -127,6 +128,22 @@ def test_defaults_of_objects_are_filled_by_their_fields() -> None:
         for _, node in NODES
         if node.get("type") == "object" and "default" in node
     )
+
+
+def test_rules_of_an_object_by_default_ask_whether_a_field_is_there() -> None:
+    """The API server judges a default by its rules before it fills the default's own fields, and
+    refuses the whole CRD."""
+    bare = [
+        f"{path}: {rule['rule']}"
+        for path, node in NODES
+        if "default" in node
+        for rule in node.get("x-kubernetes-validations", ())
+        for field in re.findall(r"(?<!has\()self\.(\w+)", rule["rule"])
+        if f"has(self.{field})" not in rule["rule"]
+        and "default" in node.get("properties", {}).get(field, {})
+    ]
+
+    assert not bare
 
 
 def test_a_fresh_object_is_not_current() -> None:

@@ -11,6 +11,7 @@ _RANKS = (
     "(self.workers.gpusPerWorker > 0 ? self.workers.gpusPerWorker"
     " : has(self.workers.ranksPerWorker) ? self.workers.ranksPerWorker : 1)"
 )
+_MICRO = "(has(self.training.microBatchSize) ? self.training.microBatchSize : 1)"
 
 
 def batch_fits(
@@ -22,10 +23,11 @@ def batch_fits(
     ``count``: the same in Python, None where it is absent.
     """
     absent = "".join(f"!has({part}) || " for part in optional)
+    least = f"({_MICRO} * {workers} * {_RANKS})"
     return Rule(
-        cel=f"{absent}!has(self.training.globalBatchSize) || self.training.globalBatchSize % ("
-        "(has(self.training.microBatchSize) ? self.training.microBatchSize : 1)"
-        f" * {workers} * {_RANKS}) == 0",
+        # a number below its bound is refused by the bound; here it must not divide by nothing
+        cel=f"{absent}!has(self.training.globalBatchSize) || {least} < 1"
+        f" || self.training.globalBatchSize % {least} == 0",
         # no messageExpression with the numbers: the API server reckons any string(int) as
         # unbounded and refuses the CRD
         check=lambda spec: _divides(spec, count(spec)),
@@ -38,4 +40,5 @@ def _divides(spec: Any, workers: int | None) -> bool:
     if size is None or workers is None:
         return True
     micro = spec.training.micro_batch_size or 1
-    return bool(size % (micro * workers * spec.workers.ranks_per_pod) == 0)
+    least = micro * workers * spec.workers.ranks_per_pod
+    return bool(least < 1 or size % least == 0)

@@ -122,7 +122,8 @@ class Evaluation(SpecModel):
             ),
         ),
         Rule(
-            cel="self.overfitting.action != 'StopKeepBest' || has(self.everySteps)",
+            cel="!has(self.overfitting) || self.overfitting.action != 'StopKeepBest'"
+            " || has(self.everySteps)",
             message="StopKeepBest compares evaluations: set everySteps",
             field_path=".everySteps",
             check=lambda wish: (
