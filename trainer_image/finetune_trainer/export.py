@@ -76,7 +76,7 @@ def run(config: RunConfig, workspace: Path, output: Path, train_attempt: int) ->
     }
     bundle = rating.read_bundle(config, attempt)
     asked = {"rating": bundle.report} if bundle else {}
-    waits = waits_for_people(config.gate, bundle and bundle.digest)
+    waits = waits_for_people(config.gate, bundle.digest if bundle else None)
     published: dict[str, dict[str, Any]] = {}
     difference = 0.0
     output.mkdir(parents=True, exist_ok=True)

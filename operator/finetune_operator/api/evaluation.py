@@ -112,7 +112,8 @@ class Evaluation(SpecModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="!has(self.human) || (has(self.generation) && self.baseline == 'Measure')",
+            cel="!has(self.human) || (has(self.generation)"
+            " && has(self.baseline) && self.baseline == 'Measure')",
             message="people compare the answers of the untouched and the tuned model: set "
             "generation, and baseline to Measure",
             field_path=".human",

@@ -56,7 +56,7 @@ def awaiting_ratings(facts: Facts) -> Verdict | None:
     result = count(facts, told)
     if result.problem is not None:
         return _hold(facts, result)
-    gate = facts.spec.gate and facts.spec.gate.human
+    gate = _gate(facts)
     if gate is None or not _enough(gate, result):
         return _hold(facts, result)
     if _win_rate(result) >= float(gate.min_win_rate):
@@ -97,9 +97,7 @@ def held_back(facts: Facts, words: LastWords | None, numbers: dict[str, Any]) ->
 def needs_ratings(facts: Facts) -> bool:
     """The gate asks people, and they have not let the model pass yet."""
     told = facts.status.human_evaluation
-    gate = facts.spec.gate
-    asked = gate is not None and gate.human is not None
-    return asked and (told is None or told.accepted_time is None)
+    return _gate(facts) is not None and (told is None or told.accepted_time is None)
 
 
 def bundle(facts: Facts, words: LastWords | None) -> HumanEvaluation | None:
@@ -176,7 +174,7 @@ def _hold(facts: Facts, told: HumanEvaluation) -> Verdict:
 def _what_is_missing(facts: Facts, told: HumanEvaluation) -> str:
     if told.problem:
         return f"the model waits unpublished, because its ratings cannot be read: {told.problem}"
-    gate = facts.spec.gate and facts.spec.gate.human
+    gate = _gate(facts)
     ratings = f"{told.ratings or 0} of {gate.min_ratings if gate else 0} ratings"
     raters = f"by {told.raters or 0} of {gate.min_raters if gate else 0} raters"
     return (
@@ -194,6 +192,10 @@ def _waits(facts: Facts) -> bool:
         and facts.status.human_evaluation is not None
         and needs_ratings(facts)
     )
+
+
+def _gate(facts: Facts) -> HumanGate | None:
+    return facts.spec.gate.human if facts.spec.gate else None
 
 
 def _enough(gate: HumanGate, result: HumanEvaluation) -> bool:
