@@ -12,7 +12,8 @@ stored scores; the tests compare the counts with the tensors that torch saves. N
 guessed, until a benchmark measures them, are the constants of `RUNTIME_BYTES`.
 
 Not in the plan: dropout inside the model (``training.dropout``), which keeps masks and on CPUs the
-scores of attention; answers to held-out prompts; fragmentation.
+scores of attention; answers to held-out prompts; fragmentation; the copy of each weight that DoRA
+keeps in GPT-2's own kind of linear layer (``Conv1D``).
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Shape:
     """Linear layers with an adapter."""
     adapter_inputs: int = 0
     """Input features of all of them together."""
+    adapter_outputs: int = 0
+    """Output features of all of them together."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Setup:
     lora_rank: int = 0
     """0: full fine-tuning."""
     lora_dropout: bool = False
+    dora: bool = False
+    """Adapters that decompose the weights."""
     packed: bool = True
     """Rows hold several samples, so attention needs a mask."""
     checkpoint_copy: bool = False
@@ -121,7 +126,8 @@ def predict(shape: Shape, setup: Setup, fit: Fit) -> Memory:
 
 
 def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
-    """The moments that can be the worst: loss, head and layers of backward, its end, step, save.
+    """The moments that can be the worst: end of forward, loss, head and layers of backward, its
+    end, step, save.
 
     The optimizer's state is counted in all of them: it is there from the first step on.
     """
@@ -136,7 +142,7 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
     trains_head = c * shape.vocabulary * shape.hidden if not setup.lora_rank else 0
     # Gradients that flow through one layer: two of the width of the MLP, two of the hidden one.
     flow = c * tokens * (2 * shape.intermediate + 2 * shape.hidden)
-    filling = bucket if stage > 0 else 0
+    filling, norms = bucket if stage > 0 else 0, _decomposition(shape, setup)
     always = {
         "optimizer": optimizer_state(shape, setup, fit),
         "checkpoint_copy": _checkpoint_copy(shape, setup, fit),
@@ -153,6 +159,13 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
             buffers=filling,
             **always,
         ),
+        "end of forward": Memory(
+            parameters=parameters + live,
+            gradients=held,
+            activations=kept,
+            buffers=filling + norms,
+            **always,
+        ),
         "head": Memory(
             parameters=parameters + live,
             gradients=held,
@@ -165,7 +178,7 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
             parameters=parameters + live,
             gradients=held,
             activations=kept + again,
-            buffers=filling + flow,
+            buffers=filling + flow + (norms if again else 0),
             **always,
         ),
         "end of backward": Memory(
@@ -263,7 +276,8 @@ def layer_activations(shape: Shape, setup: Setup, fit: Fit) -> int:
     the output of attention; m: 4 for a gated MLP, 2 else, 5 where GELU is computed in steps.
     RMSNorm keeps its input in fp32 and, where its weight is trained, the normalized input. Packed
     rows have a mask of one number for each pair of tokens of a row. An adapter keeps its inner
-    numbers, and with dropout a mask and its own input.
+    numbers, with dropout a mask and its own input, and with DoRA what the layer and the adapter
+    give, which the magnitudes multiply.
     """
     c, tokens = setup.number_bytes, fit.micro * setup.row_tokens
     wide = 4 if shape.gated else 5 if shape.stepwise_gelu else 2
@@ -279,8 +293,19 @@ def layer_activations(shape: Shape, setup: Setup, fit: Fit) -> int:
         adapted = c * setup.lora_rank * shape.adapters
         if setup.lora_dropout:
             adapted += (c + 1) * shape.adapter_inputs
+        if setup.dora:
+            adapted += 2 * c * shape.adapter_outputs
         size += -(-adapted // shape.layers)
     return tokens * size
+
+
+def _decomposition(shape: Shape, setup: Setup) -> int:
+    """DoRA computes the norm of each adapted weight in every forward pass, from the whole weight:
+    its change, that change scaled, and their sum (3hf), after a unit matrix of its inputs (f²)."""
+    if not setup.dora:
+        return 0
+    wide = max(shape.intermediate, shape.hidden)
+    return setup.number_bytes * (3 * shape.hidden * wide + wide * wide)
 
 
 def _checkpoint_copy(shape: Shape, setup: Setup, fit: Fit) -> int:

@@ -11,17 +11,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from .api.types import (
+    ActivationCheckpointing,
     FineTuneJobSpec,
     FineTuneJobStatus,
     HumanEvaluation,
     Resolved,
     StageName,
-    Switch,
     decimal_string,
 )
 from .batch import solve_batch
 from .engine.store import Key
 from .errors import Fault, InvalidSpec
+from .fit_choice import kept, switch_of
 from .gang_size import bounds, fitting_sizes, misfits, present_workers, with_workers
 from .memory_ladder import Fit, descend
 from .preflight import predicted
@@ -32,6 +33,7 @@ from .sources import ClaimUse, ResolvedOutput, Source, locate_sources
 FIRST_MASTER_PORT = 23_000
 MASTER_PORTS = 8_000  # below the ephemeral ports of Linux, which begin at 32768
 IMAGE_VOLUMES_SINCE = 35
+NOT_KNOWN = "Auto: it is not known what a rank needs and has"
 _LETTERS = {StageName.PREPARE: "p", StageName.TRAIN: "a", StageName.EXPORT: "x"}
 
 
@@ -62,6 +64,8 @@ class TrainingPlan:
     """Trainer image; stays the same from the job's first pod to its last."""
     resolved: Resolved
     sources: tuple[Source, ...]
+    default_fit: Fit
+    """What it would be if nothing were known of memory."""
     fit: Fit
     learning_rate: float
     accepted: HumanEvaluation | None
@@ -192,18 +196,24 @@ def plan_training(
     image = (status.resolved and status.resolved.image) or platform.settings.trainer_image
     zero_stage, zero_reason = _zero_stage(wish)
     adaptations = status.resolved.adaptations if status.resolved else None
-    fit = descend(
-        Fit(
-            micro=batch.micro,
-            accumulation=batch.accumulation,
-            activation_checkpointing=wish.training.activation_checkpointing is Switch.ENABLED,
-            zero_stage=zero_stage,
-            world_size=wish.workers.world_size,
-        ),
-        len(adaptations or ()),
+    checkpointing = wish.training.activation_checkpointing
+    default = Fit(
+        micro=batch.micro,
+        accumulation=batch.accumulation,
+        activation_checkpointing=checkpointing is ActivationCheckpointing.ENABLED,
+        zero_stage=zero_stage,
+        world_size=wish.workers.world_size,
     )
+    planned = status.resolved.planned if status.resolved else None
+    fit = descend(kept(default, planned), len(adaptations or ()))
     rate, rate_reason = _learning_rate(wish)
     reasons = {**batch.reasons, "zeroStage": zero_reason, "learningRate": rate_reason}
+    if checkpointing is ActivationCheckpointing.AUTO:
+        reasons["activationCheckpointing"] = NOT_KNOWN
+    if planned and planned.reasons:
+        alone = default.world_size == 1  # then the stage is not the one that was chosen
+        told = planned.reasons.items()
+        reasons |= {name: why for name, why in told if not (alone and name == "zeroStage")}
     precision = wish.training.precision
     resizes = status.resolved.resizes if status.resolved else None
     if resizes and wish.workers.count != asked.workers.count:
@@ -218,11 +228,12 @@ def plan_training(
         accumulation=fit.accumulation,
         global_batch_size=batch.total,
         zero_stage=fit.zero_stage,
-        activation_checkpointing="Enabled" if fit.activation_checkpointing else "Disabled",
+        activation_checkpointing=switch_of(fit),
         precision=precision.value if precision else "Auto",
         learning_rate=decimal_string(rate),
         steps=status.resolved.steps if status.resolved else wish.training.steps,
         memory=predicted(wish, fit, status.model, status.data),
+        planned=planned,
         image=image,
         reasons={name: reason for name, reason in reasons.items() if reason} or None,
         adaptations=adaptations,
@@ -241,6 +252,7 @@ def plan_training(
         image=image,
         resolved=resolved,
         sources=sources,
+        default_fit=default,
         fit=fit,
         learning_rate=rate,
         accepted=told if told and told.accepted_time else None,

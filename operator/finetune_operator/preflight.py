@@ -14,6 +14,7 @@ from .api.types import (
     Packing,
     Switch,
 )
+from .fit_choice import Choice, choose, gigabytes, left_open
 from .memory_ladder import Fit, next_rung
 from .memory_plan import Memory, Setup, Shape, predict
 
@@ -42,6 +43,19 @@ def predicted(
     )
 
 
+def chosen(
+    spec: FineTuneJobSpec, default: Fit, model: ModelStatus | None, data: DataStatus | None
+) -> Choice | None:
+    """What the spec leaves open of the fit. None: nothing, or memory is not known."""
+    shape, available, may = _shape(model), available_bytes(spec), left_open(spec)
+    if shape is None or available is None:
+        return None
+    if not (may.micro or may.activation_checkpointing or may.zero_stage):
+        return None
+    setup = _setup(spec, data)
+    return choose(default, may, lambda fit: predict(shape, setup, fit).total, available)
+
+
 def available_bytes(spec: FineTuneJobSpec) -> int | None:
     """Of a GPU as the spec says; on CPU a rank's share of its pod's memory limit."""
     workers = spec.workers
@@ -56,12 +70,12 @@ def available_bytes(spec: FineTuneJobSpec) -> int | None:
 def tell(memory: MemoryStatus) -> str:
     """One sentence: what a rank needs, its largest parts, and what to do where it is too much."""
     parts = sorted((memory.parts or {}).items(), key=lambda part: -part[1])[:LARGEST]
-    named = ", ".join(f"{name} {_gb(size)}" for name, size in parts)
+    named = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts)
     need, available = memory.predicted_bytes or 0, memory.available_bytes
-    sentence = f"a rank is predicted to need {_gb(need)} at its worst moment ({named})"
+    sentence = f"a rank is predicted to need {gigabytes(need)} at its worst moment ({named})"
     if available is None:
         return f"{sentence}; how much it has is not known"
-    sentence += f" and has {_gb(available)}"
+    sentence += f" and has {gigabytes(available)}"
     if need <= available:
         return sentence
     if memory.fits_with:
@@ -108,6 +122,7 @@ def _setup(spec: FineTuneJobSpec, data: DataStatus | None) -> Setup:
         optimizer="AdamW" if training.optimizer.type is OptimizerType.ADAMW else "SGD",
         lora_rank=lora.rank if lora else 0,
         lora_dropout=lora is not None and float(lora.dropout) > 0,
+        dora=lora is not None and lora.dora is Switch.ENABLED,
         packed=spec.data.packing is Packing.ISOLATED,
         checkpoint_copy=saves and spec.checkpoint.asynchronous is Switch.ENABLED,
     )
@@ -119,7 +134,3 @@ def _parts(memory: Memory) -> list[tuple[str, int]]:
 
 def _wire(name: str) -> str:
     return "checkpointCopy" if name == "checkpoint_copy" else name
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

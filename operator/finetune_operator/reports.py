@@ -175,6 +175,7 @@ class ShapeReport(_Report):
     stepwise_gelu: bool | None = None
     adapters: Count | None = None
     adapter_inputs: Count | None = None
+    adapter_outputs: Count | None = None
 
 
 def _model_shape(value: Any) -> Any:

@@ -102,6 +102,8 @@ def _lora(spec: FineTuneJobSpec) -> dict[str, Any] | None:
         "rank": lora.rank,
         "alpha": lora.alpha,
         "dropout": float(lora.dropout),
+        "rslora": lora.rslora is Switch.ENABLED,
+        "dora": lora.dora is Switch.ENABLED,
         "targetModules": list(lora.target_modules) if lora.target_modules else "AllLinear",
     }
 
@@ -132,6 +134,7 @@ def _training(spec: FineTuneJobSpec, fit: Fit, learning_rate: float) -> dict[str
         },
         "maxGradNorm": float(training.max_grad_norm),
         "dropout": float(training.dropout),
+        "neftuneNoiseAlpha": _number(training.neftune_noise_alpha),
         "precision": training.precision.value if training.precision else "Auto",
         "activationCheckpointing": fit.activation_checkpointing,
         "seed": training.seed,

@@ -243,8 +243,13 @@ def test_a_killed_rank_and_an_evicted_pod_change_nothing_of_the_result(
             name,
             steps=steps,
             data=DATA,
-            method={"lora": {"dropout": "0.1"}},
-            training={"microBatchSize": 2, "globalBatchSize": 16, "learningRate": "3e-3"},
+            method={"lora": {"dropout": "0.1", "rslora": "Enabled", "dora": "Enabled"}},
+            training={
+                "microBatchSize": 2,
+                "globalBatchSize": 16,
+                "learningRate": "3e-3",
+                "neftuneNoiseAlpha": "5",
+            },
             evaluation={"everySteps": 100},
             checkpoint={"everySteps": interval},
             workers={"terminationGracePeriodSeconds": 120, "resources": ONE_CPU},
@@ -317,6 +322,8 @@ def test_a_killed_rank_and_an_evicted_pod_change_nothing_of_the_result(
         for name in ("calm", "rough")
     ]
     assert adapters[0] == adapters[1] and merged[0] == merged[1]
+    settings = json.loads((attempts("calm") / "0/adapter/adapter_config.json").read_text())
+    assert settings["use_rslora"] and settings["use_dora"]
 
 
 def test_a_rank_killed_while_a_checkpoint_is_written_costs_that_one_alone(

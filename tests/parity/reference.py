@@ -6,6 +6,7 @@ added up, and one backward pass over the whole window divides by its number of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,19 +15,29 @@ from unit.trainer.train.tiny import random_rows, tiny_llama
 from unit.trainer.train.workers import Job
 
 from finetune_trainer.batches import epoch_order
+from finetune_trainer.config import RunConfig
+from finetune_trainer.loop import seed_for_step
 from finetune_trainer.schedule import learning_rate
 from finetune_trainer.session import adapt
 
 
-def train_plainly(job: Job, world_size: int) -> dict[str, Any]:
-    """Losses by step, first gradient and final weights by parameter name."""
+def train_plainly(
+    job: Job, world_size: int, rewrite: Callable[[Any], None] = lambda _model: None
+) -> dict[str, Any]:
+    """Losses by step, first gradient and final weights by parameter name.
+
+    ``rewrite`` may put formulas of its own in place of the adapted model's. NEFTune: for one rank
+    and micro-batches of one row, whose noise is drawn for the row and scaled sample by sample.
+    """
     config = job.run_config(world_size)
     training = config.training
     rows = random_rows(1, job.lengths, supervised=job.supervised)
     model = tiny_llama(**job.model)
     torch.manual_seed(training.seed)
-    model = adapt(model, config)
+    model = adapt(model, _without_noise(config))
+    rewrite(model)
     model.train()
+    embed, alpha = model.get_input_embeddings(), training.neftune_noise_alpha
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = _optimizer(list(parameters.values()), training)
     size = config.global_batch_size
@@ -42,13 +53,18 @@ def train_plainly(job: Job, world_size: int) -> dict[str, Any]:
         total = torch.zeros((), dtype=torch.float64)
         optimizer.zero_grad()
         sums = []
+        seed_for_step(training.seed, step, 0)
         for row in window:
+            at, size_of_row = 0, sum(len(segment.input_ids) for segment in rows[row])
+            drawn = torch.empty(1, size_of_row, embed.embedding_dim).uniform_(-1, 1)
             for segment in rows[row]:
                 ids = torch.from_numpy(segment.input_ids.astype("int64"))[None]
+                inputs = _embedded(embed, ids, drawn[:, at : at + ids.shape[1]], alpha)
+                at += ids.shape[1]
                 targets = torch.from_numpy(segment.supervised.astype("bool"))[1:]
                 if not targets.any():
                     continue
-                logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+                logits = model(inputs_embeds=inputs, use_cache=False).logits[0, :-1].float()
                 loss = functional.cross_entropy(
                     logits[targets], ids[0, 1:][targets], reduction="sum"
                 )
@@ -69,6 +85,19 @@ def train_plainly(job: Job, world_size: int) -> dict[str, Any]:
         "gradients": first,
         "masters": {name: p.detach().clone().view(-1) for name, p in parameters.items()},
     }
+
+
+def _without_noise(config: RunConfig) -> RunConfig:
+    """The noise is ours to add."""
+    training = config.training.model_copy(update={"neftune_noise_alpha": None})
+    return config.model_copy(update={"training": training})
+
+
+def _embedded(embed: Any, ids: torch.Tensor, drawn: torch.Tensor, alpha: float | None) -> Any:
+    """Of one sample: ``drawn`` is uniform from −1 to 1."""
+    if alpha is None:
+        return embed.weight[ids]
+    return embed.weight[ids] + drawn * alpha / (ids.shape[1] * embed.embedding_dim) ** 0.5
 
 
 def _optimizer(parameters: list[torch.nn.Parameter], training: Any) -> torch.optim.Optimizer:

@@ -52,7 +52,7 @@ def job(stage: int, *, method: dict[str, Any] | None = None, **training: Any) ->
 def test_traps_22_23_25_a_stopped_run_goes_on_bit_for_bit(
     tmp_path: Path, stage: int, method: str
 ) -> None:
-    small = job(stage, method={} if method == "full" else None)
+    small = job(stage, method={} if method == "full" else None, neftuneNoiseAlpha=5)
     straight = run_gang(train, 2, small)
     stopped = run_gang(stop_in, 2, small, tmp_path, 0, "train", 4)
     assert [result["step"] for result in stopped] == [5, 5]

@@ -130,6 +130,10 @@ class Lora(_Section):
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.0
+    rslora: bool = False
+    """Scale alpha / √rank instead of alpha / rank."""
+    dora: bool = False
+    """Size and direction of the weights are trained apart."""
     target_modules: Literal["AllLinear"] | tuple[str, ...] = "AllLinear"
 
 
@@ -169,6 +173,8 @@ class Training(_Section):
     max_grad_norm: float = 1.0
     """0 switches clipping off."""
     dropout: float = 0.0
+    neftune_noise_alpha: float | None = None
+    """See ``neftune``."""
     precision: Literal["Auto", "BF16", "FP16", "FP32"] = "Auto"
     activation_checkpointing: bool = False
     seed: int = 42

@@ -83,6 +83,8 @@ def lora_config(lora: Lora) -> LoraConfig:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
         target_modules="all-linear" if everywhere else list(lora.target_modules),
     )
 

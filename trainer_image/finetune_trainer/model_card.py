@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_trainer.config import RunConfig
+from finetune_trainer.config import Lora, RunConfig
 from finetune_trainer.judging.table import TITLES
 
 _HELD_OUT = {
@@ -22,7 +22,7 @@ def model_card(
     ``model`` and ``data`` are the manifests of prepare, ``result`` is the train result; figures it
     does not have are left out.
     """
-    method = f"LoRA, rank {config.method.lora.rank}" if config.method.lora else "full fine-tuning"
+    noise = config.training.neftune_noise_alpha
     base = f"{model['source']}{'@' + model['commit'] if model.get('commit') else ''}"
     front = ["---", "library_name: transformers", "tags: [finetune-operator]"]
     if config.model.hub:
@@ -30,7 +30,8 @@ def model_card(
     facts = {
         "Base model": f"{base} ({model['architecture']}, {model['parameters']:,} parameters)",
         "Base model digest": model["digest"],
-        "Method": method,
+        "Method": _method(config.method.lora),
+        "Noise on embeddings": None if noise is None else f"NEFTune, alpha {noise:g}",
         "Data digest": data["digest"],
         "Training samples": f"{data['kept']:,} ({data['supervisedTokens']:,} target tokens)",
         "Held-out samples": f"{data['evalRows']:,}",
@@ -63,6 +64,13 @@ def model_card(
     for name, signature in (result.get("signatures") or {}).items():
         lines.append(f"{TITLES[name]}: `{signature}`.")
     return "\n".join(lines) + "\n"
+
+
+def _method(lora: Lora | None) -> str:
+    if lora is None:
+        return "full fine-tuning"
+    stable = ", rank-stabilized" if lora.rslora else ""
+    return f"{'DoRA' if lora.dora else 'LoRA'}, rank {lora.rank}{stable}"
 
 
 def _scores(metrics: dict[str, Any]) -> list[str]:

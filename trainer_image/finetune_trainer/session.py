@@ -11,7 +11,7 @@ import torch
 
 from finetune_trainer import engine as engines
 from finetune_trainer import gang as gangs
-from finetune_trainer import lean_imports, shards
+from finetune_trainer import lean_imports, neftune, shards
 from finetune_trainer.account import steps_done_before
 from finetune_trainer.batches import PackedRows
 from finetune_trainer.checkpoint import Checkpoints
@@ -162,12 +162,20 @@ def build_engine(config: RunConfig, folder: Path, precision: Precision) -> Engin
     settings = deepspeed_config(training, stage, precision, trainable=BUCKET_ELEMENTS)
     with engines.partitioned_loading(settings):
         model = load_model(folder, DTYPES[precision], dropout=training.dropout)
-    adapted = adapt(model, config)
+        # Still inside: an adapter that begins from the weights has to gather them.
+        adapted = adapt(model, config)
     return Engine(adapted, training, stage, precision)
 
 
 def adapt(model: Any, config: RunConfig) -> Any:
-    """Attach LoRA where the job asks for it, and activation checkpointing."""
+    """Attach what the job asks for: LoRA, activation checkpointing, noise on the embeddings."""
+    adapted = _with_adapters(model, config)
+    if config.training.neftune_noise_alpha is not None:
+        neftune.attach(adapted, config.training.neftune_noise_alpha)
+    return adapted
+
+
+def _with_adapters(model: Any, config: RunConfig) -> Any:
     if config.training.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     lora = config.method.lora

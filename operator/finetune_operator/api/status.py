@@ -92,6 +92,20 @@ class MemoryStatus(StatusModel):
     """The nearest configuration that fits, where this one does not."""
 
 
+class PlannedFit(StatusModel):
+    """What was left open and chosen from the predicted memory, when prepare was over. Later
+    attempts keep it; adaptations go on from it."""
+
+    micro_batch_size: Counter | None = None
+    """Sequences per rank and forward pass."""
+    zero_stage: Counter | None = None
+    """ZeRO stage."""
+    activation_checkpointing: Literal["Enabled", "Disabled"] | None = None
+    """Whether activations are computed again in the backward pass."""
+    reasons: Annotated[dict[str, Message], Field(max_length=8)] | None = None
+    """Why it is not what it would be with more memory, by field name."""
+
+
 class Resize(StatusModel):
     """A change of the number of workers."""
 
@@ -136,6 +150,9 @@ class Resolved(StatusModel):
     """Optimizer steps of the whole training; known after prepare."""
     memory: MemoryStatus | None = None
     """What a rank is predicted to need; known after prepare."""
+    planned: PlannedFit | None = None
+    """What was chosen so that a rank fits into its memory. Absent: that memory is not known, or
+    nothing was left open."""
     image: str | None = None
     """Trainer image of this job; kept from its first pod to its last."""
     reasons: Annotated[dict[str, Message], Field(max_length=32)] | None = None
@@ -175,6 +192,8 @@ class ModelShape(StatusModel):
     """Linear layers with an adapter."""
     adapter_inputs: Counter | None = None
     """Input features of all of them together."""
+    adapter_outputs: Counter | None = None
+    """Output features of all of them together."""
 
 
 class ModelStatus(StatusModel):

@@ -12,15 +12,28 @@ from .schema import LIST_SET, DecimalRange, Rule, SpecModel, exactly_one
 Steps = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
+class Switch(StrEnum):
+    """Something is on or off."""
+
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+
+
 class Lora(SpecModel):
     """Low-rank adapters beside frozen weights."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     """Rank of the two factors of each adapter."""
     alpha: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Scale of the adapters; their effect is multiplied by alpha / rank."""
+    """Scale of the adapters; their effect is multiplied by alpha / rank, with rslora by
+    alpha / √rank."""
     dropout: Annotated[str, DecimalRange(0, 0.9, example="0.05")] = "0.0"
     """Dropout on the input of the adapters, a decimal string."""
+    rslora: Switch = Switch.DISABLED
+    """Enabled: rank-stabilized scale (arXiv:2312.03732), which keeps large ranks learning."""
+    dora: Switch = Switch.DISABLED
+    """Enabled: weight-decomposed adapters (arXiv:2402.09353): size and direction of each output are
+    trained apart. Takes more memory and time."""
     target_modules: (
         Annotated[
             tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
@@ -100,11 +113,12 @@ class Precision(StrEnum):
     FP32 = "FP32"
 
 
-class Switch(StrEnum):
-    """Something is on or off."""
+class ActivationCheckpointing(StrEnum):
+    """Whether activations are computed again in the backward pass."""
 
     ENABLED = "Enabled"
     DISABLED = "Disabled"
+    AUTO = "Auto"
 
 
 class Training(SpecModel):
@@ -118,7 +132,8 @@ class Training(SpecModel):
     """Sequences per optimizer step over all ranks; equals microBatchSize × accumulation × world
     size. Absent: the smallest size of at least 16 that fits."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    """Sequences per rank and forward pass. Absent: chosen, see `status.resolved`."""
+    """Sequences per rank and forward pass. Absent: the largest that fits into memory, as far as
+    that is known, with at most 8192 tokens on GPUs and 2048 on CPUs; see `status.resolved`."""
     learning_rate: Annotated[str, DecimalRange(0, 10, low_open=True, example="2e-4")] | None = None
     """Peak learning rate, a decimal string. Absent: 2e-4 with lora, 2e-5 with full."""
     schedule: Schedule = Schedule()
@@ -129,11 +144,16 @@ class Training(SpecModel):
     """Gradients are scaled down to this norm, a decimal string. "0" switches it off."""
     dropout: Annotated[str, DecimalRange(0, 0.9, example="0.1")] = "0.0"
     """Dropout inside the model while it trains, a decimal string."""
+    neftune_noise_alpha: (
+        Annotated[str, DecimalRange(0, 1000, low_open=True, example="5")] | None
+    ) = None
+    """Noise on the input embeddings while it trains (NEFTune, arXiv:2310.05914): uniform, at most
+    alpha / √(tokens of the sample × hidden size), a decimal string; 5 is usual. Absent: none."""
     precision: Precision | None = None
     """BF16, FP16 (with loss scaling) or FP32. Absent: BF16 where the GPU has it, FP32 on CPU."""
-    activation_checkpointing: Switch = Switch.DISABLED
+    activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.DISABLED
     """Enabled computes activations again in the backward pass: less memory, about a third more
-    time."""
+    time. Auto: only where no micro-batch would fit without it, see `status.resolved`."""
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
     """Seed of order, initialization and dropout."""
 
@@ -147,7 +167,8 @@ class DeepSpeed(SpecModel):
 
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     """ZeRO stage: 0 nothing is partitioned, 1 optimizer state, 2 also gradients, 3 also
-    parameters. Absent: chosen, see `status.resolved`."""
+    parameters. Absent: 0 for a single rank, else 2, or 3 where 2 does not fit into memory, as far
+    as that is known; see `status.resolved`."""
 
 
 class AfterSuccess(StrEnum):

@@ -49,6 +49,7 @@ from .status import (
     PassedOver,
     PastFailure,
     Phase,
+    PlannedFit,
     Progress,
     Resize,
     Resolved,
@@ -60,6 +61,7 @@ from .status import (
 )
 from .storage import ClaimRef, Output, OutputFormat, Storage
 from .training import (
+    ActivationCheckpointing,
     AfterSuccess,
     Checkpoint,
     DeepSpeed,
@@ -153,6 +155,7 @@ __all__ = [
     "SHORT_NAME",
     "SINGULAR",
     "VERSION",
+    "ActivationCheckpointing",
     "Adaptation",
     "Affinity",
     "AfterSuccess",
@@ -227,6 +230,7 @@ __all__ = [
     "PassedOver",
     "PastFailure",
     "Phase",
+    "PlannedFit",
     "PodAffinity",
     "PodAffinityTerm",
     "Policy",

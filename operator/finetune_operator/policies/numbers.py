@@ -19,8 +19,9 @@ from ..api.types import (
     StageName,
     decimal_string,
 )
+from ..fit_choice import switch_of
 from ..observed import ChildPod
-from ..preflight import predicted
+from ..preflight import chosen, predicted
 from ..reports import (
     AccountReport,
     BestReport,
@@ -101,7 +102,7 @@ def final_numbers(facts: Facts, words: Any) -> dict[str, Any]:
 
 
 def prepared_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
-    """Model, data and step count, from the words of prepare."""
+    """Model, data and step count, from the words of prepare, and what follows from them."""
     changes: dict[str, Any] = {}
     if words and words.model:
         changes["model"] = ModelStatus(**words.model.model_dump(exclude_none=True))
@@ -112,10 +113,24 @@ def prepared_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
             rejects_path=f"{facts.known_plan.workspace}/data/rejects.jsonl",
         )
     plan = facts.known_plan
-    need = predicted(plan.spec, plan.fit, changes.get("model"), changes.get("data"))
+    model, data = changes.get("model"), changes.get("data")
     resolved = facts.status.resolved or plan.resolved
-    steps = words.steps if words and words.steps is not None else resolved.steps
-    changes["resolved"] = resolved.model_copy(update={"steps": steps, "memory": need})
+    news: dict[str, Any] = {}
+    if words and words.steps is not None:
+        news["steps"] = words.steps
+    fit, choice = plan.fit, chosen(plan.spec, plan.default_fit, model, data)
+    if choice is not None:
+        fit = choice.fit
+        news |= {
+            "planned": choice.planned,
+            "micro_batch_size": fit.micro,
+            "accumulation": fit.accumulation,
+            "zero_stage": fit.zero_stage,
+            "activation_checkpointing": switch_of(fit),
+            "reasons": {**(resolved.reasons or {}), **(choice.planned.reasons or {})} or None,
+        }
+    news["memory"] = predicted(plan.spec, fit, model, data)
+    changes["resolved"] = resolved.model_copy(update=news)
     return changes
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import re
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
 
 from finetune_operator.memory_ladder import Fit
@@ -24,6 +28,9 @@ from finetune_operator.memory_plan import (
     predict,
     weights,
 )
+from finetune_trainer.config import Lora
+from finetune_trainer.model import lora_config
+from finetune_trainer.prepare.shape import shape_of, shape_of_job
 
 SMOL = Shape(
     parameters=134_515_008,
@@ -166,6 +173,42 @@ TINY = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("llama", {}),
+        ("llama", {"dropout": 0.1}),
+        ("llama", {"dora": True}),
+        ("gpt2", {}),
+        ("gpt2", {"dropout": 0.1}),
+    ],
+)
+def test_torch_saves_what_the_plan_says_of_adapters(name: str, variant: dict[str, Any]) -> None:
+    """What they add to the frozen model's, within 5 %: magnitudes are left out."""
+    lora = Lora(rank=8, **variant)
+    model: Any = AutoModelForCausalLM.from_config(TINY[name], dtype=torch.float32)  # type: ignore[no-untyped-call]
+    sizes = shape_of_job({"shape": shape_of(model), "parameters": 1}, lora)
+    shape = Shape(parameters=1, **{_snake(key): value for key, value in sizes.items()})
+    setup = Setup(
+        "FP32",
+        "CPU",
+        row_tokens=64,
+        row_targets=0,
+        lora_rank=8,
+        lora_dropout=lora.dropout > 0,
+        dora=lora.dora,
+    )
+    saved = _saved_bytes(TINY[name], checkpointing=False, lora=lora)
+    assert activations(shape, setup, ONE) == pytest.approx(saved, rel=0.05)
+
+
+def test_dora_needs_room_for_whole_weights_when_forward_ends() -> None:
+    dora = replace(LORA_CPU, dora=True, row_targets=1)
+    plain = moments(ADAPTED, replace(dora, dora=False), ONE)["end of forward"]
+    norms = moments(ADAPTED, dora, ONE)["end of forward"].buffers - plain.buffers
+    assert norms == 4 * (3 * 576 * 1536 + 1536 * 1536)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", TINY)
 def test_torch_saves_what_the_plan_says(name: str, checkpointing: bool) -> None:
@@ -191,23 +234,39 @@ def test_torch_saves_what_the_plan_says(name: str, checkpointing: bool) -> None:
     )
 
 
-def _saved_bytes(config: PretrainedConfig, checkpointing: bool) -> int:
+def _snake(name: str) -> str:
+    return re.sub("[A-Z]", lambda found: f"_{found[0].lower()}", name)
+
+
+def _saved_bytes(config: PretrainedConfig, checkpointing: bool, lora: Lora | None = None) -> int:
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     model.train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if lora:
+        model = get_peft_model(model, lora_config(lora))
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}
+    kept: weakref.WeakSet[_Kept] = weakref.WeakSet()  # DoRA's norms have a graph that nobody keeps
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
+    def keep(tensor: torch.Tensor) -> _Kept:
+        holder = _Kept(tensor)
+        kept.add(holder)
+        return holder
 
     positions = torch.arange(32).repeat(2)[None]
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(input_ids=positions, position_ids=positions, use_cache=False)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda holder: holder.tensor):
+        output = model(input_ids=positions, position_ids=positions, use_cache=False)
+    gc.collect()
+    found = {storage.data_ptr(): storage.nbytes() for storage in (k.storage for k in kept)}
+    assert output.logits.requires_grad
+    return sum(size for pointer, size in found.items() if pointer not in own)
+
+
+class _Kept:
+    """A tensor that a graph saved, for as long as there is the graph."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor, self.storage = tensor, tensor.untyped_storage()
 
 
 SHAPES = st.sampled_from([SMOL, ADAPTED, GPT2])
@@ -220,6 +279,7 @@ SETUPS = st.builds(
     optimizer=st.sampled_from(["AdamW", "SGD"]),
     lora_rank=st.sampled_from([0, 16]),
     lora_dropout=st.booleans(),
+    dora=st.booleans(),
     packed=st.booleans(),
     checkpoint_copy=st.booleans(),
 )

@@ -48,14 +48,17 @@ def shape_of_job(model: dict[str, Any], lora: Lora | None) -> dict[str, Any]:
     wanted = lora.target_modules
     names = None if wanted == "AllLinear" else {name.rpartition(".")[2] for name in wanted}
     found = [entry[1:] for entry in linear if names is None or entry[0] in names]
+    magnitudes = sum(outputs * count for _, outputs, count in found) if lora.dora else 0
     return {
         **shape,
-        "trainable": sum(lora.rank * (inputs + outputs) * n for inputs, outputs, n in found),
+        "trainable": sum(lora.rank * (inputs + outputs) * n for inputs, outputs, n in found)
+        + magnitudes,
         "largest": max(
             (lora.rank * max(inputs, outputs) for inputs, outputs, _ in found), default=0
         ),
         "adapters": sum(count for *_, count in found),
         "adapterInputs": sum(inputs * count for inputs, _, count in found),
+        "adapterOutputs": sum(outputs * count for _, outputs, count in found),
     }
 
 

@@ -130,6 +130,27 @@ def test_a_gpu_has_what_the_spec_says() -> None:
     assert told(prepared(spec))[0] == "True"
 
 
+def test_what_is_left_open_is_chosen_so_that_it_fits() -> None:
+    """Two rows of 1000 tokens need 4.7 GB: the cheapest way is one at a time."""
+    changes = {"microBatchSize": None, "activationCheckpointing": "Auto"}
+    spec = make_spec(training=changes, workers={"resources": {"limits": {"memory": "4Gi"}}})
+    resolved = prepared(spec)["resolved"]
+    planned = resolved["planned"]
+    assert (planned["microBatchSize"], planned["zeroStage"]) == (1, 2)
+    assert planned["activationCheckpointing"] == "Disabled"
+    assert planned["reasons"].items() <= resolved["reasons"].items()
+    assert (resolved["microBatchSize"], resolved["accumulation"]) == (1, 8)
+    assert told(prepared(spec))[0] == "True"
+    assert resolved["reasons"]["zeroStage"].startswith("optimizer state and gradients")
+    again = decide(make_facts(FineTuneJobStatus.model_validate(prepared(spec)), spec=spec))
+    assert again.status["resolved"] == resolved, "the next plan says the same"
+
+
+def test_nothing_is_chosen_where_memory_is_not_known() -> None:
+    resolved = prepared(make_spec(training={"microBatchSize": None}))["resolved"]
+    assert "planned" not in resolved
+
+
 @pytest.mark.parametrize(("policy", "phase"), [("Warn", "Starting"), ("Fail", "Failed")])
 def test_fail_ends_the_job_before_a_training_pod(policy: str, phase: str) -> None:
     spec = spec_with("1G", policy)

@@ -69,16 +69,17 @@ def folder(prepared: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train(workspace: Path) -> None:
+def train(workspace: Path, lora: Lora | None = None) -> None:
     """Stand in for training: an adapter and full weights that differ from the base."""
     torch.manual_seed(1)
     attempt = workspace / "attempts/0"
-    model = get_peft_model(
-        load_model(workspace / "model", torch.float32), lora_config(Lora(rank=4))
-    )
+    base = load_model(workspace / "model", torch.float32)
+    model = get_peft_model(base, lora_config(lora or Lora(rank=4)))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.2)
+        if "magnitude" in name:
+            weight.data *= 1.5
     model.save_pretrained(attempt / "adapter")
     full = load_model(workspace / "model", torch.float32)
     for weight in full.parameters():
@@ -111,6 +112,34 @@ def test_trap_15_merged_weights_answer_like_base_plus_adapter(folder: Path) -> N
     assert result["artifact"]["formats"] == ["Adapter", "Merged"]
     assert result["artifact"]["maxLogitDifference"] < 1e-4
     assert result["train"] == {"metrics": METRICS, "step": 10, "steps": 10}
+
+
+@pytest.mark.parametrize(("rslora", "dora"), [(True, False), (False, True), (True, True)])
+def test_trap_15_variants_of_lora_merge_as_their_formulas_say(
+    folder: Path, rslora: bool, dora: bool
+) -> None:
+    """rsLoRA: W + α/√r BA. DoRA: that, brought to the trained size by outputs."""
+    lora = {"rank": 4, "rslora": rslora, "dora": dora}
+    train(folder / "ws", Lora.model_validate(lora))
+    result = run(folder, method={"lora": lora})
+    assert result["artifact"]["maxLogitDifference"] < 1e-4
+    method = f"| {'DoRA' if dora else 'LoRA'}, rank 4{', rank-stabilized' if rslora else ''} |"
+    assert method in (folder / "ws/output/merged/README.md").read_text()
+    base = load_file(folder / "ws/model/model.safetensors")
+    merged = load_file(folder / "ws/output/merged/model.safetensors")
+    adapter = load_file(folder / "ws/output/adapter/adapter_model.safetensors")
+    prefix, suffix = "base_model.model.", ".lora_A.weight"
+    layers = [name.removesuffix(suffix) for name in adapter if name.endswith(suffix)]
+    assert layers
+    for layer in layers:
+        change = adapter[f"{layer}.lora_B.weight"] @ adapter[f"{layer}.lora_A.weight"]
+        name = f"{layer.removeprefix(prefix)}.weight"
+        expected = base[name] + 32 / (2 if rslora else 4) * change
+        if dora:
+            sizes = adapter[f"{layer}.lora_magnitude_vector"]
+            expected *= (sizes / expected.norm(dim=1))[:, None]
+        torch.testing.assert_close(merged[name], expected, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(merged[name], base[name], atol=1e-3)
 
 
 def test_trap_15_the_adapter_arrives_unchanged(folder: Path) -> None:

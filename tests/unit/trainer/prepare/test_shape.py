@@ -25,22 +25,25 @@ GPT2 = GPT2Config(n_embd=48, n_layer=4, n_head=6, vocab_size=100, bos_token_id=0
 
 
 @pytest.mark.parametrize(
-    ("config", "names"),
+    ("config", "names", "dora"),
     [
-        (LLAMA, "AllLinear"),
-        (LLAMA, ("q_proj", "self_attn.v_proj")),
-        (GPT2, "AllLinear"),
-        (GPT2, ("c_attn",)),
+        (LLAMA, "AllLinear", False),
+        (LLAMA, ("q_proj", "self_attn.v_proj"), False),
+        (LLAMA, "AllLinear", True),
+        (GPT2, "AllLinear", False),
+        (GPT2, ("c_attn",), True),
     ],
 )
-def test_what_an_adapter_trains(config: PretrainedConfig, names: Any) -> None:
+def test_what_an_adapter_trains(config: PretrainedConfig, names: Any, dora: bool) -> None:
     model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    lora = Lora(rank=8, target_modules=names)
+    lora = Lora(rank=8, target_modules=names, dora=dora)
     found = shape_of_job({"shape": shape_of(model), "parameters": 1}, lora)
     adapted = get_peft_model(model, lora_config(lora))
     trained = [weight.numel() for weight in adapted.parameters() if weight.requires_grad]
     assert (found["trainable"], found["largest"]) == (sum(trained), max(trained))
-    assert found["adapters"] == len(trained) // 2
+    assert found["adapters"] == len(trained) // (3 if dora else 2)
+    outputs = [w.shape[0] for name, w in adapted.named_parameters() if "lora_B" in name]
+    assert found["adapterOutputs"] == sum(outputs)
     assert "linear" not in found
 
 

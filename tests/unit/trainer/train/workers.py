@@ -18,6 +18,7 @@ from unit.trainer.train.tiny import VOCABULARY, random_rows, run_config, tiny_ll
 
 from finetune_trainer import gang as gangs
 from finetune_trainer import lineage, shards
+from finetune_trainer.batches import collate
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
@@ -29,12 +30,13 @@ from finetune_trainer.judging.decode import Decoding, Signals, decode
 from finetune_trainer.judging.prompts import Prompt
 from finetune_trainer.judging.questions import Questions
 from finetune_trainer.loop import Loop
+from finetune_trainer.loss import loss_sum
 from finetune_trainer.metrics import Metrics
 from finetune_trainer.prepare.store import PackedDataset
 from finetune_trainer.progress import Progress
 from finetune_trainer.rendezvous import Place
 from finetune_trainer.reporter import Reporter
-from finetune_trainer.session import adapt
+from finetune_trainer.session import adapt, build_engine
 from finetune_trainer.state import TrainState
 from finetune_trainer.weights import save_weights
 from finetune_trainer.zero_config import effective_stage, resolve_precision
@@ -334,6 +336,22 @@ def score(place: Place, job: Job) -> dict[str, Any]:
         "calls": len(calls),
         "rng_untouched": bool(torch.equal(before, torch.get_rng_state())),
     }
+
+
+def adapter_losses(place: Place, job: Job, model: Path) -> list[float]:
+    """Losses of three steps on the same row on every rank, from the model in a folder."""
+    config = job.run_config(place.world_size)
+    joined(place)
+    engine = build_engine(config, model, "FP32")
+    rows = rows_in(Path(tempfile.mkdtemp()) / "train", 1, job.lengths, job.supervised)
+    batch = collate([rows.row(0)])
+    losses = []
+    for _ in range(3):
+        summed = loss_sum(engine, batch, logits_to_keep=True)
+        engine.backward(summed / 10)
+        engine.step(0.1)
+        losses.append(float(summed))
+    return losses
 
 
 def poison(place: Place, job: Job) -> dict[str, Any]:
