@@ -240,7 +240,7 @@ def plan_training(
         passed_over=status.resolved.passed_over if status.resolved else None,
         resizes=resizes,
     )
-    told = status.human_evaluation
+    people = status.human_evaluation
     return TrainingPlan(
         key=key,
         uid=uid,
@@ -255,7 +255,7 @@ def plan_training(
         default_fit=default,
         fit=fit,
         learning_rate=rate,
-        accepted=told if told and told.accepted_time else None,
+        accepted=people if people and people.accepted_time else None,
     )
 
 
