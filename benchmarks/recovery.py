@@ -64,7 +64,7 @@ class Recovery:
     ended: float
     """Until the status says that the gang is over, its pods gone, and another attempt follows."""
     pause: float
-    """Until the next Job exists: ``spec.recovery.backoffSeconds.initial`` is part of it."""
+    """Until the next Job exists; the first loss of a pod is followed by no pause."""
     containers: float
     """Until rank 0's container runs."""
     ready: float

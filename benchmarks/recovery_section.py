@@ -13,7 +13,7 @@ from benchmarks.recovery import ColdStart, Recoveries, Recovery
 PARTS = {
     "noticed": "death of the pod → its Kubernetes Job says that it fails (goal ≤ 5 s)",
     "ended": "→ the other pods have ended, and the status says what follows",
-    "pause": "→ the next Job exists (`spec.recovery.backoffSeconds.initial`: 5 s)",
+    "pause": "→ the next Job exists (no pause after a first loss)",
     "containers": "→ rank 0's container runs",
     "ready": "→ model, adapter and optimizer stand, the checkpoint is loaded",
     "step": "→ the first optimizer step is done",

@@ -330,9 +330,7 @@ class FakeCluster:
         if not pods_too:
             return changed
         pods = [read_child_pod(raw) for raw in self._of_kind("Pod")]
-        for pod in pods:
-            if pod.terminated or pod.disruption:
-                stores.evidence.add(pod.job_uid, pod.name, pod)
+        stores.keep_last_words(pods)
         return changed | stores.child_pods.synchronise(pods, version)
 
     def pass_time(self, count: float) -> None:

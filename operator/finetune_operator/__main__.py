@@ -167,6 +167,8 @@ async def read_all(cluster: KubernetesCluster, stores: Stores, settings: Setting
             listed += [read(raw) for raw in page]
             versions.append(at)
             await asyncio.sleep(0)
+        if store is stores.child_pods:
+            stores.keep_last_words(listed)
         changed |= store.synchronise(listed, min(versions))
     return changed
 

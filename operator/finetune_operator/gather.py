@@ -50,6 +50,16 @@ class Stores:
     evidence: Evidence[ChildPod] = field(default_factory=Evidence)
     """Ended pods, by the UID of their Kubernetes Job."""
 
+    def keep_last_words(self, pods: Iterable[ChildPod]) -> None:
+        """For everybody who has read pods, in whichever way, before they go into the store: a watch
+        that was cut never tells of a pod that ended and went meanwhile, and one reading of it may
+        be the only one. What the store knows already was kept then."""
+        for pod in pods:
+            known = self.child_pods.get(pod.key, pod.name)
+            news = known is None or known.uid != pod.uid or known.version < pod.version
+            if news and (pod.terminated or pod.disruption):
+                self.evidence.add(pod.job_uid, pod.name, pod, pod.version)
+
 
 class Gatherer:
     """Reads facts; decides nothing."""
@@ -230,6 +240,7 @@ class Gatherer:
     def _learn(self, key: Key, found: Children) -> None:
         """What was read live is at least as new as the stores, but for what came after it."""
         stores = self.stores
+        stores.keep_last_words(found.pods)
         self._take_over(stores.child_jobs, stores.child_jobs.of(key), found.jobs, found.version)
         self._take_over(stores.child_pods, stores.child_pods.of(key), found.pods, found.version)
 

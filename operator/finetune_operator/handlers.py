@@ -17,7 +17,7 @@ from .engine.queue import WorkQueue
 from .engine.store import Key, Store, Stored
 from .gather import Stores
 from .objects.labels import JOB_LABEL
-from .observed import Raw, read_child_job, read_child_pod, read_job
+from .observed import ChildPod, Raw, read_child_job, read_child_pod, read_job
 from .watches import Watches, session
 
 S = TypeVar("S", bound=Stored)
@@ -61,9 +61,12 @@ def register(
         _keep(raw, kind, stores.child_jobs, read_child_job, queue)
 
     def keep_child_pod(raw: Raw, kind: str | None = None) -> None:
-        pod = _keep(raw, kind, stores.child_pods, read_child_pod, queue)
-        if pod.terminated or pod.disruption:
-            stores.evidence.add(pod.job_uid, pod.name, pod)
+        _keep(raw, kind, stores.child_pods, read_pod, queue)
+
+    def read_pod(raw: Raw) -> ChildPod:
+        pod = read_child_pod(raw)
+        stores.keep_last_words([pod])
+        return pod
 
     @kopf.on.login(registry=registry)
     async def login(**known: Any) -> kopf.AiohttpSession | None:
@@ -86,11 +89,10 @@ def register(
 
 def _keep(
     raw: Raw, kind: str | None, store: Store[S], read: Callable[[Raw], S], queue: WorkQueue[Key]
-) -> S:
+) -> None:
     item = read(raw)
     if store.remove(item) if kind == "DELETED" else store.put(item):
         queue.add(item.key)
-    return item
 
 
 class CappedForever:

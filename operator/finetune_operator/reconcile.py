@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .api.types import Phase
 from .cluster import Cluster
 from .engine.store import Key
 from .errors import NameConflict, Refused, Stale
@@ -21,8 +20,6 @@ from .status import Decision, decide
 
 STEPS = 8
 """A pass that has not come to rest after so many writes starts again later."""
-EVENTS = 8
-"""Events of a job's whole life; the last one is kept for its end."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +35,6 @@ class Reconciler:
         self._gatherer = gatherer
         self._announce = announce
         self._refusals: dict[Key, Obstacle] = {}
-        self._events: dict[Key, tuple[str, frozenset[str]]] = {}
-        """Names of the Events that were told of a job, by its UID."""
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Returns the seconds after which to look again. Raises ``ClusterError``."""
@@ -79,17 +74,8 @@ class Reconciler:
         phase = decision.status.get("phase")
         if phase != facts.job.status.get("phase"):
             logger.info("%s", phase, extra={"job": str(facts.key)})
-        if decision.event is not None:
-            self._tell(facts, decision.event, last=phase in (Phase.SUCCEEDED, Phase.FAILED))
-
-    def _tell(self, facts: Facts, event: Mapping[str, Any], *, last: bool) -> None:
-        """Announce an Event after the write that it tells of; losing one is no harm."""
-        uid, told = self._events.get(facts.key, ("", frozenset()))
-        told = told if uid == facts.job.uid else frozenset()
-        name = event["metadata"]["name"]
-        if name not in told and len(told) < (EVENTS if last else EVENTS - 1):
-            self._events[facts.key] = facts.job.uid, told | {name}
-            self._announce(event)
+        if decision.event is not None:  # after the write that it tells of; losing one is no harm
+            self._announce(decision.event)
 
     async def _carry_out(self, facts: Facts, action: Action) -> None:
         key, uid, stores = facts.key, facts.job.uid, self._gatherer.stores
@@ -117,5 +103,4 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         """The FineTuneJob is gone; the garbage collector sees to its children."""
         self._refusals.pop(key, None)
-        self._events.pop(key, None)
         self._gatherer.forget(key)

@@ -55,6 +55,7 @@ def run_config(
                 "everySteps": spec.checkpoint.every_steps,
                 "asynchronous": spec.checkpoint.asynchronous is Switch.ENABLED,
                 "keep": spec.checkpoint.keep,
+                "onDiskFull": spec.checkpoint.on_disk_full.value,
                 "afterSuccess": spec.checkpoint.after_success.value,
             },
             "recovery": _recovery(spec, passed_over),

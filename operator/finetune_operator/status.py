@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .api.types import Condition, ConditionType, FineTuneJobStatus, Phase, Reason, StageName
-from .objects.event import build_event
 from .policies.attempts import (
     between_attempts,
     creation_refused,
@@ -37,6 +36,7 @@ from .policies.preflight import memory_short, preflight
 from .policies.resize import growing, too_little_room
 from .policies.secrets import without_secrets
 from .policies.suspend import resumed, suspended
+from .policies.telling import event_of, with_event
 from .policies.ttl import finished
 from .policies.validity import obstructed, spec_invalid
 
@@ -107,8 +107,13 @@ def decide(facts: Facts) -> Decision:
     status = compose(facts, verdict)
     wire = status.wire()
     changed = wire != facts.job.status
+    event = event_of(facts, verdict) if changed else None
     if changed:
-        aside = {**verdict.aside, "goodput": account(facts, status, verdict.reason)}
+        along = {
+            "goodput": account(facts, status, verdict.reason),
+            "events": with_event(facts, event),
+        }
+        aside = {**verdict.aside, **along}
         wire = status.model_copy(update=aside).wire()
     ends = verdict.state.terminal and facts.status.completion_time is None
     growth = seconds_until_more(facts)
@@ -121,7 +126,7 @@ def decide(facts: Facts) -> Decision:
     return Decision(
         status=wire if changed else facts.job.status,
         actions=verdict.actions,
-        event=_event(facts, verdict) if changed else None,
+        event=event,
         again_after=min((seconds for seconds in times if seconds is not None), default=None),
         irrevocable=ends
         or verdict.final
@@ -239,25 +244,6 @@ def _transition(
         last_transition_time=facts.now if moved or known is None else known.last_transition_time,
         reason=reason,
         message=message,
-    )
-
-
-def _event(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
-    """An Event for each change of the reason: transitions, never progress."""
-    if verdict.quiet or facts.condition(ConditionType.RECONCILING)[1] == verdict.reason:
-        return None
-    bad = (
-        verdict.state in (State.STUCK, State.FAILED)
-        or verdict.pending_reason is not None
-        or verdict.reason in (Reason.STEPS_SKIPPED, Reason.OVERFITTING)
-    )
-    return build_event(
-        facts.key,
-        facts.job.uid,
-        warning=bad,
-        reason=str(verdict.reason),
-        message=verdict.message,
-        now=facts.now,
     )
 
 

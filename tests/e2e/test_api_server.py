@@ -171,7 +171,7 @@ def test_an_optional_part_cannot_be_removed_whole(
     "change",
     [
         pytest.param({"suspend": False}, id="resume"),
-        pytest.param({"activeDeadlineSeconds": 60}, id="another deadline"),
+        pytest.param({"activeDeadlineSeconds": 600}, id="another deadline"),
         pytest.param({"activeDeadlineSeconds": None}, id="no deadline"),
         pytest.param({"ttlSecondsAfterFinished": 0}, id="another time to live"),
         pytest.param({"startDeadlineSeconds": 60}, id="another start deadline"),

@@ -170,7 +170,7 @@ SPECS = st.sampled_from(
     [
         make_spec(),
         make_spec(suspend=True),
-        make_spec(activeDeadlineSeconds=100),
+        make_spec(activeDeadlineSeconds=100, workers={"terminationGracePeriodSeconds": 30}),
         make_spec(workers={"ranksPerWorker": None, "gpusPerWorker": 2}, budget={"gpuHours": "1"}),
         make_spec(ttlSecondsAfterFinished=0),
         make_spec(recovery={"elastic": {"min": 1, "max": 4, "growAfterSeconds": 10}}),

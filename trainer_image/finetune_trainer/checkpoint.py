@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,12 @@ from typing import Any
 from finetune_trainer import lineage, manifest, shards, tensor_file
 from finetune_trainer.checkpoint_folder import CheckpointFolder
 from finetune_trainer.engine import Engine
-from finetune_trainer.errors import (
-    DiskFull,
-    HardwareFault,
-    NoValidCheckpoint,
-    Preempted,
-    StageError,
-    failure_class,
-)
+from finetune_trainer.errors import DiskFull, NoValidCheckpoint, Preempted, StageError
 from finetune_trainer.flight import Flight
 from finetune_trainer.gang import Gang
 from finetune_trainer.lineage import Parent
 from finetune_trainer.snapshot import Snapshot
+from finetune_trainer.together import together
 
 FORMAT = 1
 
@@ -58,6 +52,22 @@ class _Draft:
     content: dict[str, Any]
     """The manifest without the files."""
     protect: frozenset[int]
+    size: int
+    """Bytes that the shards of all ranks will take."""
+
+
+@dataclass(frozen=True)
+class _Aloft:
+    """A save in flight."""
+
+    draft: _Draft
+    content: list[memoryview]
+    """This rank's shard."""
+    flight: Flight
+
+    @classmethod
+    def begun(cls, draft: _Draft, content: list[memoryview], path: Path) -> _Aloft:
+        return cls(draft, content, Flight(lambda stop: tensor_file.write(path, content, stop)))
 
 
 class Checkpoints:
@@ -72,17 +82,21 @@ class Checkpoints:
         keep: int,
         identity: dict[str, Any],
         suspect: Collection[tuple[int, int]] = (),
+        gives_up_oldest: bool = True,
     ) -> None:
         """``identity`` says what the state belongs to (digests of model and data, method…): a
-        checkpoint with another one is refused. ``suspect``: see ``lineage.newest_verified``."""
+        checkpoint with another one is refused. ``suspect``: see ``lineage.newest_verified``.
+        ``gives_up_oldest``: where the volume is full, old checkpoints make room for the new one.
+        """
         self._workspace = workspace
         self._attempt = attempt
         self._folder = CheckpointFolder(workspace, attempt, keep=keep)
         self._gang = gang
         self._identity = identity
         self._snapshot = Snapshot()
-        self._flight: tuple[_Draft, Flight] | None = None
+        self._flight: _Aloft | None = None
         self._suspect = suspect
+        self._gives_up_oldest = gives_up_oldest
         self.published: list[Published] = []
 
     def save(
@@ -90,13 +104,20 @@ class Checkpoints:
     ) -> Published:
         """Publish the state after ``step`` steps. Steps in ``protect`` survive the retention.
 
-        ``state`` is the loop's own, as JSON. Raises ``DiskFull`` before anything is written if the
-        space does not suffice, and on every rank if one of them runs out.
+        ``state`` is the loop's own, as JSON. Where the volume is full, the oldest checkpoints make
+        room, but never the newest one nor those in ``protect``. Raises ``DiskFull`` on every rank
+        if that does not help, before anything is written if it can be foreseen.
         """
         partitions = engine.partitions()
         draft = self._drafted(engine, step, state, shards.size(partitions), protect)
         path = self._shard_path(step)
-        published = self._publish(draft, self._together(lambda: shards.write(path, partitions)))
+        while True:
+            try:
+                files = self._together(lambda: shards.write(path, partitions))
+                published = self._publish(draft, files)
+                break
+            except DiskFull as full:
+                self._start_over(draft, protect, full)
         self._folder.tidy()
         return published
 
@@ -116,8 +137,7 @@ class Checkpoints:
         draft = self._drafted(engine, step, state, shards.size(partitions), protect)
         content: list[memoryview] = []
         self._together(lambda: content.extend(self._snapshot.take(tensors)))
-        path = self._shard_path(step)
-        self._flight = draft, Flight(lambda stop: tensor_file.write(path, content, stop))
+        self._flight = _Aloft.begun(draft, content, self._shard_path(step))
 
     @property
     def in_flight(self) -> bool:
@@ -129,9 +149,9 @@ class Checkpoints:
 
         1: its shard is written; the number of ranks: it cannot be, and all should know. Else 0.
         """
-        if self._flight is None or not self._flight[1].over:
+        if self._flight is None or not self._flight.flight.over:
             return 0.0
-        return float(self._gang.place.world_size) if self._flight[1].failed else 1.0
+        return float(self._gang.place.world_size) if self._flight.flight.failed else 1.0
 
     def decided(self, votes: float) -> bool:
         """Whether `land` has something to do, by the sum of all ranks' votes. Not collective."""
@@ -140,27 +160,40 @@ class Checkpoints:
     def land(self, *, protect: Collection[int] = ()) -> Published | None:
         """Publish the save in flight if all ranks have written; else forget it.
 
-        Raises the error of a rank that cannot write, on all ranks.
+        Where the volume was full and an older checkpoint can make room, it is in flight once more
+        instead. Raises the error of a rank that cannot write, on all ranks.
         """
         if self._flight is None:
             return None
-        (draft, flight), self._flight = self._flight, None
-        files = self._together(flight.outcome)
-        return None if None in files else self._publish(draft, files, protect)
+        aloft, self._flight = self._flight, None
+        try:
+            files = self._together(aloft.flight.outcome)
+            return None if None in files else self._publish(aloft.draft, files, protect)
+        except DiskFull as full:
+            aloft.flight.stop()
+            self._start_over(aloft.draft, protect, full)
+            path = self._shard_path(aloft.draft.step)
+            self._flight = _Aloft.begun(aloft.draft, aloft.content, path)
+            return None
 
     def finish(self, *, protect: Collection[int] = ()) -> Published | None:
         """Wait for the save in flight, then `land`; nothing is left to be done after it."""
-        if self._flight is not None:
-            self._flight[1].wait()
-        published = self.land(protect=protect)
+        published = None
+        while self._flight is not None:
+            self._flight.flight.wait()
+            published = self.land(protect=protect)
         self._folder.tidy()
         return published
 
     def abandon(self, *, protect: Collection[int] = ()) -> Published | None:
         """Stop the save in flight, then `land`: what came too late for that is published."""
         if self._flight is not None:
-            self._flight[1].stop()
-        return self.land(protect=protect)
+            self._flight.flight.stop()
+        published = self.land(protect=protect)
+        if self._flight is not None:  # it was to be tried again
+            self._flight.flight.stop()
+            self._flight = None
+        return published
 
     def choose_parent(self) -> Parent | None:
         """Rank 0 looks for the newest whole checkpoint and fences the chain; all get the answer."""
@@ -259,15 +292,15 @@ class Checkpoints:
         self, engine: Engine, step: int, state: dict[str, Any], size: int, protect: Collection[int]
     ) -> _Draft:
         """Make room for ``size`` bytes of each rank, and note what the manifest will say."""
-        place = self._gang.place
-
-        def make_room() -> None:
-            if self._gang.is_first:
-                self._folder.open(step)
-            self._folder.require_space(size * place.world_size)
-
+        place, needed = self._gang.place, size * self._gang.place.world_size
         self._together(self._give_way)
-        self._together(make_room)
+        self._open(step)
+        while True:
+            try:
+                self._together(lambda: self._folder.require_space(needed))
+                break
+            except DiskFull as full:
+                self._give_up_oldest(needed, protect, full)
         content = {
             "format": FORMAT,
             "step": step,
@@ -280,7 +313,28 @@ class Checkpoints:
             "state": state,
             "at": round(time.time(), 3),
         }
-        return _Draft(step, content, frozenset(protect))
+        return _Draft(step, content, frozenset(protect), needed)
+
+    def _open(self, step: int) -> None:
+        self._together(lambda: self._folder.open(step) if self._gang.is_first else None)
+
+    def _start_over(self, draft: _Draft, protect: Collection[int], full: DiskFull) -> None:
+        """The shards did not fit although there seemed to be room: quotas do not show, and others
+        write too. Make more of it, and begin with an empty folder."""
+        self._give_up_oldest(draft.size, {*draft.protect, *protect}, full)
+        self._open(draft.step)
+
+    def _give_up_oldest(self, needed: int, protect: Collection[int], full: DiskFull) -> None:
+        """Let the oldest checkpoint go. Raises ``full`` where none may, or all would not do."""
+
+        def give_up() -> int | None:
+            wanted = self._gives_up_oldest and self._gang.is_first
+            return self._folder.give_up_oldest(needed, protect) if wanted else None
+
+        gone: int | None = self._together(give_up)[0]
+        if gone is None:
+            raise full
+        self.published = [kept for kept in self.published if kept.step != gone]
 
     def _publish(
         self, draft: _Draft, files: list[dict[str, Any]], protect: Collection[int] = ()
@@ -306,29 +360,9 @@ class Checkpoints:
     def _shard_path(self, step: int) -> Path:
         return self._folder.temporary(step) / _shard(self._gang.place.rank)
 
-    def _together(self, action: Any) -> list[Any]:
-        """Do it on every rank and exchange the results; an error of one is an error of all."""
-        try:
-            mine: tuple[Any, Exception | None] = (action(), None)
-        except Exception as error:
-            mine = (None, error)
-        results = self._gang.gather((mine[0], _portable(mine[1])))
-        if mine[1] is not None:
-            raise mine[1]
-        for _, fault in results:
-            if fault is not None:
-                raise fault
-        return [value for value, _ in results]
+    def _together(self, action: Callable[[], Any]) -> list[Any]:
+        return together(self._gang, action)
 
 
 def _shard(rank: int) -> str:
     return f"rank-{rank}.safetensors"
-
-
-def _portable(error: Exception | None) -> StageError | None:
-    """The error as another rank can raise it, in the same class."""
-    if error is None or isinstance(error, StageError):
-        return error
-    failure = failure_class(error)
-    kind = next((kind for kind in (DiskFull, HardwareFault) if kind.failure is failure), StageError)
-    return kind(f"the checkpoint cannot be written: {error}")

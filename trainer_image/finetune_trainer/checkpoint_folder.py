@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from finetune_trainer.errors import DiskFull
 
 SPACE_FACTOR = 1.2
 """Free space that must be there, as a multiple of what the checkpoint will take."""
+
+FULL_HINT = "enlarge the claim of spec.storage, or free space on it"
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +57,27 @@ class CheckpointFolder:
             raise DiskFull(
                 f"a checkpoint takes about {total / 1e6:.0f} MB, the volume has "
                 f"{free / 1e6:.0f} MB left",
-                hint="enlarge the claim of spec.storage, or free space on it",
+                hint=FULL_HINT,
             )
+
+    def give_up_oldest(self, needed: int, protect: Collection[int]) -> int | None:
+        """Remove the oldest checkpoint to make room for ``needed`` bytes. Returns its step.
+
+        The newest one, which the next attempt would go on from, and those in ``protect`` stay. None
+        where no other is left, or where all of them together would not make enough room: then
+        nothing is removed.
+        """
+        by_step = self._history()
+        spare = sorted(set(by_step) - {max(by_step, default=0)} - set(protect))
+        free = shutil.disk_usage(self._workspace).free
+        if free + sum(_size(by_step[step]) for step in spare) < needed * SPACE_FACTOR or not spare:
+            return None
+        step = spare[0]
+        for path in by_step[step]:
+            with contextlib.suppress(FileNotFoundError):  # somebody else has just removed it
+                shutil.rmtree(_hidden(path), ignore_errors=True)
+        log.warning("no space for the next checkpoint: that of step %d is removed", step)
+        return step
 
     def publish(self, step: int, content: dict[str, Any]) -> None:
         """Let the checkpoint appear; all its files are durable. ``content``: its manifest."""
@@ -71,23 +94,28 @@ class CheckpointFolder:
         Returns the steps that are gone. Their files are removed beside the training: that of many
         gigabytes takes seconds on some volumes. `tidy` waits for it.
         """
-        # The history of the next attempt is all that anybody may go on from.
-        history = [(c.step, c.path) for c in lineage.history(self._workspace, self._attempt + 1)]
-        newest = sorted({step for step, _ in history}, reverse=True)[: self._keep]
+        by_step = self._history()
+        newest = sorted(by_step, reverse=True)[: self._keep]
         gone, trash = set(), []
-        for step, path in history:
-            if step in protect or step in newest:
-                continue
-            try:
-                trash.append(_hidden(path))
-            except OSError as error:  # what is left over harms nobody
-                log.warning("cannot remove the checkpoint of step %d: %s", step, error)
+        for step in set(by_step) - set(protect) - set(newest):
+            for path in by_step[step]:
+                try:
+                    trash.append(_hidden(path))
+                except OSError as error:  # what is left over harms nobody
+                    log.warning("cannot remove the checkpoint of step %d: %s", step, error)
             gone.add(step)
         if trash:
             self.tidy()
             self._removal = threading.Thread(target=_remove, args=(trash,), daemon=True)
             self._removal.start()
         return gone
+
+    def _history(self) -> dict[int, list[Path]]:
+        """All that anybody may go on from: that of the next attempt. Folders of each step."""
+        found: dict[int, list[Path]] = {}
+        for candidate in lineage.history(self._workspace, self._attempt + 1):
+            found.setdefault(candidate.step, []).append(candidate.path)
+        return found
 
     def tidy(self) -> None:
         """Wait until what `retire` gave up takes no space any more."""
@@ -102,6 +130,18 @@ def _hidden(folder: Path) -> Path:
     shutil.rmtree(trash, ignore_errors=True)
     folder.rename(trash)
     return trash
+
+
+def _size(folders: Iterable[Path]) -> int:
+    """Bytes that go with them: a file that is linked into several counts once, one that is linked
+    from elsewhere too does not."""
+    files = []
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError):
+            files += [path.stat() for path in folder.iterdir()]
+    links = Counter(file.st_ino for file in files)
+    sizes = {file.st_ino: file.st_size for file in files if links[file.st_ino] == file.st_nlink}
+    return sum(sizes.values())
 
 
 def _remove(folders: Iterable[Path]) -> None:

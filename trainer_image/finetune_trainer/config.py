@@ -266,6 +266,7 @@ class Checkpoint(_Section):
     asynchronous: bool = True
     """Written beside the training, from a copy in host memory."""
     keep: int = 2
+    on_disk_full: Literal["RemoveOldest", "Stop"] = "RemoveOldest"
     after_success: Literal["Keep", "Delete"] = "Keep"
 
 

@@ -59,6 +59,13 @@ class Gang:
     def barrier(self) -> None:
         distributed.barrier(group=self.control)
 
+    def collectives_begun(self) -> int:
+        """So many this rank has begun, of gradients and of control. Not collective; any thread may
+        ask."""
+        # The group of the gradients is the default one.
+        groups = (distributed.distributed_c10d._get_default_group(), self.control)
+        return sum(int(group._get_sequence_number_for_group()) for group in groups)
+
 
 def join(
     place: Place, device: torch.device, *, rendezvous_seconds: float, collective_seconds: float

@@ -1,14 +1,15 @@
 """Ranks that stand still: noticed by the launcher of their pod and told by their stacks.
 
 One rank that stands still stops all others in their next collective. So silence does not say whose
-fault it is: what a rank is doing does, and who fell silent first.
+fault it is: what a rank is doing does, how many collectives it has begun, and who fell silent
+first.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -53,8 +54,8 @@ class Silence:
 
     @property
     def calls_for_a_look(self) -> bool:
-        """At one, one and a half, two, … times the patience."""
-        return self.times > 1 + self.looks / 2
+        """At one, 1.1, one and a half, two, … times the patience."""
+        return self.times > (1 + self.looks / 10 if self.looks < 2 else (self.looks + 1) / 2)
 
 
 class Doing(Enum):
@@ -87,27 +88,62 @@ def judge(state: str, stacks: str) -> Sight:
     return Sight(Doing.UNKNOWN, f"stands in {name}, {'/'.join(Path(file).parts[-2:])}:{line}")
 
 
+class Lead(NamedTuple):
+    """Where a rank stands among those that are silent, by the collectives that each has begun."""
+
+    behind: int | None = None
+    """A rank that has begun one which this rank has not."""
+    ahead: bool = False
+    """Others have not begun one that this rank has."""
+
+
+def leader(rank: int, counts: Mapping[int, int]) -> Lead:
+    """``counts``: collectives begun, of the ranks that have told."""
+    if rank not in counts:
+        return Lead()
+    own = counts[rank]
+    farthest = max(counts, key=lambda other: counts[other])
+    if counts[farthest] > own:
+        return Lead(behind=farthest)
+    return Lead(ahead=min(counts.values()) < own)
+
+
 def guilty(
-    rank: int, sight: Sight, times: float, beats: Callable[[], Iterable[Mapping[str, Any]]]
+    rank: int, sight: Sight, silence: Silence, beats: Iterable[Mapping[str, Any]], lead: Lead
 ) -> bool:
     """Whether the gang ends because of this rank.
 
-    ``times``: its silence in units of its patience. ``beats``: the last signs of all ranks. Where
-    all seem to wait for each other, it is said of rank 0 after twice the patience, and of any rank
+    ``beats``: the last signs of all ranks. A rank that has not begun a collective in which another
+    one waits is guilty, unless it is seen waiting in an earlier one, and the other one is not.
+    Where that is not known, a rank that cannot be seen waiting is guilty at the second look, if it
+    fell silent first: until then the launchers of other pods have told what they know. Where all
+    seem to wait for each other, it is said of rank 0 after twice the patience, and of any rank
     after three times, because the pod of rank 0 may not be able to say anything.
     """
-    if sight.doing is Doing.STANDING or times > 3 or (times > 2 and rank == 0):
+    if sight.doing is Doing.STANDING or silence.times > 3:
         return True
-    return sight.doing is Doing.UNKNOWN and _fell_silent_first(rank, beats())
+    if lead.behind is not None and sight.doing is Doing.UNKNOWN:
+        return True
+    if lead.ahead:
+        return False
+    if silence.times > 2 and rank == 0:
+        return True
+    late = sight.doing is Doing.UNKNOWN and silence.looks > 1
+    return late and _fell_silent_first(rank, beats)
 
 
-def hang_failure(silence: Silence, sight: Sight) -> dict[str, Any]:
+def hang_failure(silence: Silence, sight: Sight, lead: Lead) -> dict[str, Any]:
     """The failure of a rank that was ended for it."""
     phase, step = silence.beat.get("phase"), silence.beat.get("step", 0)
+    where = (
+        ""
+        if lead.behind is None
+        else (f", and has not begun the collective in which rank {lead.behind} waits")
+    )
     return {
         "class": "Hang",
         "message": f"no sign of life for {silence.seconds:.0f} s in phase {phase} after step "
-        f"{step}: the rank {sight.words}",
+        f"{step}: the rank {sight.words}{where}",
         "hint": "the pod's log holds the stacks of its threads; if this was work, raise "
         "spec.recovery.hangAfterSeconds",
         "step": step,

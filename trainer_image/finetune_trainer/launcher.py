@@ -21,17 +21,23 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer import outcome
+from finetune_trainer import collectives, outcome
 from finetune_trainer.config import RUN_JSON, WORKSPACE, RunConfig, load_run_config
 from finetune_trainer.container import available_cpus, oom_kills
 from finetune_trainer.errors import ConfigInvalid
 from finetune_trainer.explanation import explain
 from finetune_trainer.failures import BY_EXIT_CODE, BY_NAME
-from finetune_trainer.hang import Silence, guilty, hang_failure, judge, process_state
+from finetune_trainer.hang import (
+    Silence,
+    guilty,
+    hang_failure,
+    judge,
+    leader,
+    process_state,
+)
 from finetune_trainer.heartbeat import read_all
 from finetune_trainer.last_lines import last_lines
 from finetune_trainer.logs import RankLog, configure
@@ -93,6 +99,8 @@ class Launcher:
     pod: Pod
     environment: Mapping[str, str]
     command: tuple[str, ...] = (sys.executable, "-m", "finetune_trainer.rank")
+    look_seconds: float = 5.0
+    """So often it looks for signs of life; what ends a rank wakes it up at once."""
     ranks: list[RankProcess] = field(default_factory=list)
     order_of_death: list[RankProcess] = field(default_factory=list)
     started_at: float = field(default_factory=time.time)
@@ -112,7 +120,7 @@ class Launcher:
             self._start(Path(records))
             while any(rank.exit_code is None for rank in self.ranks):
                 due = min(self.term_at, self.kill_at) - time.monotonic()
-                select.select([wake.socket], [], [], min(max(due, 0.0), 5.0))
+                select.select([wake.socket], [], [], min(max(due, 0.0), self.look_seconds))
                 self._on_signals(wake.take())
                 self._reap()
                 self._end_survivors()
@@ -182,6 +190,7 @@ class Launcher:
             rank = self.pod.index * workers.ranks_per_worker + local_rank
             record_path = records / f"rank-{rank}.json"
             beat, stacks = records / f"beat-{rank}.json", records / f"stacks-{rank}.txt"
+            begun = records / f"collectives-{rank}.json"
             environment = {
                 "OMP_NUM_THREADS": str(max(1, available_cpus() // workers.ranks_per_worker)),
                 **self.environment,
@@ -192,6 +201,7 @@ class Launcher:
                 "FINETUNE_RECORD": str(record_path),
                 "FINETUNE_BEAT": str(beat),
                 "FINETUNE_STACKS": str(stacks),
+                "FINETUNE_COLLECTIVES": str(begun),
                 "FINETUNE_STARTED_AT": str(self.started_at),
                 "PYTHONUNBUFFERED": "1",
             }
@@ -210,7 +220,10 @@ class Launcher:
                 limit=LOG_LIMIT,
             )
             self.ranks.append(
-                RankProcess(rank, local_rank, process, rank_log, record_path, Silence(beat), stacks)
+                RankProcess(
+                    *(rank, local_rank, process, rank_log, record_path, Silence(beat), stacks),
+                    collectives=begun,
+                )
             )
 
     def _on_signals(self, received: set[int]) -> None:
@@ -260,11 +273,18 @@ class Launcher:
             "rank %d gave no sign of life for %.0f s: it %s\n%s",
             *(rank.rank, rank.silence.seconds, sight.words, stacks),
         )
-        beats = partial(
-            read_all, self.pod.folder / "heartbeats", self.pod.config.workers.world_size
-        )
-        if guilty(rank.rank, sight, rank.silence.times, beats):
-            rank.seen = hang_failure(rank.silence, sight)
+        folder, silence = self.pod.folder / "heartbeats", rank.silence
+        own = {
+            each.rank: begun
+            for each in self.ranks
+            if (begun := collectives.read(each.collectives)) is not None
+        }
+        if rank.rank in own:
+            collectives.share(folder, rank.rank, own[rank.rank], float(silence.beat["at"]))
+        beats = read_all(folder, self.pod.config.workers.world_size)
+        lead = leader(rank.rank, {**collectives.shared(folder, beats), **own})
+        if guilty(rank.rank, sight, silence, beats, lead):
+            rank.seen = hang_failure(silence, sight, lead)
             rank.hung = True
             rank.send(signal.SIGKILL)
 

@@ -37,6 +37,8 @@ class RankProcess:
     silence: Silence
     stacks: Path
     """Where it writes the stacks of its threads on SIGUSR2."""
+    collectives: Path
+    """Where it keeps how many collectives it has begun."""
     exit_code: int | None = None
     """128 + n for signal n; None while it runs."""
     hung: bool = False

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from finetune_trainer import collectives, lean_imports, neftune, shards
 from finetune_trainer import engine as engines
 from finetune_trainer import gang as gangs
-from finetune_trainer import lean_imports, neftune, shards
 from finetune_trainer.account import steps_done_before
 from finetune_trainer.batches import PackedRows
 from finetune_trainer.checkpoint import Checkpoints
@@ -70,6 +70,8 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         collective_seconds=float(env.get("FINETUNE_COLLECTIVE_SECONDS", limit)),
     )
     log.info("all %d ranks have met", rank.place.world_size)
+    if "FINETUNE_COLLECTIVES" in env:  # of its launcher
+        collectives.tell(Path(env["FINETUNE_COLLECTIVES"]), gang.collectives_begun)
     reporter.phase("load", 0)
     train_rows = open_rows(rank.workspace / "data" / "train")
     eval_rows = open_rows(rank.workspace / "data" / "eval")
@@ -80,6 +82,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         keep=config.checkpoint.keep,
         identity=identity(config, rank.workspace),
         suspect=[(each.attempt, each.first_step) for each in config.recovery.passed_over],
+        gives_up_oldest=config.checkpoint.on_disk_full == "RemoveOldest",
     )
     parent = checkpoints.choose_parent()
     reporter.resumed(parent, steps_done_before(rank.workspace, rank.attempt, parent))

@@ -17,5 +17,5 @@ class UsageLimit(SpecModel):
     gpu_hours: GpuHours | None = None
     """Hours in which training pods hold GPUs, times their GPUs, over all attempts, as counted in
     `status.goodput.gpuSeconds`. Once they are used up, training saves a checkpoint, gives its
-    pods back and waits until this is raised. Ranks on CPUs use none. Absent: no limit, but for
-    the namespace's own (ConfigMap `finetune-budget`, key `gpuHours`)."""
+    pods back and waits until this is raised. Only for jobs that train on GPUs. Absent: no limit,
+    but for the namespace's own (ConfigMap `finetune-budget`, key `gpuHours`)."""

@@ -15,10 +15,12 @@ PauseSeconds = Annotated[int, Field(ge=1, le=86_400)]
 
 class Backoff(SpecModel):
     """Pause before a restart. It doubles with every failure in a row and starts anew once
-    training got further than ever before."""
+    training got further than ever before. What comes from around the program, such as an eviction
+    or a lost node, is followed by a restart at once the first time."""
 
     initial: PauseSeconds = 5
-    """Seconds before the first restart."""
+    """Seconds before the first restart that waits: after a failure of the program, or the second
+    loss in a row around it."""
     max: PauseSeconds = 300
     """Longest pause, in seconds."""
 

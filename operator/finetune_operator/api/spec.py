@@ -154,6 +154,24 @@ FineTuneJobSpec.rules = (
     ),
     *ELASTIC_RULES,
     Rule(
+        cel="!has(self.activeDeadlineSeconds)"
+        " || self.activeDeadlineSeconds >= self.workers.terminationGracePeriodSeconds",
+        message="must not be less than workers.terminationGracePeriodSeconds (120 if absent): the "
+        "pods that the deadline ends get so long to save a checkpoint",
+        field_path=".activeDeadlineSeconds",
+        check=lambda spec: (
+            spec.active_deadline_seconds is None
+            or spec.active_deadline_seconds >= spec.workers.termination_grace_period_seconds
+        ),
+    ),
+    Rule(
+        cel="!has(self.budget.gpuHours) || self.workers.gpusPerWorker > 0",
+        message="gpuHours counts hours of GPUs and the job has none, so it would limit nothing: "
+        "remove it, or set workers.gpusPerWorker; activeDeadlineSeconds limits time",
+        field_path=".budget.gpuHours",
+        check=lambda spec: spec.budget.gpu_hours is None or spec.workers.gpus_per_worker > 0,
+    ),
+    Rule(
         cel="!has(self.storage.size) || has(self.storage.claimRef) || has(self.output.uri)",
         message="storage.size makes a claim that is deleted with the job: set output.uri to keep "
         "the result, or use storage.claimRef",

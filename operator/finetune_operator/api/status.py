@@ -534,6 +534,10 @@ class Logs(StatusModel):
     published with the model, too."""
 
 
+MAX_EVENTS = 8
+"""Events of a job's whole life."""
+
+
 class FineTuneJobStatus(StatusModel):
     """What is known about the job. Written by the operator alone."""
 
@@ -585,6 +589,9 @@ class FineTuneJobStatus(StatusModel):
     """The model that was prepared."""
     data: DataStatus | None = None
     """The data that was prepared."""
+    events: Annotated[tuple[str, ...], Field(max_length=MAX_EVENTS)] | None = None
+    """Reasons of the Events posted about the job, the newest last: at most eight in its life, so
+    that it never floods the namespace. The last one is kept for its end."""
     progress: Progress | None = None
     """How far the present stage is."""
     metrics: Metrics | None = None

@@ -178,6 +178,13 @@ class AfterSuccess(StrEnum):
     DELETE = "Delete"
 
 
+class OnDiskFull(StrEnum):
+    """What follows when the next checkpoint does not fit on the volume."""
+
+    REMOVE_OLDEST = "RemoveOldest"
+    STOP = "Stop"
+
+
 class Checkpoint(SpecModel):
     """Saved training state, from which an interrupted job goes on."""
 
@@ -189,6 +196,10 @@ class Checkpoint(SpecModel):
     Disabled: training stands still, and there is no copy."""
     keep: Annotated[int, Field(ge=1, le=100)] = 2
     """Checkpoints that are kept, newest first; the best one is kept besides."""
+    on_disk_full: OnDiskFull = OnDiskFull.REMOVE_OLDEST
+    """RemoveOldest: the oldest checkpoints make room for the next one, even if `keep` would keep
+    them; the newest and the best one stay. Where that does not help, and with Stop, the job ends
+    with DiskFull."""
     after_success: AfterSuccess = AfterSuccess.KEEP
     """Delete removes the checkpoints of all attempts once the result is published. The trained
     weights, logs and metrics stay."""

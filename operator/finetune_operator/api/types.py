@@ -32,6 +32,7 @@ from .sources import (
 )
 from .spec import FineTuneJobSpec
 from .status import (
+    MAX_EVENTS,
     Adaptation,
     Artifact,
     BestCheckpoint,
@@ -68,6 +69,7 @@ from .training import (
     Full,
     Lora,
     Method,
+    OnDiskFull,
     Optimizer,
     OptimizerType,
     Precision,
@@ -150,6 +152,7 @@ __all__ = [
     "CATEGORY",
     "GROUP",
     "KIND",
+    "MAX_EVENTS",
     "MAX_NAME",
     "PLURAL",
     "SHORT_NAME",
@@ -215,6 +218,7 @@ __all__ = [
     "NodeAffinity",
     "Normalize",
     "ObjectMeta",
+    "OnDiskFull",
     "OnLossSpike",
     "OnMemoryShortage",
     "OnNonFinite",

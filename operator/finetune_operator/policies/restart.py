@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from ..api.failures import Budget
@@ -25,11 +26,12 @@ from .budget import CAUSES, FIELDS, allowed, payer, spent
 from .deadline import is_over, sentence
 from .elastic import at_boundary, with_another, with_resize
 from .ending import end_job
-from .facts import Facts, State, Verdict, backoff, record_job
+from .facts import Facts, State, Verdict, record_job
 from .failure import tell
 from .history import failures_in_a_row, resumption_changes, spend
 from .memory import may_adapt, smaller
 from .numbers import reported_start
+from .pause import pause_before_restart
 from .rollback import FIELDS as FIELDS_OF_NUMBERS
 from .rollback import passed_over, policy, rolled_back, rolls_back, tell_roll_back
 
@@ -156,13 +158,14 @@ def restart_or_end(facts: Facts, failure: Failure) -> Verdict:
 def _restart(facts: Facts, failure: Failure, resumed: Mapping[str, Any]) -> Verdict:
     change, over = smaller(facts, failure), passed_over(facts, failure)
     resize = at_boundary(facts)
-    budget, pauses = payer(failure), facts.spec.recovery.backoff_seconds
+    budget = payer(failure)
     if change or over:
         budget = Budget.NONE
     status = facts.status.model_copy(update=dict(resumed))
-    pause = backoff(pauses.initial, failures_in_a_row(status, failure), pauses.max)
-    asleep = facts.spec.suspend
-    when = "once spec.suspend is false" if asleep else f"in {int(pause.total_seconds())} s"
+    pause = pause_before_restart(
+        facts.spec.recovery.backoff_seconds, failure, failures_in_a_row(status, failure)
+    )
+    when = "once spec.suspend is false" if facts.spec.suspend else _soon(pause)
     if over:
         how = tell_roll_back(facts, over)
     else:
@@ -190,6 +193,10 @@ def _restart(facts: Facts, failure: Failure, resumed: Mapping[str, Any]) -> Verd
         conditions=NOT_READY,
         final=True,
     )
+
+
+def _soon(pause: timedelta) -> str:
+    return f"in {int(pause.total_seconds())} s" if pause else "at once"
 
 
 def _restarts_so_far(facts: Facts, budget: Budget) -> str:

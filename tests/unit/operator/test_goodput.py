@@ -169,7 +169,7 @@ async def test_a_failed_gang(life: Life) -> None:
     """Steps before the last poll count; the step that was cut off, the end and the pause do not."""
     await life.training()
     await life.at(75)
-    life.end(137, index=1)
+    life.end(139, index=1)
     await life.at(76)
     account = await life.settle()
     assert account["current"] == "restart"

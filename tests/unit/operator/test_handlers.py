@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import AsyncIterator
 from typing import Any
 
 import kopf
 import pytest
 from builders import KEY
 
+from finetune_operator.__main__ import read_all
 from finetune_operator.engine.queue import WorkQueue
 from finetune_operator.engine.store import Key
 from finetune_operator.gather import Stores
 from finetune_operator.handlers import CappedForever, pump_settings, register
+from finetune_operator.settings import Settings
 from finetune_operator.watches import Watches
 
 META: dict[str, Any] = {
@@ -93,3 +96,33 @@ def test_kopf_is_a_pump_and_nothing_more() -> None:
     assert settings.peering.standalone is True
     selectors = settings.watching.label_selectors
     assert [selectors["jobs"], selectors["pods"]] == ["finetune.dev/job"] * 2
+
+
+class Listing:
+    """A list of pods, as the cluster module hands it out; other kinds have none."""
+
+    def __init__(self, *pods: dict[str, Any]) -> None:
+        self._pods = list(pods)
+
+    async def listing(self, kind: str, _: Any) -> AsyncIterator[tuple[list[dict[str, Any]], int]]:
+        yield (self._pods if kind == "Pod" else []), 9
+
+
+async def test_a_whole_reading_keeps_the_last_words_that_a_cut_watch_missed(pump: Pump) -> None:
+    ended = {"terminated": {"exitCode": 71, "message": "last words"}}
+    pod = {
+        "metadata": {**META, "resourceVersion": "7"},
+        "status": {"containerStatuses": [{"state": ended}]},
+    }
+    await pump.event("pods", "ADDED", 5)
+    cluster: Any = Listing(pod)
+    assert await read_all(cluster, pump.stores, Settings()) == {KEY}
+    await pump.event("pods", "DELETED", 8)
+    (words,) = pump.stores.evidence.of("j1")
+    assert words.terminated is not None and words.terminated.message == "last words"
+    pump.stores.evidence.forget("j1")
+    cluster = Listing({**pod, "metadata": {**pod["metadata"], "uid": "u2"}})
+    await read_all(cluster, pump.stores, Settings())
+    pump.stores.evidence.forget("j1")
+    await read_all(cluster, pump.stores, Settings())
+    assert pump.stores.evidence.of("j1") == (), "what is no news pushes nothing out"

@@ -9,14 +9,14 @@ import pytest
 from builders import KEY, PLATFORM, last_words, main_condition, make_spec
 from fake_cluster import Crash, FakeCluster
 
-from finetune_operator.api.types import StageName
+from finetune_operator.api.types import MAX_EVENTS, StageName
 from finetune_operator.cluster import Children
 from finetune_operator.engine.store import Key
 from finetune_operator.errors import NotThere, Refused, Stale, Unavailable
 from finetune_operator.gather import Gatherer, Stores
 from finetune_operator.plan import plan_training
 from finetune_operator.progress import ProgressBoard
-from finetune_operator.reconcile import EVENTS, Reconciler
+from finetune_operator.reconcile import Reconciler
 
 P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
 METRICS = {"loss": 1.25, "evalLoss": 1.5}
@@ -31,10 +31,10 @@ SAID: dict[StageName, dict[str, Any]] = {
 class Operator:
     """One life of the operator process: its stores die with it."""
 
-    def __init__(self, world: FakeCluster) -> None:
+    def __init__(self, world: FakeCluster, events: list[Any] | None = None) -> None:
         self.world = world
         self.stores = Stores()
-        self.events: list[Any] = []
+        self.events = [] if events is None else events
         self.gatherer = Gatherer(world, self.stores, ProgressBoard(), PLATFORM, lambda: world.now)
         self.reconciler = Reconciler(world, self.gatherer, self.events.append)
 
@@ -217,6 +217,23 @@ async def test_a_pod_that_the_watch_knew_before_the_live_read_is_not_lost(
     await operator.gatherer.confirmed(facts, job_is_fresh=True)
     world.children = real  # type: ignore[method-assign]
     assert [pod.name for pod in operator.stores.child_pods.of(KEY)] == ["demo-p0-0"]
+
+
+async def test_a_live_read_keeps_the_last_words_of_a_pod_that_is_gone_soon_after(
+    world: FakeCluster,
+) -> None:
+    operator = Operator(world)
+    await reach_training(world, operator)
+    facts = await operator.gatherer.facts(KEY, None)
+    assert facts is not None
+    world.end_pod("demo-a0-1", 71, last_words(T, "failed", failure={"class": "CudaOom"}))
+    await operator.gatherer.confirmed(facts, job_is_fresh=False)
+    del world.objects["Pod", KEY.namespace, "demo-a0-1"]
+    world.sync(operator.stores)  # the watch was cut meanwhile, so it never saw the end
+    later = await operator.gatherer.facts(KEY, None)
+    assert later is not None and [pod.name for pod in later.stage.pods] == ["demo-a0-0"]
+    (words,) = later.observed.last_words
+    assert (words.name, words.terminated and words.terminated.exit_code) == ("demo-a0-1", 71)
 
 
 async def test_a_refusal_is_told_once_tried_again_and_heals(world: FakeCluster) -> None:
@@ -425,8 +442,7 @@ async def test_a_lost_node_is_named_before_anything_begins_beside_its_pod(
     assert (status["phase"], status["failure"]["class"]) == ("Restarting", "NodeLost")
     assert [lost["pods"] for lost in status["lostNodes"]] == [["demo-a0-1"]]
     assert world.writes == [("PUT", "FineTuneJob", "demo"), ("DELETE", "Job", "demo-a0")]
-    world.pass_time(5)
-    world.collect_garbage()
+    world.collect_garbage()  # and no pause: nobody failed
     await operator.settle()
     assert world.stored(KEY).status["attempt"] == 0, "the survivor still holds its GPU"
     world.finish_terminating()
@@ -465,7 +481,7 @@ async def test_a_gang_that_fails_for_ever_spends_its_budget_and_ends(world: Fake
     assert status["restarts"]["total"] == 3
     reasons = [event["reason"] for event in operator.events]
     assert reasons[-4:] == ["Restarting"] * 3 + ["RestartsExhausted"], "each is told"
-    assert len(reasons) <= EVENTS
+    assert len(reasons) <= MAX_EVENTS
 
 
 async def test_a_crash_after_any_write_of_a_restart_spends_no_budget_twice() -> None:
@@ -575,22 +591,26 @@ async def test_a_deleted_job_is_forgotten(world: FakeCluster) -> None:
     assert len(world.writes) == writes
 
 
-async def test_events_are_few_even_if_the_user_toggles_for_ever(world: FakeCluster) -> None:
-    operator = Operator(world)
+async def test_events_are_few_even_if_the_user_toggles_for_ever_and_operators_come_and_go(
+    world: FakeCluster,
+) -> None:
+    told: list[Any] = []
     for turn in range(20):
+        operator = Operator(world, told)  # it remembers nothing
         world.edit_job(KEY, suspend=turn % 2 == 0)
         await operator.settle()
         for _ in range(3):
             world.collect_garbage()
             world.finish_terminating()
         await operator.settle()
-    assert len(operator.events) <= EVENTS - 1
+    assert len(told) <= MAX_EVENTS - 1
     for stage in (P, T, X):
         await operator.settle()
         end_stage(world, stage)
     await operator.settle()
-    assert len(operator.events) <= EVENTS
-    assert operator.events[-1]["reason"] == "Succeeded"
+    assert len(told) <= MAX_EVENTS
+    assert told[-1]["reason"] == "Succeeded"
+    assert world.stored(KEY).status["events"] == [event["reason"] for event in told]
 
 
 async def test_a_live_read_without_news_is_not_decided_on_again(world: FakeCluster) -> None:

@@ -51,7 +51,8 @@ from finetune_operator.status import RULES, Decision, decide, judge
 
 P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
 SUSPEND = make_spec(suspend=True)
-DEADLINE = make_spec(activeDeadlineSeconds=90)
+BRIEF = {"terminationGracePeriodSeconds": 30}
+DEADLINE = make_spec(activeDeadlineSeconds=90, workers=BRIEF)
 ONCE = make_spec(recovery={"maxRestarts": 0, "maxInfrastructureRestarts": 0})
 ON_GPUS = make_spec(workers={"ranksPerWorker": None, "gpusPerWorker": 2})
 NO_HOURS = NamespaceBudget(0.0, 0)
@@ -1016,7 +1017,7 @@ def test_a_gang_that_a_queue_holds_back_has_no_start_deadline() -> None:
 
 
 def test_the_deadline_is_the_failure_whatever_failed_before() -> None:
-    spec = make_spec(activeDeadlineSeconds=60)
+    spec = make_spec(activeDeadlineSeconds=60, workers=BRIEF)
     before = Failure(failure_class="Evicted", stage=P, attempt=0, message="gone", at=NOW)
     late = status_in(P, start_time=NOW - seconds(61), failure=before)
     first = decide(make_facts(late, spec=spec, pods=(make_pod(0, P),)))

@@ -73,10 +73,11 @@ def test_evidence_keeps_the_first_names_of_an_owner_and_the_newest_owners() -> N
     evidence = Evidence[str](owners=2, per_owner=2)
     for owner in ("a", "b", "c"):
         for name in ("p0", "p1", "p2"):
-            evidence.add(owner, name, f"{owner}-{name}")
+            evidence.add(owner, name, f"{owner}-{name}", 1)
     assert evidence.of("a") == ()
     assert evidence.of("c") == ("c-p0", "c-p1")
-    evidence.add("c", "p0", "later word")
+    evidence.add("c", "p0", "later word", 3)
+    evidence.add("c", "p0", "an older word that was read from a slow page", 2)
     assert evidence.of("c")[0] == "later word"
     evidence.forget("c")
     assert len(evidence) == 2

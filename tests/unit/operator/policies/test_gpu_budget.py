@@ -191,8 +191,8 @@ def test_hours_are_read_or_refused(text: str, hours: float | None) -> None:
 
 
 def test_ranks_on_cpus_use_no_hours() -> None:
-    spec = make_spec(budget={"gpuHours": "1"})
-    facts = make_facts(training(used=999_999), jobs=(JOB,), pods=PODS, spec=spec)
+    facts = make_facts(training(used=999_999), jobs=(JOB,), pods=PODS, spec=make_spec())
+    facts = replace(facts, namespace_budget=NamespaceBudget(1.0, 0))
     assert judge(facts).reason == Reason.TRAINING and seconds_until_spent(facts) is None
 
 

@@ -38,6 +38,7 @@ SMALLEST = {
     "activationCheckpointing": "Enabled",
     "steps": 90,
 }
+LATE = {"activeDeadlineSeconds": 100, "workers": {"terminationGracePeriodSeconds": 30}}
 P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
 
 
@@ -58,14 +59,14 @@ ROWS = [
         facts(), failure("BadData"), "would_only_repeat", "BadData", id="bad data stays bad"
     ),
     pytest.param(
-        facts({"activeDeadlineSeconds": 100}),
+        facts(LATE),
         failure("BadData"),
         "would_only_repeat",
         "BadData",
         id="the true cause is told rather than that time is up",
     ),
     pytest.param(
-        facts({"activeDeadlineSeconds": 100}),
+        facts(LATE),
         failure("Evicted"),
         "time_is_up",
         "DeadlineExceeded",

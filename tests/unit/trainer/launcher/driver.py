@@ -24,4 +24,5 @@ if __name__ == "__main__":
     environment.setdefault("JOB_COMPLETION_INDEX", "0")
     pod = Pod.from_env(environment)
     assert pod.workspace == Path(workspace)
-    sys.exit(Launcher(pod, environment, command=("/bin/sh", "-c", script)).run())
+    command, often = ("/bin/sh", "-c", script), float(environment.get("LOOK_SECONDS", "5"))
+    sys.exit(Launcher(pod, environment, command=command, look_seconds=often).run())

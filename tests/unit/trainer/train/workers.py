@@ -172,6 +172,7 @@ def assembled(job: Job, place: Place, shared: Path | None = None, attempt: int =
         keep=config.checkpoint.keep,
         identity={},
         suspect=[(each.attempt, each.first_step) for each in config.recovery.passed_over],
+        gives_up_oldest=config.checkpoint.on_disk_full == "RemoveOldest",
     )
     parent = checkpoints.choose_parent()
     engine = built(job, config)

@@ -1,0 +1,46 @@
+"""Which transitions become an Event, and what the status remembers of that.
+
+Events outlive neither an hour in the cluster nor a restart in the operator's memory, so the limit
+counts in the status, in the same write as the transition itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..api.types import MAX_EVENTS, ConditionType, Reason
+from ..objects.event import build_event
+from .facts import Facts, State, Verdict
+
+
+def event_of(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
+    """An Event for each change of the reason: transitions, never progress.
+
+    What is well is told once in a job's life, warnings each time. The last one is kept for the end.
+    """
+    reason, told = str(verdict.reason), facts.status.events or ()
+    if verdict.quiet or facts.condition(ConditionType.RECONCILING)[1] == reason:
+        return None
+    warning = (
+        verdict.state in (State.STUCK, State.FAILED)
+        or verdict.pending_reason is not None
+        or verdict.reason in (Reason.STEPS_SKIPPED, Reason.OVERFITTING)
+    )
+    room = len(told) < MAX_EVENTS - (not verdict.state.terminal)
+    if not room or (reason in told and not warning):
+        return None
+    return build_event(
+        facts.key,
+        facts.job.uid,
+        warning=warning,
+        reason=reason,
+        message=verdict.message,
+        now=facts.now,
+    )
+
+
+def with_event(facts: Facts, event: Mapping[str, Any] | None) -> tuple[str, ...] | None:
+    """Reasons told so far, that of ``event`` among them."""
+    told = facts.status.events
+    return told if event is None else (*(told or ()), str(event["reason"]))
