@@ -194,7 +194,8 @@ def test_ratings_of_another_job_of_the_same_seed_are_another_draw() -> None:
 
 def test_the_deadline_ends_the_wait_and_says_what_was_missing() -> None:
     stored = FineTuneJobStatus.model_validate(decide(waiting()).status)
-    late = waiting(status=stored, spec=spec(activeDeadlineSeconds=100))
+    brief = {"terminationGracePeriodSeconds": 30}
+    late = waiting(status=stored, spec=spec(activeDeadlineSeconds=100, workers=brief))
     status = decide(late).status
     assert (status["phase"], main_condition(status, "Failed")["reason"]) == (
         "Failed", "DeadlineExceeded",
