@@ -47,6 +47,8 @@ class FakeCluster:
         self.objects: dict[tuple[str, str, str], Raw] = {}
         self.claims: dict[str, Claim] = {"work": Claim(("ReadWriteMany",))}
         self.gpu_hours_of_namespace: str | None = None
+        self.config_maps: dict[str, dict[str, str]] = {}
+        """Data by name."""
         self.events: list[Raw] = []
         self.writes: list[tuple[str, str, str]] = []
         self.now: datetime = NOW
@@ -127,6 +129,9 @@ class FakeCluster:
 
     async def config_map_keys(self, namespace: str, name: str) -> frozenset[str] | None:
         return frozenset({"jinja"})
+
+    async def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        return self.config_maps.get(name)
 
     async def admission(self, namespace: str, job_uid: str) -> Admission | None:
         return None  # no Kueue here

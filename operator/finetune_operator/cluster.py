@@ -93,6 +93,9 @@ class Cluster(Protocol):
 
     async def config_map_keys(self, namespace: str, name: str) -> frozenset[str] | None: ...
 
+    async def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        """Data of a ConfigMap; None: there is none."""
+
     async def gpu_hours(self, namespace: str, name: str) -> str | None:
         """What stands in a ConfigMap with a budget; None where there is none."""
 
@@ -237,14 +240,14 @@ class KubernetesCluster:
         return Claim(tuple(modes), (found.get("status") or {}).get("phase", ""))
 
     async def config_map_keys(self, namespace: str, name: str) -> frozenset[str] | None:
-        data = await self._config_map(namespace, name)
+        data = await self.config_map(namespace, name)
         return None if data is None else frozenset(data)
 
     async def gpu_hours(self, namespace: str, name: str) -> str | None:
-        data = await self._config_map(namespace, name)
+        data = await self.config_map(namespace, name)
         return None if data is None else data.get(GPU_HOURS)
 
-    async def _config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
+    async def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
         try:
             found = await self._request("GET", "ConfigMap", _path("ConfigMap", namespace, name))
         except NotThere:

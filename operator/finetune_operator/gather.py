@@ -22,8 +22,10 @@ from .plan import Platform, TrainingPlan, plan_training
 from .policies.ancestry import output_of
 from .policies.facts import Facts, NamespaceBudget, Obstacle, PublishedResult
 from .policies.gpu_budget import CONFIG_MAP, read_hours
+from .policies.human import wants_ratings
 from .policies.pending import warning_about
 from .policies.queue import held_by_queue
+from .policies.ratings import Ratings, read_ratings
 from .policies.reuse import published_result, wants_results
 from .policies.validity import Claim, Surroundings, find_obstacle
 from .progress import ProgressBoard
@@ -133,6 +135,9 @@ class Gatherer:
             progress=self._board.get(job.key, job.uid),
             listening_since=self._since,
         )
+        if plan is not None and wants_ratings(facts):
+            ratings = await self._ask("ratings", job.key.namespace, plan.ratings_name)
+            facts = replace(facts, ratings=ratings)
         if plan is None or status.completion_time is not None:
             return facts
         observed = facts.observed
@@ -161,7 +166,8 @@ class Gatherer:
             found = output_of(source, read_status(source.status), _checkpoint(job.spec))
             if isinstance(found, ResolvedOutput):
                 outputs[source.name] = found
-        inputs = job.spec, status.resolved, status.lock, status.reused, outputs
+        told = status.lock, status.reused, status.human_evaluation
+        inputs = job.spec, status.resolved, told, outputs
         known, planned = self._plans.get(job.uid, (None, (None, ())))
         if known == inputs:
             return planned
@@ -169,7 +175,7 @@ class Gatherer:
             plan = plan_training(job.key, job.uid, job.spec, status, self._platform, outputs)
             planned = plan, ()
             # Once it is written, what was resolved leads to the same plan again.
-            inputs = job.spec, plan.resolved, status.lock, status.reused, outputs
+            inputs = job.spec, plan.resolved, told, outputs
         except InvalidSpec as error:
             planned = None, error.faults
         self._plans[job.uid] = inputs, planned
@@ -225,6 +231,10 @@ class Gatherer:
             source_fault=fault if isinstance(fault, str) else None,
         )
 
+    async def _ratings(self, namespace: str, name: str) -> Ratings | None:
+        data = await self._cluster.config_map(namespace, name)
+        return None if data is None else read_ratings(data)
+
     async def _ask(self, what: str, namespace: str, name: str) -> Any:
         """A live read whose answer counts for a few seconds; who asks meanwhile shares it."""
         asked, now = (what, namespace, name), time.monotonic()
@@ -235,6 +245,7 @@ class Gatherer:
                 "claim": self._cluster.claim,
                 "config_map": self._cluster.config_map_keys,
                 "budget": self._cluster.gpu_hours,
+                "ratings": self._ratings,
                 "warning": self._cluster.newest_warning,
                 "admission": self._cluster.admission,
             }[what]

@@ -66,6 +66,21 @@ JOB_METRICS = (
         ("metrics", "baseline", "evalLoss"),
     ),
     JobMetric(
+        "finetune_job_human_win_rate",
+        "Share of people's ratings that the tuned model wins; ties count as half.",
+        ("humanEvaluation", "winRate"),
+    ),
+    JobMetric(
+        "finetune_job_human_ratings",
+        "Ratings by people that count.",
+        ("humanEvaluation", "ratings"),
+    ),
+    JobMetric(
+        "finetune_job_human_agreement",
+        "Krippendorff's alpha of the raters.",
+        ("humanEvaluation", "agreement"),
+    ),
+    JobMetric(
         "finetune_job_workers",
         "Training pods of the present gang, or of the next one.",
         ("resolved", "workers"),

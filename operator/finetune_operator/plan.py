@@ -14,6 +14,7 @@ from .api.types import (
     ActivationCheckpointing,
     FineTuneJobSpec,
     FineTuneJobStatus,
+    HumanEvaluation,
     Lineage,
     Lock,
     Resolved,
@@ -29,7 +30,7 @@ from .fit_choice import kept, switch_of
 from .gang_size import bounds, fitting_sizes, misfits, present_workers, with_workers
 from .memory_ladder import Fit, descend
 from .preflight import predicted
-from .run_config import run_config
+from .run_config import ratings_name, run_config
 from .settings import Settings
 from .sources import ClaimUse, ResolvedOutput, Source, locate_sources
 
@@ -77,6 +78,8 @@ class TrainingPlan:
     """Of what prepare made; None before."""
     reused: Reused | None = None
     """The result that is taken instead of training."""
+    accepted: HumanEvaluation | None = None
+    """What people said, once that let the model pass."""
 
     @cached_property
     def run_config(self) -> Mapping[str, Any]:
@@ -89,7 +92,8 @@ class TrainingPlan:
             self.fit,
             self.learning_rate,
             self.resolved.passed_over or (),
-            self.outputs,
+            outputs=self.outputs,
+            accepted=self.accepted,
         )
 
     @property
@@ -126,6 +130,17 @@ class TrainingPlan:
         if self.spec.output.uri:
             return _claim_and_path(self.spec.output.uri)[1]
         return f"{self.workspace}/output"
+
+    @property
+    def output_uri(self) -> str:
+        """The same with its claim: pvc://claim/path."""
+        return self.spec.output.uri or f"pvc://{self.claim_name}/{self.output_path}"
+
+    @property
+    def ratings_name(self) -> str:
+        """ConfigMap that people's ratings come back in."""
+        human = self.spec.evaluation.human
+        return (human and human.config_map) or ratings_name(self.key)
 
     @property
     def claim_uses(self) -> tuple[ClaimUse, ...]:
@@ -247,6 +262,7 @@ def plan_training(
         passed_over=status.resolved.passed_over if status.resolved else None,
         resizes=resizes,
     )
+    people = status.human_evaluation
     return TrainingPlan(
         key=key,
         uid=uid,
@@ -264,6 +280,7 @@ def plan_training(
         outputs=outputs,
         lock=status.lock,
         reused=in_use(status.reused),
+        accepted=people if people and people.accepted_time else None,
     )
 
 

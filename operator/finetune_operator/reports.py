@@ -279,6 +279,22 @@ class GateReport(_Report):
     message: Annotated[str, Field(max_length=1024)] = ""
 
 
+class RatingReport(_Report):
+    """The blind comparison that export wrote for people."""
+
+    bundle: Annotated[str, Field(min_length=8, max_length=128)]
+    items: Annotated[int, Field(ge=1, le=1000)]
+    same: Count = 0
+
+
+def _rating(value: Any) -> Any:
+    """One that makes no sense is none: the rest of the report still counts."""
+    try:
+        return None if value is None else RatingReport.model_validate(value)
+    except ValidationError:
+        return None
+
+
 class LastWords(_Training):
     """A termination message."""
 
@@ -297,6 +313,7 @@ class LastWords(_Training):
     artifact: ArtifactReport | None = None
     gate: GateReport | None = None
     """What export found the gate to be passed by."""
+    rating: Annotated[RatingReport | None, BeforeValidator(_rating)] = None
     train: _Training | None = None
     """In export's words: train's final numbers again."""
 

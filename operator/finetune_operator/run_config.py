@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .api.types import Baseline, Cleaning, FineTuneJobSpec, PassedOver, Reuse, Switch
+from .api.types import (
+    Baseline,
+    Cleaning,
+    FineTuneJobSpec,
+    HumanEvaluation,
+    PassedOver,
+    Reuse,
+    Switch,
+)
 from .destinations import destinations
 from .engine.store import Key
 from .memory_ladder import Fit
@@ -32,7 +40,9 @@ def run_config(
     fit: Fit,
     learning_rate: float,
     passed_over: tuple[PassedOver, ...] = (),
+    *,
     outputs: Mapping[str, ResolvedOutput] | None = None,
+    accepted: HumanEvaluation | None = None,
 ) -> dict[str, Any]:
     """run.json as a dict; camelCase, absent instead of null."""
     by_slot = {source.slot: source for source in sources}
@@ -54,8 +64,8 @@ def run_config(
                 "ranksPerWorker": spec.workers.ranks_per_pod,
                 "device": "GPU" if spec.workers.gpus_per_worker else "CPU",
             },
-            "evaluation": _evaluation(spec),
-            "gate": _gate(spec),
+            "evaluation": _evaluation(key, spec),
+            "gate": _gate(spec, accepted),
             "checkpoint": {
                 "everySteps": spec.checkpoint.every_steps,
                 "asynchronous": spec.checkpoint.asynchronous is Switch.ENABLED
@@ -164,12 +174,14 @@ def _training(spec: FineTuneJobSpec, fit: Fit, learning_rate: float) -> dict[str
     }
 
 
-def _evaluation(spec: FineTuneJobSpec) -> dict[str, Any]:
+def _evaluation(key: Key, spec: FineTuneJobSpec) -> dict[str, Any]:
     evaluation = spec.evaluation
+    human = evaluation.human
     return {
         "everySteps": evaluation.every_steps,
         "baseline": evaluation.baseline is Baseline.MEASURE,
         "generation": evaluation.generation.wire() if evaluation.generation else None,
+        "human": human and {"configMap": human.config_map or ratings_name(key)},
         "overfitting": {
             "action": evaluation.overfitting.action.value,
             "patience": evaluation.overfitting.patience,
@@ -179,10 +191,17 @@ def _evaluation(spec: FineTuneJobSpec) -> dict[str, Any]:
     }
 
 
-def _gate(spec: FineTuneJobSpec) -> dict[str, Any] | None:
+def ratings_name(key: Key) -> str:
+    """ConfigMap of ratings, where the spec names none."""
+    return f"{key.name}-ratings"
+
+
+def _gate(spec: FineTuneJobSpec, accepted: HumanEvaluation | None) -> dict[str, Any] | None:
     if spec.gate is None:
         return None
+    said = {"bundle": accepted.bundle, "finding": accepted.finding} if accepted else {}
     return {
+        "human": said if spec.gate.human else None,
         "scores": [
             {
                 "metric": score.metric.value,
@@ -190,8 +209,8 @@ def _gate(spec: FineTuneJobSpec) -> dict[str, Any] | None:
                 "atMost": _number(score.at_most),
                 "minImprovement": _number(score.min_improvement),
             }
-            for score in spec.gate.scores
-        ]
+            for score in spec.gate.scores or ()
+        ],
     }
 
 

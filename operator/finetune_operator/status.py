@@ -25,9 +25,10 @@ from .policies.attempts import (
 from .policies.deadline import deadline_exceeded, seconds_left
 from .policies.elastic import seconds_until_more
 from .policies.evicted import evicted
-from .policies.facts import Action, Facts, State, Verb, Verdict
+from .policies.facts import FOR_PEOPLE, Action, Facts, State, Verb, Verdict
 from .policies.goodput import account
 from .policies.gpu_budget import budget_exceeded, budget_unreadable, seconds_until_spent
+from .policies.human import awaiting_ratings
 from .policies.nodes import node_lost, node_unreachable
 from .policies.out_of_reach import lost_nodes
 from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
@@ -58,6 +59,7 @@ RULES: tuple[Rule, ...] = (
     job_vanished,
     leftovers_alive,  # from here on: nothing may be created beside living pods
     previous_incarnation_alive,
+    awaiting_ratings,  # people decide what is next; nothing else is missing meanwhile
     obstructed,  # claims and sources that are not there
     budget_unreadable,
     not_begun,
@@ -217,6 +219,8 @@ def _gate(facts: Facts, verdict: Verdict) -> tuple[str, str, str]:
         return "Unknown", Reason.NO_GATE.value, ""
     if verdict.state is State.FAILED and verdict.reason == GATE_FAILED:
         return "False", GATE_FAILED, verdict.message[:MAX_CONDITION_MESSAGE]
+    if verdict.state is State.FAILED and known and known[1] in FOR_PEOPLE:
+        known = None  # nobody waits any longer
     return known or ("Unknown", Reason.PENDING.value, "")
 
 

@@ -440,11 +440,33 @@ def test_a_container_that_is_too_small_gets_a_smaller_training_of_the_same_batch
     assert [step for step, _ in curve(attempts("tight") / str(status["attempt"]))] == [1, 2]
 
 
-def test_answers_are_scored_beside_those_of_the_untouched_model_and_published(
-    jobs: Jobs, kubectl: Kubectl, files: Path, place: str, images: Images
+def rate(files: Path, status: dict[str, Any], folder: Path) -> None:
+    """A rater who likes the tuned model's answers: ratings from the key, which raters never see."""
+    people = status["humanEvaluation"]
+    bundle = files / people["uri"].removeprefix("pvc://work/")
+    assert {path.name for path in bundle.iterdir()} == {
+        "bundle.jsonl",
+        "rate.html",
+        "manifest.json",
+    }
+    items = [json.loads(line) for line in (bundle / "bundle.jsonl").read_text().splitlines()]
+    assert len(items) == people["items"] and people["bundle"] in (bundle / "rate.html").read_text()
+    key = json.loads((bundle.parent.parent / "attempts/0/rating-key.json").read_text())
+    marks = {str(each["id"]): "A" if each["id"] in key["tunedIsA"] else "B" for each in items}
+    content = {"bundle": people["bundle"], "rater": "Ann", "ratings": marks}
+    (folder / "ratings-ann.json").write_text(json.dumps(content))
+
+
+def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
+    jobs: Jobs, kubectl: Kubectl, files: Path, place: str, images: Images, tmp_path: Path
 ) -> None:
     """One answer to every question, so that a tiny model can learn it by heart."""
     registry = registry_for_pods(kubectl)
+    bring = ("create", "configmap", "asked-ratings", f"--from-file={tmp_path}")
+    (tmp_path / "ratings-ann.json").write_text(
+        json.dumps({"bundle": "sha256:of-another-job", "rater": "Ann", "ratings": {"1": "A"}})
+    )
+    kubectl(*bring, namespace=place)
     rows = [chat_row(f"What is gang {n}?", "A set of pods.") for n in range(ROWS)]
     (files / "same.jsonl").write_text("\n".join(rows))
     jobs.apply(
@@ -458,12 +480,26 @@ def test_answers_are_scored_beside_those_of_the_untouched_model_and_published(
         workers={"resources": ONE_CPU},
         deepspeed={"zeroStage": 3},
         evaluation={"generation": {"metrics": ["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex"],
-                                   "regex": "pods[.]$", "maxNewTokens": 24}},
+                                   "regex": "pods[.]$", "maxNewTokens": 24}, "human": {}},
+        gate={"human": {"minWinRate": "0.9", "minRatings": 1}},
         output={"destinations": [{"name": "registry", "oci": {
             "image": f"{registry}/results/asked:v1", "plainHTTP": "Enabled"}}]},
     )  # fmt: skip
+    wait_for(
+        "ratings that do not fit",
+        lambda: jobs.reason("asked") in ("RatingsInvalid", "GateFailed", "Failed"),
+        WORK_SECONDS,
+    )
+    status = jobs.status("asked")
+    assert "key ratings-ann.json: it rates another bundle" in status["pendingReason"]
+    assert "artifact" not in status and jobs.living_pods("asked") == set()
+    rate(files, status, tmp_path)
+    kubectl("delete", "configmap", "asked-ratings", namespace=place)
+    kubectl(*bring, namespace=place)
     status = jobs.wait_phase("asked", "Succeeded", "Failed", seconds=WORK_SECONDS)
     assert status["phase"] == "Succeeded", status.get("failure")
+    assert status["humanEvaluation"]["winRate"] == "1" and status["exportAttempt"] == 1
+    assert "the win rate is 1" in conditions(status)["GatePassed"]["message"]
     metrics, baseline = status["metrics"], status["metrics"]["baseline"]
     scores = {"bleu", "chrF", "rougeL", "exactMatch", "regexMatch", "tokenAccuracy", "evalLoss"}
     assert metrics.keys() >= scores and baseline.keys() >= scores

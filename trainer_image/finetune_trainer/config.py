@@ -236,6 +236,13 @@ class Generation(_Section):
     """None: only before the first and after the last step."""
 
 
+class Human(_Section):
+    """A blind comparison for people; see ``judging.bundle``."""
+
+    config_map: str
+    """Where their ratings are to be put; the page tells it to them."""
+
+
 class Overfitting(_Section):
     """See ``judging.curve``."""
 
@@ -254,6 +261,7 @@ class Evaluation(_Section):
     baseline: bool = True
     """Score the untouched model first."""
     generation: Generation | None = None
+    human: Human | None = None
     overfitting: Overfitting = Overfitting()
 
 
@@ -267,10 +275,20 @@ class GateScore(_Section):
     """Over the untouched model."""
 
 
+class HumanGate(_Section):
+    """People decide whether the model is published. Without ``finding`` they have not yet."""
+
+    bundle: str | None = None
+    """Digest of what they rated."""
+    finding: str | None = None
+    """What they said, once that let the model pass."""
+
+
 class Gate(_Section):
     """What the model has to reach to be published."""
 
-    scores: tuple[GateScore, ...]
+    scores: tuple[GateScore, ...] = ()
+    human: HumanGate | None = None
 
 
 class Checkpoint(_Section):

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from finetune_trainer.config import Lock, RunConfig
 from finetune_trainer.errors import StageError
-from finetune_trainer.judging.gate import pass_gate
+from finetune_trainer.judging import bundle as rating
+from finetune_trainer.judging.gate import pass_gate, waits_for_people
 from finetune_trainer.judging.table import ANSWERS, PAGE
 from finetune_trainer.lock import lock_content, write_lock
 from finetune_trainer.merge import merge
@@ -41,11 +42,12 @@ def run(
     """Publish ``output.formats`` of the attempt below ``output``: ``adapter`` and/or ``merged``.
 
     Beside ``merged`` lies a copy of ``serving``, the manifest that serves it; ``lock`` is published
-    with each. Returns ``artifact``
-    and the train result's ``train``. Repeating it is harmless. Raises ``StageError`` when the
-    weights are damaged or behave differently after the export; ``GateFailed``, before anything is
-    written, when they are not good enough; ``PublishRefused`` or ``PublishFailed``, with the result
-    in ``output``, when a destination does not take it.
+    with each. Returns ``artifact``, ``rating`` where people are to compare answers, and the train
+    result's ``train``. While the gate waits for people there is no ``artifact``, and nothing but
+    what they need is written. Repeating it is harmless. Raises ``StageError`` when the weights are
+    damaged or behave differently after the export; ``GateFailed``, before anything is written, when
+    they are not good enough; ``PublishRefused`` or ``PublishFailed``, with the result in
+    ``output``, when a destination does not take it.
     """
     attempt = workspace / "attempts" / str(train_attempt)
     trained = attempt / ("adapter" if config.method.lora else "model")
@@ -58,13 +60,21 @@ def run(
     result = _train_result(attempt)
     passed = pass_gate(config.gate, result.get("metrics") or {}) if config.gate else None
     work = _Work(config, workspace, attempt, trained, output, base, data, result, passed, lock)
+    bundle = rating.read_bundle(config, attempt)
+    waits = waits_for_people(config.gate, bundle.digest if bundle else None)
     output.mkdir(parents=True, exist_ok=True)
+    asked = {"rating": bundle.report} if bundle else {}
+    if bundle:
+        rating.write_key(bundle, attempt / rating.KEY)
+        _publish_rating(bundle, config, output / rating.FOLDER, work.facts)
+    if waits:
+        return {**asked, "train": work.told["train"]}
     makers = {"Adapter": _adapter, "Merged": _merged}
     published = {form.lower(): _kept(work, form) or makers[form](work) for form in formats}
     artifact = release(config, output, published, serving)
     if config.checkpoint.after_success == "Delete":
         _delete_checkpoints(workspace)
-    return {"artifact": artifact, **work.told}
+    return {"artifact": artifact, **asked, **work.told}
 
 
 @dataclass(frozen=True)
@@ -223,3 +233,15 @@ def _copy_reports(data: Path, attempt: Path, folder: Path) -> None:
 
 def _save_tokenizer(base: Path, folder: Path) -> None:
     load_tokenizer(base).save_pretrained(folder)
+
+
+def _publish_rating(
+    bundle: rating.Bundle, config: RunConfig, target: Path, facts: dict[str, Any]
+) -> None:
+    """Once: people may be rating it already."""
+    facts = {**facts, "bundle": bundle.digest}
+    if manifests.reusable(target, manifests.digest_of(facts)):
+        return
+    folder = manifests.fresh_sibling(target, config.job.uid)
+    rating.write_bundle(bundle, config, folder)
+    publish_output(folder, target, facts, {})

@@ -142,6 +142,9 @@ def _scores(facts: CardFacts) -> list[str]:
     lines = ["| held out | base | fine-tuned |", "|---|---|---|", *rows] if rows else []
     if facts.gate:
         lines += ["", f"Published because {facts.gate} (`spec.gate`)."]
+    gate = facts.config.gate
+    if gate and gate.human and gate.human.finding:
+        lines += ["", f"People compared its answers blind: {gate.human.finding}."]
     if facts.config.evaluation.generation:
         lines += ["", "Prompts, references and answers: [answers.html](answers.html)."]
     for name, signature in (facts.result.get("signatures") or {}).items():

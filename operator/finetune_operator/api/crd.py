@@ -264,6 +264,7 @@ def chart_template() -> str:
 
 
 SHARED = (
+    "blinding.py",
     "failures.py",
     "redaction.py",
     "signatures/__init__.py",

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
+from .human import Human
 from .schema import LIST_SET, DecimalRange, Rule, SpecModel
 
 Steps = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -103,10 +104,24 @@ class Evaluation(SpecModel):
     """Measure scores the untouched model before the first step; Skip does not."""
     generation: Generation | None = None
     """Answers to held-out prompts: `generation: {}`. Absent: the model is not asked."""
+    human: Human | None = None
+    """A blind comparison with the untouched model for people to rate: `human: {}`. Absent: there is
+    none."""
     overfitting: Overfitting = Overfitting()
     """What follows where the model learns its rows by heart, or nothing any more."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.human) || (has(self.generation)"
+            " && has(self.baseline) && self.baseline == 'Measure')",
+            message="people compare the answers of the untouched and the tuned model: set "
+            "generation, and baseline to Measure",
+            field_path=".human",
+            check=lambda wish: (
+                wish.human is None
+                or (wish.generation is not None and wish.baseline is Baseline.MEASURE)
+            ),
+        ),
         Rule(
             cel="!has(self.overfitting) || self.overfitting.action != 'StopKeepBest'"
             " || has(self.everySteps)",

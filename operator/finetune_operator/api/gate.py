@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from .human import HumanGate
 from .schema import DecimalRange, Rule, SpecModel, list_map
 
 ON_TOKENS = ("EvalLoss", "Perplexity", "TokenAccuracy")
@@ -69,8 +70,23 @@ class GateScore(SpecModel):
 class Gate(SpecModel):
     """The model is published only if all of this holds."""
 
-    scores: Annotated[
-        tuple[GateScore, ...],
-        Field(min_length=1, max_length=9, json_schema_extra=list_map("metric")),
-    ]
-    """Bounds of scores on the held-out rows, one for each metric."""
+    scores: (
+        Annotated[
+            tuple[GateScore, ...],
+            Field(min_length=1, max_length=9, json_schema_extra=list_map("metric")),
+        ]
+        | None
+    ) = None
+    """Bounds of scores on the held-out rows, one for each metric. They are looked at first: nobody
+    rates a model that they hold back."""
+    human: HumanGate | None = None
+    """What people have to think of the answers."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.scores) || has(self.human)",
+            message="a gate without a bound lets everything pass: set scores or human, or remove "
+            "the gate",
+            check=lambda gate: gate.scores is not None or gate.human is not None,
+        ),
+    )

@@ -57,7 +57,8 @@ class TimeSpent(StatusModel):
     """From a failure until the next attempt is made, or until the job ends; the step that it cut
     off included."""
     suspended: Seconds = 0
-    """Standing still by `spec.suspend`, or for want of GPU-hours."""
+    """Standing still: by `spec.suspend`, for want of GPU-hours, or until people have rated the
+    answers."""
 
     @classmethod
     def of(cls, seconds: dict[Cause, int]) -> TimeSpent:

@@ -17,7 +17,7 @@ from .queue import Queue
 from .recovery import Recovery
 from .schema import Rule, SpecModel
 from .sources import Data, Model
-from .storage import Output, Storage
+from .storage import Output, Reuse, Storage
 from .training import Checkpoint, DeepSpeed, Method, Training
 from .workers import Stage, Workers
 
@@ -137,7 +137,7 @@ def _holds_out(spec: FineTuneJobSpec) -> bool:
 def _measures(spec: FineTuneJobSpec, gate: Gate) -> bool:
     generation = spec.evaluation.generation
     known = {*ON_TOKENS, *(generation.metrics if generation else ())}
-    return all(score.metric.value in known for score in gate.scores)
+    return all(score.metric.value in known for score in gate.scores or ())
 
 
 FineTuneJobSpec.rules = (
@@ -196,7 +196,7 @@ FineTuneJobSpec.rules = (
         check=lambda spec: spec.evaluation.generation is None or _holds_out(spec),
     ),
     Rule(
-        cel="!has(self.gate) || self.gate.scores.all(score,"
+        cel="!has(self.gate) || !has(self.gate.scores) || self.gate.scores.all(score,"
         " score.metric in ['EvalLoss', 'Perplexity', 'TokenAccuracy']"
         " || (has(self.evaluation.generation)"
         " && self.evaluation.generation.metrics.exists(metric, metric == score.metric)))",
@@ -206,14 +206,14 @@ FineTuneJobSpec.rules = (
         check=lambda spec: spec.gate is None or _measures(spec, spec.gate),
     ),
     Rule(
-        cel="!has(self.gate) || self.evaluation.baseline == 'Measure'"
+        cel="!has(self.gate) || !has(self.gate.scores) || self.evaluation.baseline == 'Measure'"
         " || !self.gate.scores.exists(score, has(score.minImprovement))",
         message="minImprovement compares with the untouched model: set baseline to Measure",
         field_path=".evaluation.baseline",
         check=lambda spec: (
             spec.gate is None
             or spec.evaluation.baseline is Baseline.MEASURE
-            or all(score.min_improvement is None for score in spec.gate.scores)
+            or all(score.min_improvement is None for score in spec.gate.scores or ())
         ),
     ),
     Rule(
@@ -222,6 +222,23 @@ FineTuneJobSpec.rules = (
         message="the gate needs scores on held-out rows: set data.eval, or an evalFraction above 0",
         field_path=".gate",
         check=lambda spec: spec.gate is None or _holds_out(spec),
+    ),
+    Rule(
+        cel="!has(self.gate) || !has(self.gate.human) || has(self.evaluation.human)",
+        message="the gate waits for ratings that nobody can give: set evaluation.human",
+        field_path=".gate.human",
+        check=lambda spec: (
+            spec.gate is None or spec.gate.human is None or spec.evaluation.human is not None
+        ),
+    ),
+    Rule(
+        cel="!has(self.gate) || !has(self.gate.human) || self.output.reuse != 'SameLock'",
+        message="SameLock takes a result whose answers nobody is asked to rate: remove gate.human, "
+        "or set reuse to Never",
+        field_path=".output.reuse",
+        check=lambda spec: (
+            spec.gate is None or spec.gate.human is None or spec.output.reuse is not Reuse.SAME_LOCK
+        ),
     ),
     Rule(
         cel="self.evaluation.overfitting.action != 'StopKeepBest' || has(self.data.eval)"

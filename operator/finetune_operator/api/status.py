@@ -13,6 +13,7 @@ from pydantic import Field, computed_field
 
 from .conditions import Condition
 from .goodput import Goodput
+from .human import HumanEvaluation
 from .lineage import Lineage, Lock, Reused
 from .schema import LIST_SET, Decimal, StatusModel, Timestamp, list_map
 
@@ -642,6 +643,8 @@ class FineTuneJobStatus(StatusModel):
     """How far the present stage is."""
     metrics: Metrics | None = None
     """Newest numbers of the training."""
+    human_evaluation: HumanEvaluation | None = None
+    """What people think of the answers."""
     checkpoints: Checkpoints | None = None
     """Saved training state."""
     pending_reason: Message | None = None

@@ -24,6 +24,7 @@ from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
 from .gate import Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
+from .human import Human, HumanEvaluation, HumanGate
 from .lineage import Ancestor, Lineage, Lock, Reused
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
@@ -216,6 +217,9 @@ __all__ = [
     "Goodput",
     "HubDestination",
     "HubTokenRef",
+    "Human",
+    "HumanEvaluation",
+    "HumanGate",
     "LatestCheckpoint",
     "Lineage",
     "LocalObjectRef",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..api.types import Failure, Reason
+from ..api.types import ConditionType, Failure, Reason
 from .ending import end_job
-from .facts import Facts, Verdict
+from .facts import FOR_PEOPLE, Facts, Verdict
 
 
 def seconds_left(facts: Facts) -> float | None:
@@ -23,9 +23,15 @@ def is_over(facts: Facts) -> bool:
 
 def sentence(facts: Facts) -> str:
     """What the end of the time means, and what to do."""
+    seconds = facts.job.spec["activeDeadlineSeconds"]
+    limit = f"spec.activeDeadlineSeconds: not done within {seconds} s"
+    if facts.condition(ConditionType.GATE_PASSED)[1] in FOR_PEOPLE:
+        return (
+            f"{limit}, because the ratings that spec.gate.human asks for did not come; the model "
+            "is not published, and the trained weights stay in the folder of the attempt"
+        )
     return (
-        f"spec.activeDeadlineSeconds: not done within {facts.job.spec['activeDeadlineSeconds']} s; "
-        "the last checkpoint is kept: raise the limit in a new job, or train fewer steps"
+        f"{limit}; the last checkpoint is kept: raise the limit in a new job, or train fewer steps"
     )
 
 

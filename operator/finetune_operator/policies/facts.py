@@ -9,14 +9,17 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
-from ..api.types import FineTuneJobSpec, FineTuneJobStatus, Phase, Recovery, StageName
+from ..api.types import FineTuneJobSpec, FineTuneJobStatus, Phase, Reason, Recovery, StageName
 from ..engine.store import Key
 from ..errors import Fault
 from ..observed import ChildJob, ChildPod, Observed, StoredJob
 from ..plan import TrainingPlan, in_use, stage_job_name
 from ..reports import ProgressReport
+from .ratings import Ratings
 from .silence import is_lost
 
+FOR_PEOPLE = (Reason.WAITING_FOR_RATINGS, Reason.RATINGS_INVALID)
+"""Reasons of a job that waits for people to rate it, without a pod."""
 ALWAYS = datetime.min.replace(tzinfo=UTC)
 LEAST_SILENCE_SECONDS = 45.0
 """A gang is asked for its progress every 10 seconds, and less often where there are many."""
@@ -100,6 +103,8 @@ class Facts:
     """Asked for only where the job trains on GPUs; None: there is none."""
     results: tuple[PublishedResult, ...] = ()
     """Looked for only when the job may reuse one, and has to decide it."""
+    ratings: Ratings | None = None
+    """Of people, asked for only where they count; None: there are none."""
     listening_since: datetime = ALWAYS
     """Since when this operator would have heard from a gang."""
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from ..api.goodput import AT_WORK, STEPS
 from ..api.types import Cause, FineTuneJobStatus, Goodput, Reason, StageName, TimeSpent
 from ..reports import AccountReport
-from .facts import Facts, stage_of, stage_record
+from .facts import FOR_PEOPLE, Facts, stage_of, stage_record
 from .gpu_time import gpu_seconds_since
 from .numbers import reported_account
 
@@ -80,9 +80,12 @@ def account(facts: Facts, decided: FineTuneJobStatus, reason: str) -> Goodput | 
             attempt = divide(sum(assumed.values()), report, last, lost)
         seconds = _sum(seconds, attempt, {cause: -count for cause, count in assumed.items()})
     same = _attempt_of(decided) == _attempt_of(facts.status)
+    following = _current(facts, decided, course, rest) if same else Cause.QUEUE
+    if reason in FOR_PEOPLE:
+        following = Cause.SUSPENDED
     return Goodput(
         until=now,
-        current=_current(facts, decided, course, rest) if same else Cause.QUEUE,
+        current=following,
         seconds=TimeSpent.of(seconds),
         attempt=TimeSpent.of(attempt) if same and attempt is not None else None,
         gpu_seconds=known.gpu_seconds + gpu_seconds_since(facts, known, now),

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..api.types import AfterSuccess, Failure, Phase, Reason, StageName
 from ..plan import in_use
+from ..reports import LastWords
 from .attempts import NOT_READY, gone_soon, overdue, waiting, write_ahead
 from .ending import POLL_SECONDS, name_pods
 from .facts import RUNNING_PHASES, Facts, State, Verdict, record_job
@@ -14,6 +15,7 @@ from .failure import digest, digest_of_vanished, tell
 from .fit import fit_condition, tell_fit
 from .gate import gate_passed
 from .history import tell_skipped
+from .human import bundle, held_back, needs_ratings
 from .numbers import final_numbers, last_words, prepared_changes, trained_changes
 from .out_of_reach import lost_of_attempt
 from .published import published, told_published
@@ -41,7 +43,7 @@ def stage_completed(facts: Facts) -> Verdict | None:
         case StageName.EXPORT:
             if words and words.refused and in_use(facts.status.reused):
                 return _trains_after_all(facts, words.refused)
-            return _succeeded(facts)
+            return _held(facts, words) if needs_ratings(facts) else _succeeded(facts, words)
 
 
 def _next_stage(facts: Facts, stage: StageName, changes: dict[str, Any]) -> Verdict:
@@ -70,10 +72,20 @@ def _trains_after_all(facts: Facts, why: str) -> Verdict:
     return _next_stage(facts, StageName.TRAIN, {"reused": refused})
 
 
-def _succeeded(facts: Facts) -> Verdict | None:
+def _held(facts: Facts, words: LastWords | None) -> Verdict | None:
+    """Nothing is published yet. Without export's words nobody knows what to rate: once more."""
+    if facts.live_pods:
+        return gone_soon(facts, Reason.DRAINING, "waiting for pods to go")
+    if facts.status.next_attempt_time is not None:
+        return None
+    numbers = final_numbers(facts, words.train) if words and words.train else {}
+    return held_back(facts, words, numbers) or restart_or_end(facts, digest_of_vanished(facts))
+
+
+def _succeeded(facts: Facts, words: LastWords | None) -> Verdict | None:
     if facts.live_pods:
         return gone_soon(facts, Reason.DRAINING, "published; waiting for pods to go")
-    words, plan = last_words(facts), facts.known_plan
+    plan = facts.known_plan
     changes: dict[str, Any] = {
         **record_job(facts),
         "exported": facts.now,
@@ -83,6 +95,8 @@ def _succeeded(facts: Facts) -> Verdict | None:
     }
     if words and words.train:
         changes |= final_numbers(facts, words.train)
+    if facts.status.human_evaluation is None:
+        changes["human_evaluation"] = bundle(facts, words)
     if plan.spec.checkpoint.after_success is AfterSuccess.DELETE:
         changes["checkpoints"] = None
     return Verdict(

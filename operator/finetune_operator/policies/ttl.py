@@ -7,10 +7,17 @@ from dataclasses import replace
 from ..api.types import Phase
 from .ending import delete_jobs
 from .facts import Action, Facts, State, Verb, Verdict
+from .human import with_late_ratings
 
 
 def finished(facts: Facts) -> Verdict | None:
-    """The end is absorbing. What is left to do: leftovers, and the children's time to live."""
+    """The end is absorbing. What is left to do: leftovers, the children's time to live, and what
+    people say of a model that did not wait for them."""
+    verdict = _finished(facts)
+    return verdict and with_late_ratings(facts, verdict)
+
+
+def _finished(facts: Facts) -> Verdict | None:
     status = facts.status
     if status.completion_time is None:
         return None

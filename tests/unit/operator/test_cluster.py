@@ -299,8 +299,9 @@ async def test_what_does_not_exist_is_none(cluster: KubernetesCluster) -> None:
         cluster.claim("ns", "claim"),
         cluster.config_map_keys("ns", "map"),
         cluster.gpu_hours("ns", "map"),
+        cluster.config_map("ns", "map"),
     )
-    assert answers == [None, None, None, None]
+    assert answers == [None, None, None, None, None]
 
 
 async def test_claims_and_config_maps_are_cut_down_to_what_matters(
@@ -314,5 +315,6 @@ async def test_claims_and_config_maps_are_cut_down_to_what_matters(
     found = await cluster.claim("ns", "claim")
     assert found is not None and found.access_modes == ("ReadWriteMany",)
     assert await cluster.config_map_keys("ns", "map") == {"a"}
+    assert await cluster.config_map("ns", "map") == {"a": "secret"}
     assert await cluster.gpu_hours("ns", "map") is None
     assert await cluster.gpu_hours("ns", "budget") == "100"

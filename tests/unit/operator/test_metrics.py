@@ -19,6 +19,7 @@ STATUS: dict[str, Any] = {
     "completionTime": "2026-11-23T12:00:00Z",
     "progress": {"percent": 44},
     "resolved": {"workers": 2},
+    "humanEvaluation": {"winRate": "0.7", "ratings": 40, "agreement": "-0.1"},
     "goodput": {
         "until": "2026-11-23T12:00:00Z",
         "seconds": {"queue": 7, "productive": 90},
@@ -62,6 +63,9 @@ def text(*jobs: StoredJob, limit: int = 10) -> str:
         'finetune_job_steps_redone_total{finetunejob="demo",namespace="team-a"} 15.0',
         'finetune_job_resizes_total{finetunejob="demo",namespace="team-a"} 4.0',
         'finetune_job_workers{finetunejob="demo",namespace="team-a"} 2.0',
+        'finetune_job_human_win_rate{finetunejob="demo",namespace="team-a"} 0.7',
+        'finetune_job_human_ratings{finetunejob="demo",namespace="team-a"} 40.0',
+        'finetune_job_human_agreement{finetunejob="demo",namespace="team-a"} -0.1',
         'finetune_job_goodput_seconds{cause="queue",finetunejob="demo",namespace="team-a"} 7.0',
         'finetune_job_goodput_seconds{cause="productive",finetunejob="demo",'
         'namespace="team-a"} 90.0',

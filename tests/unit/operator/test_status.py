@@ -33,6 +33,7 @@ from finetune_operator.api.types import (
     ConditionType,
     Failure,
     FineTuneJobStatus,
+    HumanEvaluation,
     LatestCheckpoint,
     MemoryStatus,
     Phase,
@@ -44,6 +45,7 @@ from finetune_operator.api.types import (
     StageName,
 )
 from finetune_operator.policies.facts import Facts, NamespaceBudget, Obstacle, State, Verb
+from finetune_operator.policies.ratings import Ratings
 from finetune_operator.reports import read_progress
 from finetune_operator.status import RULES, Decision, decide, judge
 
@@ -121,6 +123,10 @@ NEWS = TRAINS and TRAINS.model_copy(update={"step": 40})
 ELASTIC = make_spec(recovery={"elastic": {"min": 1}})
 NO_NODE = ("Unschedulable", "0/1 nodes are available", NOW)
 
+ASKS_PEOPLE = make_spec(
+    evaluation={"generation": {}, "human": {}}, gate={"human": {"minWinRate": "0.6"}}
+)
+HELD = status_in(X, export_attempt=1, human_evaluation=HumanEvaluation(bundle="sha256:ab", items=9))
 ROWS: list[Any] = [
     # finished
     pytest.param(
@@ -562,6 +568,17 @@ ROWS: list[Any] = [
         make_facts(pods=(make_pod(owner_uid="other", **SILENT),)),
         ("previous_incarnation_alive", Phase.PENDING, State.MOVING, "PreviousJobTerminating", ""),
         id="also where their node does not answer, for a while",
+    ),
+    # awaiting_ratings
+    pytest.param(
+        make_facts(HELD, jobs=(make_child_job(X, complete=True),), spec=ASKS_PEOPLE),
+        ("awaiting_ratings", Phase.EXPORTING, State.RUNNING, "WaitingForRatings", ""),
+        id="a model that people have to rate waits for them, without a pod",
+    ),
+    pytest.param(
+        make_facts(HELD, spec=ASKS_PEOPLE, ratings=Ratings(faults=("key a: it is no JSON",))),
+        ("awaiting_ratings", Phase.EXPORTING, State.STUCK, "RatingsInvalid", ""),
+        id="ratings that cannot be read have to be mended",
     ),
     # obstructed
     pytest.param(

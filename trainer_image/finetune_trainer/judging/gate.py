@@ -21,12 +21,39 @@ def pass_gate(gate: Gate, metrics: Mapping[str, Any]) -> str:
     base = metrics.get("baseline") or {}
     faults = [fault for score in gate.scores for fault in _faults(score, metrics, base)]
     if faults:
-        raise GateFailed(
-            f"the model is not published, because {'; '.join(faults)}",
-            "the trained weights stay in the folder of the attempt; condition Overfitting and the "
-            "table of answers may tell what to change",
+        raise _shut("; ".join(faults))
+    people = [gate.human.finding] if gate.human and gate.human.finding else []
+    return "; ".join([*(_reached(score, metrics, base) for score in gate.scores), *people])
+
+
+def waits_for_people(gate: Gate | None, bundle: str | None) -> bool:
+    """People have to decide and have not yet. ``bundle``: digest of what they are to rate.
+
+    Raises ``GateFailed`` where they have nothing to rate, or have rated something else.
+    """
+    if gate is None or gate.human is None:
+        return False
+    if bundle is None:
+        raise _shut(
+            "people are to compare its answers with those of the untouched model, and these do not "
+            "differ, or are not there"
         )
-    return "; ".join(_reached(score, metrics, base) for score in gate.scores)
+    if gate.human.finding is None:
+        return True
+    if gate.human.bundle != bundle:
+        raise _shut(
+            f"people have rated another bundle ({gate.human.bundle}) than the answers of this "
+            f"attempt are ({bundle})"
+        )
+    return False
+
+
+def _shut(why: str) -> GateFailed:
+    return GateFailed(
+        f"the model is not published, because {why}",
+        "the trained weights stay in the folder of the attempt; condition Overfitting and the "
+        "table of answers may tell what to change",
+    )
 
 
 def _faults(score: GateScore, metrics: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[str]:

@@ -61,14 +61,14 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     _replace(path, text)
 
 
-def read_rows(path: Path, count: int) -> list[dict[str, Any]] | None:
-    """The rows of a file, if it is there and has so many."""
+def read_rows(path: Path, count: int | None = None) -> list[dict[str, Any]] | None:
+    """The rows of a file, if it is there and has so many. ``count`` None: any number."""
     try:
         with path.open(encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
     except (OSError, ValueError):
         return None
-    return rows if len(rows) == count else None
+    return rows if count in (None, len(rows)) else None
 
 
 def write_page(path: Path, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:

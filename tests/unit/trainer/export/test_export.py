@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from finetune_trainer import export, merge
 from finetune_trainer.config import Lora
 from finetune_trainer.errors import GateFailed, PublishRefused, StageError
+from finetune_trainer.judging.table import write_rows
 from finetune_trainer.model import load_model, lora_config
 from finetune_trainer.prepare import stage
 
@@ -231,6 +232,67 @@ def test_a_model_that_the_gate_holds_back_is_not_published(folder: Path) -> None
     told = run(folder, gate={"scores": [{"metric": "EvalLoss", "minImprovement": 1.2}]})
     assert told["gate"] == {"message": "evalLoss is 0.9 (untouched model: 2.2)"}
     assert told["artifact"]["step"] == 10
+
+
+PEOPLE = {"evaluation": {"generation": {}, "human": {"configMap": "bot-ratings"}}}
+
+
+def write_answers(folder: Path, tuned: str = "A gang.") -> None:
+    """The table that training leaves."""
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"What is {n}?"}],
+            "reference": "A gang.",
+            "base": {"text": "What?"},
+            "tuned": {"text": tuned},
+        }
+        for n in range(4)
+    ]
+    write_rows(folder / "ws/attempts/0/answers.jsonl", rows)
+
+
+def test_a_model_that_people_have_to_rate_is_published_once_they_have(folder: Path) -> None:
+    write_answers(folder)
+    scores = [{"metric": "EvalLoss", "atMost": 1.0}]
+    told = run(folder, **PEOPLE, gate={"scores": scores, "human": {}})
+    assert "artifact" not in told and "gate" not in told
+    assert told["train"]["metrics"] == METRICS
+    digest, output = told["rating"]["bundle"], folder / "ws/output"
+    assert told["rating"] == {"bundle": digest, "items": 4, "same": 0}
+    assert [path.name for path in output.iterdir()] == ["rating"]
+    page = (output / "rating/rate.html").stat()
+    key = json.loads((folder / "ws/attempts/0/rating-key.json").read_text())
+    assert key["bundle"] == digest and len(key["tunedIsA"]) == 2
+
+    said = {"bundle": digest, "finding": "the win rate is 0.8"}
+    told = run(folder, **PEOPLE, gate={"scores": scores, "human": said})
+    assert told["artifact"]["formats"] == ["Adapter", "Merged"]
+    assert told["gate"]["message"] == "evalLoss is 0.9 (untouched model: 2.2); the win rate is 0.8"
+    card = (output / "merged/README.md").read_text()
+    assert "People compared them blind: the win rate is 0.8." in card
+    assert (output / "rating/rate.html").stat() == page, "frozen"
+
+
+def test_people_never_let_other_answers_pass_than_those_they_rated(folder: Path) -> None:
+    write_answers(folder)
+    said = {"bundle": "sha256:other", "finding": "the win rate is 0.8"}
+    with pytest.raises(GateFailed, match=r"people have rated another bundle \(sha256:other\)"):
+        run(folder, **PEOPLE, gate={"human": said})
+    write_answers(folder, tuned="What?")
+    with pytest.raises(GateFailed, match="these do not differ, or are not there"):
+        run(folder, **PEOPLE, gate={"human": {}})
+    assert not (folder / "ws/output").exists()
+    told = run(folder, **PEOPLE)
+    assert "artifact" in told and "rating" not in told
+
+
+def test_without_a_gate_the_bundle_lies_beside_the_published_model(folder: Path) -> None:
+    write_answers(folder)
+    told = run(folder, **PEOPLE)
+    assert told["rating"]["items"] == 4 and "artifact" in told
+    assert {path.name for path in (folder / "ws/output").iterdir()} == {
+        "adapter", "merged", "rating",
+    }  # fmt: skip
 
 
 def test_an_end_of_turn_that_is_not_eos_becomes_a_stop_token(tmp_path: Path) -> None:
