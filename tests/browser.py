@@ -81,12 +81,18 @@ class Browser:
         """Load a file, and wait until it is there."""
         self._events.clear()
         self.call("Page.navigate", url=page.as_uri())
-        self.wait_for_event("Page.loadEventFired")
+        self._wait_until_drawn()
 
     def reload(self) -> None:
         self._events.clear()
         self.call("Page.reload")
+        self._wait_until_drawn()
+
+    def _wait_until_drawn(self) -> None:
+        """Keys that come before the first frame are lost."""
         self.wait_for_event("Page.loadEventFired")
+        frames = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.call("Runtime.evaluate", expression=frames, awaitPromise=True)
 
     def wait_for_event(self, name: str) -> dict[str, Any]:
         while True:

@@ -142,11 +142,11 @@ def _scores(facts: CardFacts) -> list[str]:
     lines = ["| held out | base | fine-tuned |", "|---|---|---|", *rows] if rows else []
     if facts.gate:
         lines += ["", f"Published because {facts.gate} (`spec.gate`)."]
-    gate = facts.config.gate
-    if gate and gate.human and gate.human.finding:
-        lines += ["", f"People compared its answers blind: {gate.human.finding}."]
     if facts.config.evaluation.generation:
         lines += ["", "Prompts, references and answers: [answers.html](answers.html)."]
+    gate = facts.config.gate
+    if gate and gate.human and gate.human.finding:
+        lines.append(f"People compared them blind: {gate.human.finding}.")
     for name, signature in (facts.result.get("signatures") or {}).items():
         lines.append(f"{TITLES[name]}: `{signature}`.")
     return lines
