@@ -219,7 +219,8 @@ def test_a_fresh_job_is_not_current(jobs: FineTuneJobs) -> None:
 def test_defaults_are_written_into_the_spec(jobs: FineTuneJobs) -> None:
     spec = jobs.try_to_create(sample("minimal")).body["spec"]
 
-    assert spec["method"]["lora"] == {"rank": 16, "alpha": 32, "dropout": "0.0"}
+    plain = {"rslora": "Disabled", "dora": "Disabled"}
+    assert spec["method"]["lora"] == {"rank": 16, "alpha": 32, "dropout": "0.0", **plain}
     assert spec["training"]["optimizer"]["epsilon"] == "1e-8"
     assert spec["startDeadlineSeconds"] == 1800
     assert spec["recovery"]["backoffSeconds"] == {"initial": 5, "max": 300}
@@ -253,7 +254,9 @@ def test_kubectl_get_answers_where_how_far_and_how_good(jobs: FineTuneJobs, stor
     assert (cells["ETA"], cells["Attempt"], cells["Reason"]) == ("13m32s", 1, "Training")
     assert cells["Pending"] == "1 of 2 pods waits for a node with 8 GPUs"
     wide = [column["name"] for column in table["columnDefinitions"] if column["priority"]]
-    assert wide == ["Model", "Workers", "Attempt", "Restarts", "Tokens/s", "Reason", "Pending"]
+    assert wide == [
+        *("Model", "Lineage", "Workers", "Attempt", "Restarts", "Tokens/s", "Reason", "Pending")
+    ]
 
 
 @pytest.mark.parametrize("name", SAMPLES)

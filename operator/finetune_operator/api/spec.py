@@ -155,7 +155,8 @@ FineTuneJobSpec.rules = (
     ),
     *ELASTIC_RULES,
     Rule(
-        cel="!has(self.activeDeadlineSeconds)"
+        # a number below its bound is refused by the bound
+        cel="!has(self.activeDeadlineSeconds) || self.activeDeadlineSeconds < 1"
         " || self.activeDeadlineSeconds >= self.workers.terminationGracePeriodSeconds",
         message="must not be less than workers.terminationGracePeriodSeconds (120 if absent): the "
         "pods that the deadline ends get so long to save a checkpoint",

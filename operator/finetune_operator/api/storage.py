@@ -81,8 +81,9 @@ class Output(SpecModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
+            # the API server fills in no defaults within lists
             cel="!has(self.destinations) || !has(self.formats) || self.destinations.all(each,"
-            " each.format in self.formats)",
+            " (has(each.format) ? each.format : 'Merged') in self.formats)",
             message="a destination takes a form that is not made: add its format to formats, or "
             "set another format",
             field_path=".destinations",
