@@ -8,8 +8,8 @@ Sources. What ZeRO keeps: Rajbhandari et al., "ZeRO: Memory Optimizations Toward
 Parameter Models" (arXiv:1910.02054), section 3, and DeepSpeed 0.19 (``stage_1_and_2.py``,
 ``stage3.py``) where it differs. What backward needs of forward: counted in the way of Korthikanti
 et al., "Reducing Activation Recomputation" (arXiv:2205.05198), section 4.1, for attention without
-stored scores; the tests compare the counts with the tensors that torch saves. Numbers that were
-guessed, until a benchmark measures them, are the constants of `RUNTIME_BYTES`.
+stored scores; the tests compare the counts with the tensors that torch saves. What was measured
+or, on GPUs, guessed, are the constants of `RUNTIME_BYTES` (benchmarks/results.md, "Memory").
 
 Not in the plan: dropout inside the model (``training.dropout``), which keeps masks and on CPUs the
 scores of attention; answers to held-out prompts; fragmentation.
@@ -27,9 +27,9 @@ BUCKET_ELEMENTS = 50_000_000
 LIVE_ELEMENTS = 1_000_000_000
 """ZeRO-3 keeps so many gathered parameters until they are used again (DeepSpeed's default of
 ``stage3_max_live_parameters`` and ``stage3_max_reuse_distance``)."""
-RUNTIME_BYTES = {"CPU": 700_000_000, "GPU": 1_500_000_000}
+RUNTIME_BYTES = {"CPU": 550_000_000, "GPU": 1_500_000_000}
 """Of a rank before it has a model. CPU: the interpreter with torch, DeepSpeed, transformers and
-PEFT. GPU: context, NCCL and workspaces on the device; a first estimate."""
+PEFT, as measured. GPU: context, NCCL and workspaces on the device; a first estimate."""
 LOSS_BYTES = 12
 """Of a logit when backward begins: log-probability, its gradient, and that of the logit, in fp32;
 the logit itself is freed by then."""
@@ -172,7 +172,10 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
             parameters=parameters + live,
             gradients=whole,
             activations=layer,
-            buffers=(bucket if stage > 0 or fit.world_size > 1 else 0) + flow + c * shape.largest,
+            buffers=(bucket if stage > 0 or fit.world_size > 1 else 0)
+            + (_scattered(bucket, setup, fit) if stage == 3 else 0)
+            + flow
+            + c * shape.largest,
             **always,
         ),
         "step": Memory(
@@ -240,6 +243,14 @@ def _gradients(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int, int, int
         return (full if several else 0), full, at_step, temporaries
     whole = 2 * part if exact and several else part
     return (part if several else 0), whole, at_step, temporaries
+
+
+def _scattered(bucket: int, setup: Setup, fit: Fit) -> int:
+    """Copies of a bucket while ZeRO-3 reduces and scatters it: one sorted by rank
+    (``coalesced_collectives.py``), and one of gloo, which reduces the whole and cuts out a part."""
+    if fit.world_size == 1:
+        return 0
+    return bucket * (2 if setup.device == "CPU" else 1)
 
 
 def activations(shape: Shape, setup: Setup, fit: Fit) -> int:
