@@ -208,7 +208,8 @@ def memory_of(process: Path) -> dict[str, int]:
 
 def _random_model(sizes: dict[str, Any], tokenizer: Path, folder: Path) -> None:
     config = AutoConfig.for_model(**sizes)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
     for name in TOKENIZER:
         if (tokenizer / name).exists():
             shutil.copy(tokenizer / name, folder)
