@@ -78,8 +78,8 @@ def test_the_end_of_prepare_tells_what_a_rank_will_need() -> None:
     value, reason, message = told(status)
     assert (value, reason) == ("Unknown", "MemoryUnknown")
     assert message == (
-        "a rank is predicted to need 4.7 GB at its worst moment (activations 2.9 GB, runtime "
-        "0.7 GB, logits 0.6 GB); how much it has is not known"
+        "a rank is predicted to need 4.6 GB at its worst moment (activations 2.9 GB, logits "
+        "0.6 GB, runtime 0.6 GB); how much it has is not known"
     )
 
 
