@@ -48,7 +48,7 @@ CHECKPOINTING = {"activationCheckpointing": True}
 SGD = {"optimizer": {"type": "SGD"}}
 WIDE, DEEP = _llama(768, 6, 2048), _llama(384, 20, 1024)
 QWEN3 = _llama(512, 8, 1536, model_type="qwen3", head_dim=64, vocab_size=60_000)
-UNTIED = _llama(640, 4, 1792, tie_word_embeddings=False, vocab_size=32_768 + 16_384)
+UNTIED = _llama(640, 4, 1792, tie_word_embeddings=False)
 
 CALIBRATION = (
     Configuration("almost no model", _llama(128, 1, 128), stage=0, ranks=1, micro=1, tokens=128),

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Pretrain
 
 from finetune_operator.memory_ladder import Fit
 from finetune_operator.memory_plan import (
+    BUCKET_ELEMENTS,
     RUNTIME_BYTES,
     Memory,
     Setup,
@@ -324,3 +325,21 @@ def _certain(shape: Shape, setup: Setup, fit: Fit) -> int:
 
 def test_a_memory_is_the_sum_of_its_parts() -> None:
     assert Memory(1, 2, 3, 4, 5, 6, 7, 8).total == 36
+
+
+@pytest.mark.parametrize(
+    ("setup", "ranks", "copies"),
+    [
+        pytest.param(CPU, 2, 2, id="gloo reduces a copy of the sorted copy"),
+        pytest.param(GPU, 2, 1, id="NCCL reduces the sorted copy"),
+        pytest.param(CPU, 1, 0, id="nobody to share with"),
+    ],
+)
+def test_stage_3_copies_a_bucket_to_scatter_it(setup: Setup, ranks: int, copies: int) -> None:
+    fit = replace(ONE, world_size=ranks, zero_stage=3)
+    other = replace(fit, zero_stage=2)
+    bucket = 4 * BUCKET_ELEMENTS
+
+    end, without = (moments(SMOL, setup, each)["end of backward"] for each in (fit, other))
+
+    assert end.buffers - without.buffers == copies * bucket
