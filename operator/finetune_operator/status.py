@@ -168,7 +168,6 @@ def _conditions(
     pending = ("Unknown", Reason.PENDING.value, "")
     lost = ("False", reason, message) if ended else pending
     wrong = (reason, message) if facts.faults else _remarks(facts)
-    published = ("True", Reason.PUBLISHED.value, "the result was loaded again and compared")
     gang = ("False", Reason.PENDING.value, "")
     if status.trained is not None:
         gang = ("False", Reason.TRAINED.value, "training is over and its pods are gone")
@@ -192,7 +191,7 @@ def _conditions(
         ConditionType.GANG_READY.value: gang,
         ConditionType.OVERFITTING.value: _kept(facts, ConditionType.OVERFITTING) or pending,
         ConditionType.GATE_PASSED.value: _gate(facts, verdict),
-        ConditionType.PUBLISHED.value: published if status.exported else lost,
+        ConditionType.PUBLISHED.value: _published(facts) if status.exported else lost,
         **verdict.conditions,
     }
 
@@ -222,6 +221,14 @@ def _gate(facts: Facts, verdict: Verdict) -> tuple[str, str, str]:
     if verdict.state is State.FAILED and known and known[1] in FOR_PEOPLE:
         known = None  # nobody waits any longer
     return known or ("Unknown", Reason.PENDING.value, "")
+
+
+def _published(facts: Facts) -> tuple[str, str, str]:
+    """What export told of its checks stays; a job without its words has at least these behind it."""
+    known = _kept(facts, ConditionType.PUBLISHED)
+    if known and known[0] == "True":
+        return known
+    return "True", Reason.PUBLISHED.value, "the result was loaded again and compared"
 
 
 def _unless(
