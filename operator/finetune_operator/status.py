@@ -224,7 +224,7 @@ def _gate(facts: Facts, verdict: Verdict) -> tuple[str, str, str]:
 
 
 def _published(facts: Facts) -> tuple[str, str, str]:
-    """What export told of its checks stays; a job without its words has at least these behind it."""
+    """What export told of its checks stays; without its words, what every export does."""
     known = _kept(facts, ConditionType.PUBLISHED)
     if known and known[0] == "True":
         return known

@@ -16,7 +16,7 @@ from builders import (
     status_in,
 )
 
-from finetune_operator.api.types import StageName
+from finetune_operator.api.types import FineTuneJobStatus, StageName
 from finetune_operator.status import decide
 
 EXPORT = StageName.EXPORT
@@ -43,7 +43,8 @@ def test_destinations_stand_beside_the_claim() -> None:
     assert status["artifact"]["destinations"] == [pushed]
     said = "the result was loaded again and asked 'Who?': it said nothing; pushed to registry"
     assert main_condition(status, "Published")["message"] == said
-    later = decide(make_facts(status, spec=SPEC)).status  # ratings are read after the end too
+    ended = FineTuneJobStatus.model_validate(status)
+    later = decide(make_facts(ended, spec=SPEC)).status  # ratings are read after the end too
     assert main_condition(later, "Published")["message"] == said
 
 
