@@ -193,7 +193,7 @@ def test_a_checkpoint_is_whole_and_names_everything_in_it(tmp_path: Path) -> Non
 
 def test_a_rank_without_space_stops_all_ranks_with_the_same_class(tmp_path: Path) -> None:
     results = run_gang(fill_up, 3, job(2), tmp_path)
-    assert [result["error"] for result in results] == ["DiskFull", "DiskFull", "OSError"]
+    assert [result["error"] for result in results] == ["DiskFull"] * 3
     assert "No space left" in results[0]["message"]
     assert not list((tmp_path / "attempts/0/checkpoints").glob("step-?"))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.trainer.train.gangs import free_port
+from unit.trainer.train.gangs import free_port, free_ports
 from unit.trainer.train.tiny import make_workspace
 
 from finetune_trainer.heartbeat import read_all
@@ -29,7 +29,7 @@ class Pod:
     def __init__(self, workspace: Path, attempt: int) -> None:
         self.workspace = workspace
         self.folder = workspace / "attempts" / str(attempt)
-        self.port = free_port()
+        self.port = free_ports(2)
         self.termination_log = workspace / f"termination-log-{attempt}"
         self.began, self.began_at = time.monotonic(), time.time()
         self.process = subprocess.Popen(
