@@ -25,7 +25,7 @@ MARK = "finetune.dev/quickstart"
 The API server fills in defaults, so the stored spec itself cannot be compared.
 """
 
-SHORT_FACTS = 16
+SHORT_FACTS = 12
 SHORT_EPOCHS = "3"
 """Few facts make short epochs; a fact has to be seen as often as in the whole job."""
 SHORT_EVERY_STEPS = 24

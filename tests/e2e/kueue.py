@@ -33,7 +33,7 @@ def running_kueue(cluster: LocalCluster, kubectl: Kubectl) -> Iterator[None]:
             "--create-namespace", "--set-string",
             f"controllerManager.manager.image.repository={REPOSITORY},"
             f"controllerManager.manager.image.tag={tag}",
-            "--wait", "--timeout", "120s",
+            "--wait", "--timeout", "300s",
         )  # fmt: skip
         # Ready comes before the webhooks' certificates have reached the API server.
         wait_for("kueue takes objects", lambda: _applies(kubectl, flavor()), 60)
