@@ -29,12 +29,18 @@ class Write:
     name: str
     after: Raw
     """The object as it was then; after a deletion as it was last, or a Status with its UID."""
+    base: int = 0
+    """Revision of the object that the request set out from; 0: it did not say."""
+    answered: bool = True
+    """False: who asked was gone before the answer. About half of these requests are carried out
+    all the same; ``after`` is then what was asked for, and ``revision`` that of its neighbour."""
 
 
 def writes(log: Path, since: int, namespaces: Collection[str]) -> list[Write]:
     """What was written in these namespaces since the byte ``since`` of the log.
 
-    Refused requests are left out. The log must hold objects (``LocalCluster.audit_objects``).
+    Refused requests are left out, those whose sender died are not. The log must hold objects
+    (``LocalCluster.audit_objects``).
     """
     marks = [f'"namespace":"{name}"' for name in namespaces]
     found = []
@@ -51,10 +57,13 @@ def read_writes(entries: Iterator[Raw] | list[Raw]) -> list[Write]:
     found: list[Write] = []
     newest = 0
     for entry in entries:
-        if entry["verb"] not in WRITES or entry["responseStatus"].get("code", 500) >= 300:
+        answered = not _canceled(entry["responseStatus"])
+        refused = answered and entry["responseStatus"].get("code", 500) >= 300
+        if entry["verb"] not in WRITES or refused:
             continue
-        target, after = entry["objectRef"], entry.get("responseObject") or {}
-        meta = after.get("metadata") or {}
+        target, asked = entry["objectRef"], entry.get("requestObject") or {}
+        after = (entry.get("responseObject") or {}) if answered else asked
+        meta = (after.get("metadata") or {}) if answered else {}
         # The answer to a deletion may name no version: it came after what the log had before.
         newest = revision = int(meta.get("resourceVersion") or newest)
         found.append(
@@ -66,9 +75,16 @@ def read_writes(entries: Iterator[Raw] | list[Raw]) -> list[Write]:
                 namespace=target.get("namespace", ""),
                 name=target.get("name") or meta.get("name", ""),
                 after=after,
+                base=int((asked.get("metadata") or {}).get("resourceVersion") or 0),
+                answered=answered,
             )
         )
     return sorted(found, key=lambda write: write.revision)
+
+
+def _canceled(answer: Raw) -> bool:
+    """The API server gave up waiting because the connection was gone; etcd may have gone on."""
+    return answer.get("code") == 504 and "context canceled" in answer.get("message", "")
 
 
 def refused(log: Path, since: int, user: str, code: int) -> int:

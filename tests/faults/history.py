@@ -62,6 +62,10 @@ class Life:
     began: int
     deleted: int | None = None
     statuses: list[StatusWrite] = field(default_factory=list)
+    revision: int = 0
+    """Of the object, after the last write that was answered."""
+    unanswered: list[Write] = field(default_factory=list)
+    """Status writes whose sender died: they were carried out if a later write set out from them."""
     jobs: dict[str, KubernetesJob] = field(default_factory=dict)
     pods: dict[str, Pod] = field(default_factory=dict)
     children: list[tuple[int, str, Raw]] = field(default_factory=list)
@@ -92,6 +96,11 @@ def lives(history: Iterable[Write]) -> list[Life]:
     jobs: dict[str, KubernetesJob] = {}
     pods: dict[str, Pod] = {}
     for write in history:
+        if not write.answered:
+            uid = (write.after.get("metadata") or {}).get("uid", "")
+            if write.kind == "finetunejobs/status" and uid in found:
+                found[uid].unanswered.append(write)
+            continue
         meta = write.after.get("metadata") or {}
         labels = meta.get("labels") or {}
         uid = meta.get("uid", "")
@@ -120,9 +129,19 @@ def _finetune_job(found: dict[str, Life], write: Write, uid: str) -> None:
             found[uid].deleted = write.revision
     elif uid and uid not in found:
         found[uid] = Life(write.namespace, write.name, uid, write.revision)
-    if write.kind == "finetunejobs/status" and uid in found:
+    if uid not in found:
+        return
+    life = found[uid]
+    if write.base > life.revision > 0:
+        life.statuses += [
+            StatusWrite(write.base, lost.user, lost.after.get("status") or {})
+            for lost in life.unanswered
+            if lost.base == life.revision
+        ]
+    if write.kind == "finetunejobs/status":
         status = write.after.get("status") or {}
-        found[uid].statuses.append(StatusWrite(write.revision, write.user, status))
+        life.statuses.append(StatusWrite(write.revision, write.user, status))
+    life.revision = write.revision
 
 
 def _job(write: Write, meta: Raw, labels: Raw) -> KubernetesJob:

@@ -20,6 +20,8 @@ class Log:
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
         self._revisions = itertools.count(10)
+        self._object = 0
+        """Revision of the FineTuneJob."""
 
     def lives(self) -> list[Life]:
         return lives(read_writes(self.entries))
@@ -36,6 +38,17 @@ class Log:
     ) -> None:
         meta = {"name": name, "uid": uid}
         self._add(user, "update", "finetunejobs/status", meta, status=fields)
+
+    def status_unanswered(self, *, carried_out: bool, **fields: Any) -> None:
+        """The operator was killed while it waited for the answer to a write of the status."""
+        self._entry(OPERATOR, "update", "finetunejobs/status", "demo", {})
+        meta = {"name": "demo", "uid": UID, "resourceVersion": str(self._object)}
+        self.entries[-1] |= {
+            "responseStatus": {"code": 504, "message": "Timeout: … - context canceled"},
+            "requestObject": {"metadata": meta, "status": fields},
+        }
+        if carried_out:
+            self._object = next(self._revisions)
 
     def job(
         self, name: str, stage: str, attempt: int, owner: str = UID, job: str = "demo", **again: str
@@ -101,8 +114,13 @@ class Log:
     def _add(
         self, user: str, verb: str, kind: str, meta: dict[str, Any], code: int = 200, **rest: Any
     ) -> None:
-        meta = {"namespace": "here", **meta, "resourceVersion": str(next(self._revisions))}
+        revision = next(self._revisions)
+        meta = {"namespace": "here", **meta, "resourceVersion": str(revision)}
         self._entry(user, verb, kind, meta["name"], {"metadata": meta, **rest}, code)
+        if kind.startswith("finetunejobs") and code < 300:
+            base = {"metadata": {"resourceVersion": str(self._object)}} if self._object else {}
+            self.entries[-1]["requestObject"] = base
+            self._object = revision
 
     def _entry(
         self, user: str, verb: str, kind: str, name: str, after: dict[str, Any], code: int = 200

@@ -83,6 +83,24 @@ def job_not_announced() -> Log:
     return log
 
 
+def announced_by_a_write_that_was_not_carried_out() -> Log:
+    log = begun()
+    log.pod_is("Failed", "demo-a0-0")
+    log.status_unanswered(prepareAttempt=0, attempt=1, carried_out=False)
+    log.job("demo-a1", "train", 1)
+    log.status(prepareAttempt=0, attempt=1)
+    return log
+
+
+def test_a_write_whose_sender_died_counts_if_others_set_out_from_it() -> None:
+    log = begun()
+    log.pod_is("Failed", "demo-a0-0")
+    log.status_unanswered(prepareAttempt=0, attempt=1, carried_out=True)
+    log.job("demo-a1", "train", 1)
+    log.status(prepareAttempt=0, attempt=1, phase="Starting")
+    assert not broken(log)
+
+
 def status_after_the_end() -> Log:
     log = whole_life()
     log.status(**{**END, "phase": "Failed"}, **ONCE)
@@ -158,6 +176,7 @@ def pod_of_no_job() -> Log:
         (attempt_taken_back, "attempts_count_up_by_one"),
         (attempt_born_twice, "one_job_for_an_attempt"),
         (job_not_announced, "every_job_was_announced"),
+        (announced_by_a_write_that_was_not_carried_out, "every_job_was_announced"),
         (status_after_the_end, "the_end_is_absorbing"),
         (child_after_the_end, "the_end_is_absorbing"),
         (ended_over_a_living_pod, "it_ends_when_its_pods_are_gone"),
