@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_job
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -29,25 +30,8 @@ Change = Callable[[Path], None]
 
 
 def make_config(folder: Path, name: str = "bot", **changes: Any) -> RunConfig:
-    rows = {"name": "a", "field": "spec.data.train[0]", "path": str(folder / "a.jsonl")}
-    return RunConfig.model_validate(
-        {
-            "job": {"namespace": "team", "name": name, "uid": f"uid-of-{name}"},
-            "model": {"path": str(folder / "source")},
-            "data": {"train": [rows], "sequenceLength": 64},
-            "method": {"lora": {"rank": 4}},
-            "training": {
-                "epochs": 1,
-                "microBatchSize": 1,
-                "accumulation": 1,
-                "learningRate": 0.01,
-            },
-            "zeroStage": 2,
-            "workers": {"count": 1, "ranksPerWorker": 1, "device": "CPU"},
-            "output": {"formats": ["Adapter", "Merged"]},
-            **changes,
-        }
-    )
+    job = {"namespace": "team", "name": name, "uid": f"uid-of-{name}"}
+    return small_job.make_config(folder, job=job, **changes)
 
 
 def lock_of(told: dict[str, Any]) -> Lock:

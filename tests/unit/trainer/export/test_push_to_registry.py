@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import socket
 import tarfile
 import threading
@@ -23,7 +24,6 @@ from finetune_trainer.publishing import image as images
 from finetune_trainer.publishing.destinations import push_all
 from local_cluster.api import wait_for
 from local_cluster.debian import debian_binary
-from local_cluster.errors import LocalClusterError
 from local_cluster.processes import ProcessTable, bound_to_us
 from local_cluster.registry import DOCKER_REGISTRY, answers, write_config
 
@@ -36,10 +36,9 @@ BCRYPT = "$2b$05$F7Ky30vyicDZZDOqVhWqf.WeOlzMSC4o7IsJQMmerbzVJxYAMERHW"
 @contextmanager
 def registry(folder: Path, **config: Any) -> Iterator[str]:
     """host:port of a registry with its storage in ``folder``."""
-    try:
-        program = debian_binary(*DOCKER_REGISTRY)
-    except LocalClusterError as error:
-        pytest.skip(f"no registry to push to: {error}")
+    if shutil.which("apt-get") is None:
+        pytest.skip("no registry to push to: this host has no Debian packages")
+    program = debian_binary(*DOCKER_REGISTRY)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
