@@ -44,7 +44,7 @@ def run_config(
     outputs: Mapping[str, ResolvedOutput] | None = None,
     accepted: HumanEvaluation | None = None,
 ) -> dict[str, Any]:
-    """run.json as a dict; camelCase, absent instead of null."""
+    """run.json as a dict, with all defaults; camelCase, absent instead of null."""
     by_slot = {source.slot: source for source in sources}
     config: dict[str, Any] = _without_nulls(
         {
