@@ -159,7 +159,7 @@ def build_engine(config: RunConfig, folder: Path, precision: Precision) -> Engin
     """Load the prepared model, attach the adapter, and hand both to ZeRO."""
     from finetune_trainer.model import load_model
 
-    lean_imports.resume_collection()  # the big ones are done
+    lean_imports.end()
     training, stage = config.training, effective_stage(config.zero_stage, precision)
     if stage != config.zero_stage:
         log.info(
