@@ -66,6 +66,16 @@ JOB_METRICS = (
         ("metrics", "baseline", "evalLoss"),
     ),
     JobMetric(
+        "finetune_job_general_loss",
+        "Newest loss on the rows of spec.data.general.",
+        ("metrics", "generalLoss"),
+    ),
+    JobMetric(
+        "finetune_job_baseline_general_loss",
+        "Loss of the untouched model on the rows of spec.data.general.",
+        ("metrics", "baseline", "generalLoss"),
+    ),
+    JobMetric(
         "finetune_job_human_win_rate",
         "Share of people's ratings that the tuned model wins; ties count as half.",
         ("humanEvaluation", "winRate"),
@@ -217,6 +227,16 @@ class JobCollector(Collector):
             "The same of the untouched model.",
             labels=(*LABELS, "metric"),
         )
+        dataset_losses = GaugeMetricFamily(
+            "finetune_job_dataset_loss",
+            "Newest loss on the rows of one source that is not trained on, as role/name.",
+            labels=(*LABELS, "dataset"),
+        )
+        base_dataset_losses = GaugeMetricFamily(
+            "finetune_job_baseline_dataset_loss",
+            "The same of the untouched model.",
+            labels=(*LABELS, "dataset"),
+        )
         families = [GaugeMetricFamily(m.name, m.help, labels=LABELS) for m in JOB_METRICS]
         for job in shown:
             now, status = job.phase or Phase.PENDING.value, job.status
@@ -236,6 +256,14 @@ class JobCollector(Collector):
                 for series, path in ((scores, ()), (base_scores, ("baseline",))):
                     if (value := _number(status, ("metrics", *path, name))) is not None:
                         series.add_metric((*job.key, name), value)
+            for each in _datasets(status):
+                name = f"{str(each.get('role')).lower()}/{each.get('name')}"
+                for series, numbers in (
+                    (dataset_losses, each),
+                    (base_dataset_losses, _section(each, "baseline")),
+                ):
+                    if (value := _number(numbers, ("loss",))) is not None:
+                        series.add_metric((*job.key, name), value)
             for family, metric in zip(families, JOB_METRICS, strict=True):
                 value = _number(status, metric.path)
                 if value is not None:
@@ -249,6 +277,8 @@ class JobCollector(Collector):
         yield gpu_seconds
         yield scores
         yield base_scores
+        yield dataset_losses
+        yield base_dataset_losses
         yield from families
 
     def _by_phase(self, jobs: list[StoredJob]) -> Metric:
@@ -281,6 +311,11 @@ def _time_spent(status: Any, now: float) -> Iterator[tuple[str, float]]:
     for cause in Cause:
         count = _number(account, ("seconds", cause.value)) or 0.0
         yield cause.value, count + (since if account.get("current") == cause.value else 0.0)
+
+
+def _datasets(status: Any) -> list[Any]:
+    found = _section(status, "metrics").get("datasets")
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def _section(place: Any, name: str) -> Any:

@@ -104,6 +104,9 @@ def _data(spec: FineTuneJobSpec, by_slot: dict[str, Source]) -> dict[str, Any]:
     return {
         "train": [data_source(s, by_slot[f"train-{i}"]) for i, s in enumerate(data.train)],
         "eval": [data_source(s, by_slot[f"eval-{i}"]) for i, s in enumerate(data.eval or ())],
+        "general": [
+            data_source(s, by_slot[f"general-{i}"]) for i, s in enumerate(data.general or ())
+        ],
         "evalFraction": _number(data.eval_fraction),
         "sequenceLength": data.sequence_length,
         "packing": data.packing.value,
@@ -199,6 +202,7 @@ def ratings_name(key: Key) -> str:
 def _gate(spec: FineTuneJobSpec, accepted: HumanEvaluation | None) -> dict[str, Any] | None:
     if spec.gate is None:
         return None
+    forgetting = spec.gate.forgetting
     said = {"bundle": accepted.bundle, "finding": accepted.finding} if accepted else {}
     return {
         "human": said if spec.gate.human else None,
@@ -211,6 +215,7 @@ def _gate(spec: FineTuneJobSpec, accepted: HumanEvaluation | None) -> dict[str, 
             }
             for score in spec.gate.scores or ()
         ],
+        "forgetting": forgetting and {"maxLossIncrease": float(forgetting.max_loss_increase)},
     }
 
 

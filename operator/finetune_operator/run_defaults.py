@@ -42,6 +42,7 @@ DEFAULTS = _asked_for(
     data=_asked_for(
         train=[_SOURCE],
         eval=[_SOURCE],
+        general=[_SOURCE],
         evalFraction=0.05,
         packing="Isolated",
         lossOn="Assistant",

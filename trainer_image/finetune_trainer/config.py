@@ -124,7 +124,7 @@ class Expect(_Section):
     max_truncated_fraction: float | None = None
     """Of the rows to train on: those whose end is cut off."""
     max_leaked_fraction: float = 0.5
-    """Of the held-out rows: those that are equal to a training row."""
+    """Of the held-out rows, and of the general ones: those that are equal to a training row."""
 
 
 class TermList(_Section):
@@ -145,6 +145,8 @@ class Report(_Section):
 class Data(_Section):
     train: tuple[DataSource, ...]
     eval: tuple[DataSource, ...] = ()
+    general: tuple[DataSource, ...] = ()
+    """Rows for what the model could do before; they are only scored."""
     eval_fraction: float = 0.05
     """Share of train rows held out by content hash, used where ``eval`` is empty."""
     sequence_length: int
@@ -284,10 +286,18 @@ class HumanGate(_Section):
     """What they said, once that let the model pass."""
 
 
+class Forgetting(_Section):
+    """What may be lost on the general rows."""
+
+    max_loss_increase: float
+    """Over the untouched model, in nats per token."""
+
+
 class Gate(_Section):
     """What the model has to reach to be published."""
 
     scores: tuple[GateScore, ...] = ()
+    forgetting: Forgetting | None = None
     human: HumanGate | None = None
 
 

@@ -43,11 +43,13 @@ def loss_sum(model: Any, batch: Batch, *, logits_to_keep: bool) -> torch.Tensor:
     return functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def loss_and_hits(model: Any, batch: Batch, *, logits_to_keep: bool) -> tuple[float, int]:
-    """The same as a number, and how many targets were the likeliest token."""
+def losses_and_hits(model: Any, batch: Batch, *, logits_to_keep: bool) -> tuple[list[float], int]:
+    """The same row by row, as numbers, and how many targets were the likeliest token."""
     logits, targets = predictions(model, batch, logits_to_keep)
-    summed = functional.cross_entropy(logits.float(), targets, reduction="sum")
-    return float(summed), int((logits.argmax(-1) == targets).sum())
+    of_token = functional.cross_entropy(logits.float(), targets, reduction="none")
+    in_row = (shifted_targets(batch.labels) != IGNORE).sum(1).tolist()
+    of_row = torch.stack([part.sum(dtype=torch.float64) for part in torch.split(of_token, in_row)])
+    return of_row.tolist(), int((logits.argmax(-1) == targets).sum())
 
 
 def predictions(

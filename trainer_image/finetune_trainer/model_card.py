@@ -24,6 +24,7 @@ _HELD_OUT = {
     "perplexity": "perplexity",
     "tokenAccuracy": "token accuracy",
 }
+_GENERAL = {"generalLoss": "loss on general rows"}
 _PACKAGES = ("torch", "transformers", "peft", "deepspeed", "tokenizers")
 
 
@@ -136,7 +137,7 @@ def _scores(facts: CardFacts) -> list[str]:
     baseline = metrics.get("baseline") or {}
     rows = [
         f"| {name} | {_figure(baseline.get(key))} | {_figure(metrics[key])} |"
-        for key, name in (*_HELD_OUT.items(), *TITLES.items())
+        for key, name in (*_HELD_OUT.items(), *_GENERAL.items(), *TITLES.items())
         if metrics.get(key) is not None
     ]
     lines = ["| held out | base | fine-tuned |", "|---|---|---|", *rows] if rows else []
@@ -158,8 +159,8 @@ def _data(facts: CardFacts) -> list[str]:
         f"| {report['name']} | {_origin(source, report)} | {account['rows']:,} "
         f"| {account['kept']:,} |"
         for source, report, account in zip(
-            (*facts.config.data.train, *facts.config.data.eval),
-            (*data["sources"], *data["evalSources"]),
+            (*facts.config.data.train, *facts.config.data.eval, *facts.config.data.general),
+            (*data["sources"], *data["evalSources"], *data.get("generalSources", ())),
             data["accounts"],
             strict=False,  # data that an older version prepared
         )
@@ -168,6 +169,7 @@ def _data(facts: CardFacts) -> list[str]:
         "Digest": data["digest"],
         "Training samples": f"{data['kept']:,} ({data['supervisedTokens']:,} target tokens)",
         "Held-out samples": f"{data['evalRows']:,}",
+        "General samples": f"{general:,}" if (general := data.get("generalRows")) else None,
         "Sequence length": f"{data['sequenceLength']:,} tokens",
     }
     warnings = list(_warnings(data))

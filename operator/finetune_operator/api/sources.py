@@ -284,6 +284,16 @@ class Data(SpecModel):
         | None
     ) = None
     """Sources of held-out rows. Absent: a share of the training rows, see `evalFraction`."""
+    general: (
+        Annotated[
+            tuple[DataSource, ...],
+            Field(min_length=1, max_length=8, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """Sources of rows for what the model could do before, such as some hundred everyday
+    conversations. They are never trained on, and scored whenever the held-out rows are:
+    `gate.forgetting` bounds what may be lost. Absent: nobody looks."""
     eval_fraction: Annotated[str, DecimalRange(0, 0.5, example="0.05")] | None = None
     """Share of the training rows that is held out where `eval` is absent, as a decimal string;
     chosen by content hash, so stable, and duplicates never stand on both sides. Absent: 0.05."""
@@ -312,4 +322,17 @@ class Data(SpecModel):
             field_path=".evalFraction",
             check=lambda data: data.eval is None or data.eval_fraction is None,
         ),
+        Rule(
+            cel="!has(self.general) || has(self.eval) || !has(self.evalFraction)"
+            " || double(self.evalFraction) > 0.0",
+            message="general rows are scored beside the held-out ones: set eval, or an "
+            "evalFraction above 0, or remove general",
+            field_path=".general",
+            check=lambda data: data.general is None or data.holds_out,
+        ),
     )
+
+    @property
+    def holds_out(self) -> bool:
+        """There are rows to evaluate on."""
+        return self.eval is not None or float(self.eval_fraction or 1) > 0

@@ -16,6 +16,7 @@ from .goodput import Goodput
 from .human import HumanEvaluation
 from .lineage import Lineage, Lock, Reused
 from .schema import LIST_SET, Decimal, StatusModel, Timestamp, list_map
+from .scores import Metrics
 
 Counter = Annotated[int, Field(ge=0)]
 Message = Annotated[str, Field(max_length=1024)]
@@ -226,7 +227,7 @@ class SourceStatus(StatusModel):
     rows: Counter | None = None
     """Rows read."""
     kept: Counter | None = None
-    """Rows trained on; of an eval source: rows evaluated on."""
+    """Rows trained on; of an eval or general source: rows evaluated on."""
     dropped: Annotated[dict[str, Counter], Field(max_length=64)] | None = None
     """Rows left out, by rule. What is neither kept nor dropped is held out."""
 
@@ -256,6 +257,10 @@ class DataStatus(StatusModel):
     """Held-out rows."""
     eval_tokens: Counter | None = None
     """Tokens of the held-out rows."""
+    general_rows: Counter | None = None
+    """Rows of `spec.data.general`."""
+    general_tokens: Counter | None = None
+    """Tokens of them."""
     longest_row: Counter | None = None
     """Tokens of the longest sequence after packing."""
     most_supervised: Counter | None = None
@@ -274,7 +279,7 @@ class DataStatus(StatusModel):
     """File on the claim of `spec.storage` that lists the dropped and reported rows, one JSON
     object each."""
     sources: Annotated[tuple[SourceStatus, ...], Field(max_length=8)] | None = None
-    """The first sources, train before eval."""
+    """The first sources: train, eval, general."""
 
 
 class Progress(StatusModel):
@@ -322,46 +327,6 @@ class Progress(StatusModel):
     def eta(self) -> str | None:
         """etaSeconds for display: 13m32s."""
         return None if self.eta_seconds is None else duration(self.eta_seconds)
-
-
-class Scores(StatusModel):
-    """Scores on the held-out rows."""
-
-    eval_loss: Decimal | None = None
-    """Mean loss per supervised token, in nats."""
-    perplexity: Decimal | None = None
-    """e to the power of evalLoss."""
-    token_accuracy: Decimal | None = None
-    """Share of the supervised tokens that the model found likeliest."""
-    bleu: Decimal | None = None
-    """BLEU of all answers, 0 to 100."""
-    chr_f: Decimal | None = None
-    """chrF of all answers, 0 to 100."""
-    rouge_l: Decimal | None = None
-    """Mean ROUGE-L F1 of the answers, 0 to 1."""
-    exact_match: Decimal | None = None
-    """Share of answers that equal their reference."""
-    regex_match: Decimal | None = None
-    """Share of answers in which `spec.evaluation.generation.regex` is found."""
-    train_sample_loss: Decimal | None = None
-    """Loss on a fixed sample of the training rows, measured as evalLoss is."""
-    generalization_gap: Decimal | None = None
-    """evalLoss less trainSampleLoss."""
-    json_valid: Decimal | None = None
-    """Share of answers that are JSON."""
-
-
-class Metrics(Scores):
-    """Newest numbers; the final ones after the end."""
-
-    loss: Decimal | None = None
-    """Training loss per supervised token, in nats."""
-    learning_rate: Decimal | None = None
-    """Learning rate of the newest step."""
-    grad_norm: Decimal | None = None
-    """Norm of all gradients before clipping."""
-    baseline: Scores | None = None
-    """The untouched model on the same rows."""
 
 
 class LatestCheckpoint(StatusModel):

@@ -22,12 +22,13 @@ from .destinations import (
 )
 from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
-from .gate import Gate, GateMetric, GateScore
+from .gate import Forgetting, Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
 from .human import Human, HumanEvaluation, HumanGate
 from .lineage import Ancestor, Lineage, Lock, Reused
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
+from .scores import DatasetBaseline, DatasetScores, Metrics, Scores
 from .sources import (
     ChatTemplate,
     ConfigMapKeyRef,
@@ -57,7 +58,6 @@ from .status import (
     Logs,
     LostNode,
     MemoryStatus,
-    Metrics,
     ModelShape,
     ModelStatus,
     PassedOver,
@@ -69,7 +69,6 @@ from .status import (
     Resolved,
     Restarts,
     ResumedFrom,
-    Scores,
     SmokeTest,
     SourceStatus,
     StageName,
@@ -197,6 +196,8 @@ __all__ = [
     "DataFormat",
     "DataSource",
     "DataStatus",
+    "DatasetBaseline",
+    "DatasetScores",
     "DeepSpeed",
     "Destination",
     "DestinationStatus",
@@ -209,6 +210,7 @@ __all__ = [
     "FineTuneJob",
     "FineTuneJobSpec",
     "FineTuneJobStatus",
+    "Forgetting",
     "Full",
     "Gate",
     "GateMetric",

@@ -27,13 +27,13 @@ from finetune_trainer.prepare.cleaning.expect import check_rows, check_truncated
 from finetune_trainer.prepare.cleaning.rejects import Ledger, totals
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
 from finetune_trainer.prepare.model import end_of_turn_ids, prepare_model
-from finetune_trainer.prepare.pack import one_each, pack
+from finetune_trainer.prepare.pack import one_each, pack, pack_apart
 from finetune_trainer.prepare.prompts import held_out_prompts
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
 from finetune_trainer.prepare.report.facts import Found, report_facts
 from finetune_trainer.prepare.report.page import render_page
 from finetune_trainer.prepare.report.plan import plan_facts
-from finetune_trainer.prepare.report.rows import Side
+from finetune_trainer.prepare.report.rows import Side, source_of_segments
 from finetune_trainer.prepare.shape import shape_of_job
 from finetune_trainer.prepare.splits import Split, read_sides
 from finetune_trainer.prepare.store import PackedDataset, Segment, write_split
@@ -132,7 +132,7 @@ def _make_data(
     train, held = sides.train, sides.held
     facts: dict[str, Any] = {}
     done: list[Side] = []
-    for split in (train, held):
+    for split in (train, held, *([sides.general] if sides.general else [])):
         _check_template(split, tokenizer)
         tokenization = Tokenization(
             tokenizer,
@@ -157,23 +157,34 @@ def _make_data(
     check_rows(config.data.expect, train.accounts)
     check_truncated(config.data.expect, facts["truncated"], facts["kept"])
     own_eval = bool(config.data.eval)
-    accounts = [*train.accounts, *(held.accounts if own_eval else [])]
+    general = sides.general
+    accounts = [
+        *train.accounts,
+        *(held.accounts if own_eval else []),
+        *(general.accounts if general else []),
+    ]
     for account in accounts:
         account.check()
     plan = plan_facts(
-        config, model["parameters"], facts["packedRows"], facts["tokens"], facts["evalTokens"]
+        config,
+        model["parameters"],
+        facts["packedRows"],
+        facts["tokens"],
+        facts["evalTokens"] + facts.get("generalTokens", 0),
     )
-    found = Found(facts["packedRows"], sides.leaked, sides.clusters, plan)
-    report = report_facts(config.data, tokenizer, done[0], done[1], found)
+    found = Found(facts["packedRows"], sides.leaked, sides.general_leaked, sides.clusters, plan)
+    report = report_facts(config.data, tokenizer, done, found)
     (folder / REPORT_JSON).write_text(json.dumps(report, indent=1))
     (folder / REPORT_PAGE).write_text(render_page(report), encoding="utf-8")
     return {
         **facts,
         **totals(train.accounts),
         "rowsInTrainAndEval": sides.leaked,
+        "rowsInTrainAndGeneral": sides.general_leaked,
         "sequenceLength": config.data.sequence_length,
         "sources": [asdict(report) for report in train.reports],
         "evalSources": [asdict(report) for report in held.reports] if own_eval else [],
+        "generalSources": [asdict(report) for report in general.reports] if general else [],
         "accounts": [account.summary() for account in accounts],
         "warnings": report["warnings"],
     }
@@ -212,16 +223,24 @@ def _write(
 ) -> dict[str, Any]:
     """Pack and write one split; returns its counts under the names of the result."""
     isolated = config.data.packing == "Isolated"
-    lengths = tokenized.lengths
-    rows = pack(lengths, config.data.sequence_length) if isolated else one_each(lengths)
-    write_split(folder / split.name, _segments(tokenized, rows), sum(lengths))
+    lengths, longest = tokenized.lengths, config.data.sequence_length
+    scored = split.name != "train"  # each source by itself
+    sources = source_of_segments(split, tokenized).tolist() if scored else None
+    if not isolated:
+        rows = one_each(lengths)
+    elif sources is None:
+        rows = pack(lengths, longest)
+    else:
+        rows = pack_apart(lengths, sources, longest)
+    of_rows = None if sources is None else [sources[row[0]] for row in rows]
+    write_split(folder / split.name, _segments(tokenized, rows), sum(lengths), of_rows)
     kept = len(set(tokenized.samples))
     log.info("%s: %d of %d samples in %d rows", split.name, kept, len(split.samples), len(rows))
-    if split.name == "eval":
+    if scored:
         return {
-            "evalRows": kept,
-            "evalTokens": sum(lengths),
-            "evalPackedRows": len(rows),
+            f"{split.name}Rows": kept,
+            f"{split.name}Tokens": sum(lengths),
+            f"{split.name}PackedRows": len(rows),
         }
     if not rows:
         raise BadData(
@@ -275,7 +294,7 @@ def _check_packing(config: RunConfig, model: dict[str, Any]) -> None:
 
 
 def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
-    sources = (*config.data.train, *config.data.eval)
+    sources = (*config.data.train, *config.data.eval, *config.data.general)
     paths = {source.path for source in sources if source.path is not None}
     return manifests.digest_of(
         {
@@ -294,15 +313,15 @@ def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
 def _counts(manifest: dict[str, Any]) -> dict[str, Any]:
     keys = (
         "rows kept changed dropped reported truncated tokens supervisedTokens packedRows evalRows "
-        "evalTokens evalPackedRows longestRow mostSupervised digest"
+        "evalTokens evalPackedRows generalRows generalTokens longestRow mostSupervised digest"
     )
-    reports = [*manifest["sources"], *manifest["evalSources"]]
+    reports = [*manifest["sources"], *manifest["evalSources"], *manifest["generalSources"]]
     sources = [
         {"field": account["field"], "format": report["format"], "decided": report["decided"][:200]}
         | {key: account[key] for key in ("rows", "kept", "dropped")}
         for report, account in zip(reports, manifest["accounts"], strict=True)
     ]
-    return {key: manifest[key] for key in keys.split()} | {
+    return {key: manifest[key] for key in keys.split() if key in manifest} | {
         "warnings": manifest["warnings"][:_MAX_WARNINGS],
         "sources": sources[:_MAX_SOURCES],
     }

@@ -38,6 +38,7 @@ EVERYTHING = make_spec(
             {"name": "hub", "uri": "hf://datasets/org/rows"},
         ],
         "eval": [{"name": "held", "uri": "image://example.test/model:1//held.jsonl"}],
+        "general": [{"name": "everyday", "uri": "pvc://datasets/everyday.jsonl"}],
     },
     workers={
         "count": 3,

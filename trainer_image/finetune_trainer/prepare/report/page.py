@@ -74,7 +74,7 @@ def duration(seconds: float) -> str:
 
 def _fate(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """What became of the rows of all training sources: parts of one bar."""
-    sources = [s for s in facts["sources"] if not s["field"].startswith("spec.data.eval")]
+    sources = [s for s in facts["sources"] if s["field"].startswith("spec.data.train")]
     read = sum(source["rows"] for source in sources)
     dropped: dict[str, int] = {}
     for source in sources:
@@ -116,7 +116,7 @@ def _likeness(coverage: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _shares(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The share of each training source in rows and in tokens."""
-    train = [s for s in sources if not s["field"].startswith("spec.data.eval")]
+    train = [s for s in sources if s["field"].startswith("spec.data.train")]
     rows, tokens = sum(s["kept"] for s in train), sum(s["tokens"] for s in train)
     return [
         {**source, "row_share": source["kept"] / rows, "token_share": source["tokens"] / tokens}

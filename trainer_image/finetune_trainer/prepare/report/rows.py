@@ -78,6 +78,13 @@ class Rows:
                 yield Text(next(positions), *_told_apart(messages, text, loss_on))
 
 
+def source_of_segments(split: Split, tokenized: Tokenized) -> Ints:
+    """int64 [S]: the number of the source that each segment is of."""
+    columns = split.samples.select_columns(["source"]).with_format("numpy")[:]
+    source = np.asarray(columns["source"], dtype=np.int64)
+    return source[np.asarray(tokenized.samples, dtype=np.int64)]
+
+
 def rows_of(side: Side) -> Rows:
     """Segments of one sample are one row."""
     samples = np.asarray(side.tokenized.samples, dtype=np.int64)
