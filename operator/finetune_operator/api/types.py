@@ -41,6 +41,7 @@ from .sources import (
     Overlong,
     Packing,
     SecretRef,
+    TrainSource,
 )
 from .spec import FineTuneJobSpec
 from .status import (
@@ -287,6 +288,7 @@ __all__ = [
     "TermList",
     "TimeSpent",
     "Toleration",
+    "TrainSource",
     "Training",
     "UsageLimit",
     "Visibility",

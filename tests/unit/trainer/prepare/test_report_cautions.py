@@ -15,6 +15,7 @@ from finetune_trainer.prepare.report.plan import plan_facts
 CALM: dict[str, Any] = {
     "volume": {
         "kept": 1000,
+        "inEpoch": 1000,
         "heldOut": 50,
         "heldOutRowsInTrain": 0,
         "truncated": 0,
@@ -22,6 +23,7 @@ CALM: dict[str, Any] = {
         "supervisedTokens": 4000,
     },
     "packing": {"sequenceLength": 512},
+    "sources": [{"name": "a"}, {"name": "b", "drawn": 400, "epochs": 3.9}],
     "rules": [{"rule": "nearDuplicates", "policy": "Report"}],
     "balance": [
         {
@@ -72,6 +74,8 @@ def test_data_without_a_fault_is_warned_of_nothing() -> None:
     ("path", "value", "sentence"),
     [
         ("balance.0.values.0.rows", 820, "82 % of the rows come from one source, a"),
+        ("sources.1.epochs", 4.0, "an epoch draws each row of b 4 times, by its weight"),
+        ("sources.1.drawn", 0, "the weight of b is so low that none of its rows is drawn"),
         ("balance.1.values.1.rows", 900, "90 % of the rows have one label, 'no'"),
         ("balance.1.missing", 300, "30 % of the rows have no label"),
         ("volume.heldOutRowsInTrain", 3, "3 of 50 held-out rows stand in the training rows, too"),
