@@ -230,6 +230,9 @@ class SourceReport(_Report):
     decided: Annotated[str, Field(max_length=256)] | None = None
     rows: Count | None = None
     kept: Count | None = None
+    drawn: Count | None = None
+    not_drawn: Count | None = None
+    epochs: Word | None = None
     dropped: Counts | None = None
 
 

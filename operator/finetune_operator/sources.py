@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .api.types import DataSource, FineTuneJobSpec, Lineage
+from .api.types import DataSource, FineTuneJobSpec, Lineage, TrainSource
 from .errors import Fault
 
 SOURCES = "/sources"
@@ -160,6 +160,8 @@ def data_source(source: DataSource, place: Source) -> dict[str, Any]:
     }
     if source.file:
         entry["file"] = source.file
+    if isinstance(source, TrainSource) and source.weight is not None:
+        entry["weight"] = source.weight
     if fields:
         entry["fields"] = fields
     return entry

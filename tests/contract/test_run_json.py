@@ -29,6 +29,14 @@ SPECS: dict[str, dict[str, Any]] = {
     "data by https": make_spec(
         data={"train": [{"name": "a", "uri": "https://example.test/a.jsonl"}]}
     ),
+    "weights": make_spec(
+        data={
+            "train": [
+                {"name": "a", "uri": "pvc://c/a", "weight": "0.7"},
+                {"name": "b", "uri": "pvc://c/b", "weight": "3e-1"},
+            ]
+        }
+    ),
     "epochs": make_spec(training={"steps": None, "epochs": "1.5"}),
 }
 

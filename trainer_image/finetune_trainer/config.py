@@ -28,6 +28,10 @@ class _Section(BaseModel):
     )
 
 
+_NewField: Any = Field(None, exclude_if=lambda value: value is None)
+"""Absent is not dumped: the digest of what was prepared before the field was known stays."""
+
+
 class JobRef(_Section):
     namespace: str
     name: str
@@ -76,6 +80,8 @@ class DataSource(_Section):
     hub: HubRef | None = None
     url: str | None = None
     file: str | None = None
+    weight: str | None = _NewField
+    """Decimal number; all training sources have one, or none has. See ``prepare.mixing``."""
     format: Literal["Auto", "Chat", "Instruction", "Completion"] = "Auto"
     fields: dict[str, str] = Field(default_factory=dict)
     """Column of the source by role: messages, prompt, response, system, text, id, group."""

@@ -157,7 +157,7 @@ def _data(facts: CardFacts) -> list[str]:
     data = facts.data
     rows = [
         f"| {report['name']} | {_origin(source, report)} | {account['rows']:,} "
-        f"| {account['kept']:,} |"
+        f"| {account['kept']:,}{_drawn(account)} |"
         for source, report, account in zip(
             (*facts.config.data.train, *facts.config.data.eval, *facts.config.data.general),
             (*data["sources"], *data["evalSources"], *data.get("generalSources", ())),
@@ -183,6 +183,10 @@ def _data(facts: CardFacts) -> list[str]:
         *(["Warnings:", "", *(f"- {warning}" for warning in warnings), ""] if warnings else []),
         "What was trained on, in full: [data-report.html](data-report.html).",
     ]
+
+
+def _drawn(account: Mapping[str, Any]) -> str:
+    return f" (drawn {account['drawn']:,} times an epoch)" if "drawn" in account else ""
 
 
 def _origin(source: DataSource, report: Mapping[str, Any]) -> str:

@@ -244,6 +244,16 @@ class DataSource(SpecModel):
     )
 
 
+class TrainSource(DataSource):
+    """One place that training rows come from."""
+
+    weight: Annotated[str, DecimalRange(0, 1_000_000, low_open=True, example="0.7")] | None = None
+    """Share of the rows of an epoch that come from this source: its weight among the sum of all
+    weights, whatever its size. An epoch has as many rows as the sources have after cleaning; of a
+    source with fewer rows than its share each is drawn several times, of one with more some are
+    never drawn. All sources have a weight or none has. Absent: an epoch has each row once."""
+
+
 class Packing(StrEnum):
     """Isolated: several rows share a sequence and never see each other. None: one row each."""
 
@@ -272,7 +282,7 @@ class Data(SpecModel):
     """The rows to train and to evaluate on, and how they become token sequences."""
 
     train: Annotated[
-        tuple[DataSource, ...],
+        tuple[TrainSource, ...],
         Field(min_length=1, max_length=32, json_schema_extra=list_map("name")),
     ]
     """Sources of training rows."""
@@ -329,6 +339,14 @@ class Data(SpecModel):
             "evalFraction above 0, or remove general",
             field_path=".general",
             check=lambda data: data.general is None or data.holds_out,
+        ),
+        Rule(
+            cel="!self.train.exists(source, has(source.weight))"
+            " || self.train.all(source, has(source.weight))",
+            message="some sources have a weight and some have none: give every source a weight, "
+            "or none",
+            field_path=".train",
+            check=lambda data: len({source.weight is None for source in data.train}) == 1,
         ),
     )
 

@@ -228,8 +228,14 @@ class SourceStatus(StatusModel):
     """Rows read."""
     kept: Counter | None = None
     """Rows trained on; of an eval or general source: rows evaluated on."""
+    drawn: Counter | None = None
+    """Rows that an epoch draws from it, repeats counted; where `weight` is set."""
+    not_drawn: Counter | None = None
+    """Rows that its `weight` leaves out of every epoch."""
+    epochs: Decimal | None = None
+    """How often an epoch draws each of its rows, on average."""
     dropped: Annotated[dict[str, Counter], Field(max_length=64)] | None = None
-    """Rows left out, by rule. What is neither kept nor dropped is held out."""
+    """Rows left out, by rule. What is neither kept, not drawn nor dropped is held out."""
 
 
 class DataStatus(StatusModel):

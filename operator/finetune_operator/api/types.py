@@ -42,6 +42,7 @@ from .sources import (
     Overlong,
     Packing,
     SecretRef,
+    TrainSource,
 )
 from .spec import FineTuneJobSpec
 from .status import (
@@ -289,6 +290,7 @@ __all__ = [
     "TermList",
     "TimeSpent",
     "Toleration",
+    "TrainSource",
     "Training",
     "UsageLimit",
     "Visibility",

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from finetune_trainer.prepare.cleaning.compare import Table
 from finetune_trainer.prepare.cleaning.expect import check_rows, check_truncated, told
 from finetune_trainer.prepare.cleaning.rejects import Ledger, totals
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
+from finetune_trainer.prepare.mixing import mix
 from finetune_trainer.prepare.model import end_of_turn_ids, prepare_model
 from finetune_trainer.prepare.pack import one_each, pack, pack_apart
 from finetune_trainer.prepare.prompts import held_out_prompts
@@ -148,7 +150,9 @@ def _make_data(
             scratch / split.name,
             _processes(),
         )
-        _book(split, tokenized, ledger)
+        table = _book(split, tokenized, ledger)
+        if split is train:
+            tokenized = _mixed(split, table, tokenized, config.training.seed)
         facts |= _write(config, folder, split, tokenized, tokenization, decoder)
         if split is held:
             prompts = held_out_prompts(split, tokenized, tokenization, config.data.sequence_length)
@@ -190,7 +194,7 @@ def _make_data(
     }
 
 
-def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> None:
+def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> Table:
     """Account for every sample of a split: kept, or left out under a rule of the tokenization."""
     table = Table(split.samples, split.accounts, ledger)
     for rule in dict.fromkeys(rule for _, rule in tokenized.dropped):
@@ -201,6 +205,26 @@ def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> None:
             account.held_out = count
         else:
             account.kept = count
+    return table
+
+
+def _mixed(split: Split, table: Table, tokenized: Tokenized, seed: int) -> Tokenized:
+    """The rows of an epoch, where the sources have weights."""
+    weights = [Fraction(source.weight) for source in split.sources if source.weight is not None]
+    if not weights or not tokenized.samples:
+        return tokenized
+    for source, account in zip(split.sources, split.accounts, strict=True):
+        if not account.kept:
+            raise BadData(
+                f"{source.field}.weight: no row of this source is left to draw from "
+                f"({told([account]) or 'all are held out'})",
+                "correct its rows, or remove the source",
+            )
+    tokenized, shares = mix(tokenized, table.source, table.column("key"), weights, seed)
+    for account, share in zip(split.accounts, shares, strict=True):
+        account.kept, account.drawn = share.different, share.drawn
+        account.not_drawn = share.rows - share.different
+    return tokenized
 
 
 def _check_template(split: Split, tokenizer: Tokenizer) -> None:
@@ -296,8 +320,10 @@ def _check_packing(config: RunConfig, model: dict[str, Any]) -> None:
 def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
     sources = (*config.data.train, *config.data.eval, *config.data.general)
     paths = {source.path for source in sources if source.path is not None}
+    weighted = any(source.weight is not None for source in sources)
     return manifests.digest_of(
         {
+            **({"seed": config.training.seed} if weighted else {}),
             "version": manifests.VERSION,
             "data": config.data.model_dump(),
             "model": model["digest"],
@@ -319,12 +345,21 @@ def _counts(manifest: dict[str, Any]) -> dict[str, Any]:
     sources = [
         {"field": account["field"], "format": report["format"], "decided": report["decided"][:200]}
         | {key: account[key] for key in ("rows", "kept", "dropped")}
+        | _drawn(account)
         for report, account in zip(reports, manifest["accounts"], strict=True)
     ]
     return {key: manifest[key] for key in keys.split() if key in manifest} | {
         "warnings": manifest["warnings"][:_MAX_WARNINGS],
         "sources": sources[:_MAX_SOURCES],
     }
+
+
+def _drawn(account: dict[str, Any]) -> dict[str, Any]:
+    """What the weight of a source makes of it; ``epochs`` as a decimal string."""
+    if "drawn" not in account:
+        return {}
+    told = {key: account[key] for key in ("drawn", "notDrawn")}
+    return told | {"epochs": f"{account['epochs']:.6g}"}
 
 
 def _summary(config: RunConfig, model: dict[str, Any]) -> dict[str, Any]:

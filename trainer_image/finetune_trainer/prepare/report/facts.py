@@ -113,6 +113,10 @@ def _told_of_tokens(data: Data, sides: Sequence[Side], found: Found) -> dict[str
         "volume": {
             **{key: totals(accounts)[key] for key in ("rows", "changed")},
             "kept": sum(account.kept for account in accounts),
+            "notDrawn": sum(account.not_drawn for account in accounts),
+            "inEpoch": sum(
+                account.kept if account.drawn is None else account.drawn for account in accounts
+            ),
             "heldOut": len(set(held.tokenized.samples)),
             "dropped": sum(sum(account.dropped.values()) for account in accounts),
             "tokens": tokens,

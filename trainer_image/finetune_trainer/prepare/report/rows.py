@@ -39,7 +39,8 @@ class Text:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one side that became tokens. The arrays are in the order of the samples."""
+    """Rows of one side that became tokens, as an epoch has them. The arrays are in the order of the
+    samples."""
 
     samples: datasets.Dataset
     numbers: Ints
@@ -86,14 +87,18 @@ def source_of_segments(split: Split, tokenized: Tokenized) -> Ints:
 
 
 def rows_of(side: Side) -> Rows:
-    """Segments of one sample are one row."""
+    """Segments of one sample are one row, and a row that an epoch draws twice is two."""
     samples = np.asarray(side.tokenized.samples, dtype=np.int64)
-    numbers, of_segment = np.unique(samples, return_inverse=True)
+    _, first, copies = np.unique(side.tokenized.kept, return_index=True, return_counts=True)
+    numbers, start, of_segment = np.unique(samples[first], return_index=True, return_inverse=True)
+    often = copies[start]
+    tokens = _summed(of_segment, np.asarray(side.tokenized.lengths)[first], len(numbers))
+    supervised = _summed(of_segment, side.tokenized.targets()[first], len(numbers))
     return Rows(
         side.split.samples,
-        numbers,
-        _summed(of_segment, np.asarray(side.tokenized.lengths), len(numbers)),
-        _summed(of_segment, side.tokenized.targets(), len(numbers)),
+        np.repeat(numbers, often),
+        np.repeat(tokens, often),
+        np.repeat(supervised, often),
     )
 
 
