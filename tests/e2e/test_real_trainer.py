@@ -632,17 +632,21 @@ def test_training_that_learns_by_heart_is_stopped_and_its_best_weights_are_publi
         for n in range(ROWS)
     ]
     (files / "lots.jsonl").write_text("\n".join(rows))
+    general = [chat_row(f"Is {n} a number?", "It is one.") for n in range(6)]
+    (files / "everyday.jsonl").write_text("\n".join(general))
     steps = 2000
     jobs.apply(
         "heart",
         steps=steps,
         data={"train": [{"name": "rows", "uri": "pvc://work/lots.jsonl"}],
+              "general": [{"name": "everyday", "uri": "pvc://work/everyday.jsonl"}],
               "evalFraction": "0.3", "sequenceLength": 64},
         method={"full": {}},
         training={"learningRate": "1e-2", "schedule": {"type": "Constant"}},
         workers={"resources": ONE_CPU},
         evaluation={"everySteps": 5,
                     "overfitting": {"action": "StopKeepBest", "patience": 4, "minDelta": "0.001"}},
+        gate={"forgetting": {"maxLossIncrease": "10"}},
     )  # fmt: skip
     status = jobs.wait_phase("heart", "Succeeded", "Failed", seconds=WORK_SECONDS)
     assert status["phase"] == "Succeeded", status.get("failure")
@@ -661,6 +665,19 @@ def test_training_that_learns_by_heart_is_stopped_and_its_best_weights_are_publi
     lines = [line for line in written if "evalLoss" in line]
     losses = {line["step"]: line["evalLoss"] for line in lines if not line.get("restored")}
     assert min(losses, key=lambda step: losses[step]) == best["step"]
+
+    metrics, passed = status["metrics"], conditions(status)["GatePassed"]
+    tuned, base = float(metrics["generalLoss"]), float(metrics["baseline"]["generalLoss"])
+    assert passed["message"].startswith(f"generalLoss is {tuned:.4g} after {base:.4g} of the untou")
+    assert (passed["status"], status["data"]["generalRows"]) == ("True", 6)
+    kept = next(line for line in lines if line.get("restored") == best["step"])
+    assert tuned == pytest.approx(kept["generalLoss"], rel=1e-4)
+    of_rows, of_general = metrics["datasets"]
+    assert (of_rows["role"], of_rows["name"]) == ("Eval", "rows")
+    assert (of_general["role"], of_general["name"]) == ("General", "everyday")
+    assert float(of_general["loss"]) == pytest.approx(tuned, rel=1e-4)
+    assert float(of_general["baseline"]["loss"]) == pytest.approx(base, rel=1e-4)
+    assert float(of_rows["loss"]) == pytest.approx(float(metrics["evalLoss"]), rel=1e-4)
 
 
 def test_a_job_goes_on_from_the_adapter_of_another_and_its_result_is_used_again(
