@@ -9,6 +9,7 @@ from .api.types import (
     Baseline,
     Cleaning,
     FineTuneJobSpec,
+    Generation,
     HumanEvaluation,
     PassedOver,
     Reuse,
@@ -183,7 +184,7 @@ def _evaluation(key: Key, spec: FineTuneJobSpec) -> dict[str, Any]:
     return {
         "everySteps": evaluation.every_steps,
         "baseline": evaluation.baseline is Baseline.MEASURE,
-        "generation": evaluation.generation.wire() if evaluation.generation else None,
+        "generation": evaluation.generation and _generation(evaluation.generation),
         "human": human and {"configMap": human.config_map or ratings_name(key)},
         "overfitting": {
             "action": evaluation.overfitting.action.value,
@@ -192,6 +193,15 @@ def _evaluation(key: Key, spec: FineTuneJobSpec) -> dict[str, Any]:
             "maxGap": _number(evaluation.overfitting.max_gap),
         },
     }
+
+
+def _generation(generation: Generation) -> dict[str, Any]:
+    """``scorers`` run without the trainer; they stand here because they decide the result."""
+    wish = generation.wire()
+    wish.pop("scorerDeadlineSeconds")
+    for scorer in wish.get("scorers", ()):
+        scorer.pop("resources", None)
+    return wish
 
 
 def ratings_name(key: Key) -> str:
@@ -214,6 +224,15 @@ def _gate(spec: FineTuneJobSpec, accepted: HumanEvaluation | None) -> dict[str, 
                 "minImprovement": _number(score.min_improvement),
             }
             for score in spec.gate.scores or ()
+        ],
+        "scorers": [
+            {
+                "name": bound.name,
+                "metric": bound.metric,
+                "atLeast": _number(bound.at_least),
+                "minImprovement": _number(bound.min_improvement),
+            }
+            for bound in spec.gate.scorers or ()
         ],
         "forgetting": forgetting and {"maxLossIncrease": float(forgetting.max_loss_increase)},
     }

@@ -82,7 +82,7 @@ DEFAULTS = _asked_for(
         generation=_GENERATION,
         overfitting=_part(action="Warn", patience=3, minDelta=0.0),
     ),
-    gate=_asked_for(scores=[]),
+    gate=_asked_for(scores=[], scorers=[]),
     checkpoint=_part(asynchronous=True, keep=2, onDiskFull="RemoveOldest", afterSuccess="Keep"),
     recovery=_part(
         hangAfterSeconds=300,

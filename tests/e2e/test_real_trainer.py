@@ -457,6 +457,14 @@ def rate(files: Path, status: dict[str, Any], folder: Path) -> None:
     (folder / "ratings-ann.json").write_text(json.dumps(content))
 
 
+SCORER = """
+import json, os
+rows = [json.loads(line) for line in open(os.environ["ANSWERS"])]
+def met(side): return {"met": sum(row[side]["text"] == row["reference"] for row in rows) / len(rows)}
+json.dump({side: met(side) for side in ("tuned", "base")}, open(os.environ["SCORES"], "w"))
+"""
+
+
 def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
     jobs: Jobs, kubectl: Kubectl, files: Path, place: str, images: Images, tmp_path: Path
 ) -> None:
@@ -480,8 +488,13 @@ def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
         workers={"resources": ONE_CPU},
         deepspeed={"zeroStage": 3},
         evaluation={"generation": {"metrics": ["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex"],
-                                   "regex": "pods[.]$", "maxNewTokens": 24}, "human": {}},
-        gate={"human": {"minWinRate": "0.9", "minRatings": 1}},
+                                   "regex": "pods[.]$", "maxNewTokens": 24, "scorers": [
+            {"name": name, "image": images.trainer, "command": ["python", "-c", text],
+             "resources": ONE_CPU}
+            for name, text in (("met", SCORER), ("broken", "raise SystemExit('no judge')"))
+        ]}, "human": {}},
+        gate={"human": {"minWinRate": "0.9", "minRatings": 1},
+              "scorers": [{"name": "met", "metric": "met", "minImprovement": "0.01"}]},
         output={"destinations": [{"name": "registry", "oci": {
             "image": f"{registry}/results/asked:v1", "plainHTTP": "Enabled"}}]},
     )  # fmt: skip
@@ -506,6 +519,13 @@ def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
     print({name: (baseline[name], metrics[name]) for name in scores})
     assert float(baseline["exactMatch"]) == 0.0 < float(metrics["exactMatch"])
     assert float(baseline["chrF"]) < float(metrics["chrF"])
+
+    met, broken = status["scorers"]
+    assert float(met["tuned"]["met"]) == float(metrics["exactMatch"]) and met["base"]["met"] == "0"
+    assert broken["failure"] == "ended with exit code 1: no judge"
+    assert conditions(status)["Scored"]["reason"] == "ScorerFailed"
+    assert "met of scorer met is " in conditions(status)["GatePassed"]["message"]
+    assert "Job/asked-s1" not in jobs.children("asked", "jobs")
 
     page = files / status["logs"]["answersPath"]
     published = files / status["artifact"]["path"] / "merged"

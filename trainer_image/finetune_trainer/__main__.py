@@ -60,6 +60,7 @@ def _prepare(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict
 def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:
     lean_imports.begin()
     from finetune_trainer import export, published, reuse
+    from finetune_trainer.judging.scorers import read_words
 
     lean_imports.end()
     output = Path(env.get("FINETUNE_OUTPUT", OUTPUT)) if config.output.external else None
@@ -72,7 +73,8 @@ def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[
             source = Path(env.get("FINETUNE_REUSED", REUSED))
             return reuse.reuse_result(config, lock, other, source, place, serving)
         attempt = export.newest_attempt(config, workspace) if named is None else int(named)
-        return export.run(config, workspace, place, attempt, serving, lock)
+        said = read_words(env.get("FINETUNE_SCORERS"))
+        return export.run(config, workspace, place, attempt, serving, lock, said)
     except Exception as error:
         if output is None or failure_class(error) is not DiskFull.failure:
             raise

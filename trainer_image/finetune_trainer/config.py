@@ -232,6 +232,15 @@ class Workers(_Section):
 Metric = Literal["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex", "JSONValid"]
 
 
+class Scorer(_Section):
+    """A program of the user's that reads the answers, in a pod of its own."""
+
+    name: str
+    image: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+
+
 class Generation(_Section):
     """Answers to held-out prompts, always the likeliest token, and what they are scored by."""
 
@@ -242,6 +251,7 @@ class Generation(_Section):
     max_new_tokens: int = 128
     every_steps: int | None = None
     """None: only before the first and after the last step."""
+    scorers: tuple[Scorer, ...] = ()
 
 
 class Human(_Section):
@@ -299,10 +309,22 @@ class Forgetting(_Section):
     """Over the untouched model, in nats per token."""
 
 
+class ScorerBound(_Section):
+    """See ``judging.gate``. More is better."""
+
+    name: str
+    """Of the scorer."""
+    metric: str
+    at_least: float | None = None
+    min_improvement: float | None = None
+    """Over the untouched model."""
+
+
 class Gate(_Section):
     """What the model has to reach to be published."""
 
     scores: tuple[GateScore, ...] = ()
+    scorers: tuple[ScorerBound, ...] = ()
     forgetting: Forgetting | None = None
     human: HumanGate | None = None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from huggingface_hub import EvalResult, ModelCardData
 
 from finetune_trainer.config import DataSource, Lora, RunConfig
+from finetune_trainer.judging.scorers import ScorerWords
 from finetune_trainer.judging.table import TITLES
 from finetune_trainer.model_loading import loading
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
@@ -41,6 +42,7 @@ class CardFacts:
     lock: Mapping[str, Any] = field(default_factory=dict)
     chat: bool = True
     """The tokenizer has a chat template."""
+    scorers: Sequence[ScorerWords] = ()
 
 
 def model_card(facts: CardFacts, form: Literal["Adapter", "Merged"]) -> str:
@@ -141,6 +143,7 @@ def _scores(facts: CardFacts) -> list[str]:
         if metrics.get(key) is not None
     ]
     lines = ["| held out | base | fine-tuned |", "|---|---|---|", *rows] if rows else []
+    lines += _said(facts.scorers)
     if facts.gate:
         lines += ["", f"Published because {facts.gate} (`spec.gate`)."]
     if facts.config.evaluation.generation:
@@ -151,6 +154,18 @@ def _scores(facts: CardFacts) -> list[str]:
     for name, signature in (facts.result.get("signatures") or {}).items():
         lines.append(f"{TITLES[name]}: `{signature}`.")
     return lines
+
+
+def _said(scorers: Sequence[ScorerWords]) -> list[str]:
+    """What programs of the user's said of the answers."""
+    rows = [
+        f"| {words.name}: {name} | {_figure(words.base.get(name))} | {_figure(value)} |"
+        for words in scorers
+        for name, value in words.tuned.items()
+    ]
+    failed = [f"Scorer {words.name} {words.failure}." for words in scorers if words.failure]
+    table = ["", "| scorer | base | fine-tuned |", "|---|---|---|", *rows] if rows else []
+    return [*table, *(["", *failed] if failed else [])]
 
 
 def _data(facts: CardFacts) -> list[str]:

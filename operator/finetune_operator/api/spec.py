@@ -131,6 +131,12 @@ def _uses_hub(spec: FineTuneJobSpec) -> bool:
     return any(uri.startswith("hf://") for uri in (spec.model.uri, *(s.uri for s in sources)))
 
 
+def _has_scorers(spec: FineTuneJobSpec, gate: Gate) -> bool:
+    generation = spec.evaluation.generation
+    known = {scorer.name for scorer in (generation.scorers or () if generation else ())}
+    return all(bound.name in known for bound in gate.scorers or ())
+
+
 def _measures(spec: FineTuneJobSpec, gate: Gate) -> bool:
     generation = spec.evaluation.generation
     known = {*ON_TOKENS, *(generation.metrics if generation else ())}
@@ -202,6 +208,28 @@ FineTuneJobSpec.rules = (
         "evaluation.generation.metrics",
         field_path=".gate.scores",
         check=lambda spec: spec.gate is None or _measures(spec, spec.gate),
+    ),
+    Rule(
+        cel="!has(self.gate) || !has(self.gate.scorers) || (has(self.evaluation.generation)"
+        " && has(self.evaluation.generation.scorers) && self.gate.scorers.all(bound,"
+        " self.evaluation.generation.scorers.exists(scorer, scorer.name == bound.name)))",
+        message="the gate asks for a number of a scorer that is not there: name one of "
+        "evaluation.generation.scorers",
+        field_path=".gate.scorers",
+        check=lambda spec: spec.gate is None or _has_scorers(spec, spec.gate),
+    ),
+    Rule(
+        cel="!has(self.gate) || !has(self.gate.scorers)"
+        " || self.evaluation.baseline == 'Measure'"
+        " || !self.gate.scorers.exists(bound, has(bound.minImprovement))",
+        message="minImprovement of a scorer compares with the untouched model: set baseline to "
+        "Measure",
+        field_path=".evaluation.baseline",
+        check=lambda spec: (
+            spec.gate is None
+            or spec.evaluation.baseline is Baseline.MEASURE
+            or all(bound.min_improvement is None for bound in spec.gate.scorers or ())
+        ),
     ),
     Rule(
         cel="!has(self.gate) || !has(self.gate.scores) || self.evaluation.baseline == 'Measure'"

@@ -17,6 +17,7 @@ from .human import HumanEvaluation
 from .lineage import Lineage, Lock, Reused
 from .schema import LIST_SET, Decimal, StatusModel, Timestamp, list_map
 from .scores import Metrics
+from .scoring import MAX_SCORERS, ScorerStatus
 
 Counter = Annotated[int, Field(ge=0)]
 Message = Annotated[str, Field(max_length=1024)]
@@ -42,6 +43,7 @@ class StageName(StrEnum):
 
     PREPARE = "prepare"
     TRAIN = "train"
+    SCORE = "score"
     EXPORT = "export"
 
 
@@ -565,18 +567,24 @@ class FineTuneJobStatus(StatusModel):
     """Number of the present prepare Job, <name>-p<n>. Absent: not begun."""
     attempt: Counter | None = None
     """Number of the present training gang, <name>-a<n>. Absent: not begun."""
+    score_attempt: Counter | None = None
+    """Number of the present Job of scorers, <name>-s<n>. Absent: there is none."""
     export_attempt: Counter | None = None
     """Number of the present export Job, <name>-x<n>. Absent: not begun."""
     prepare_job_uid: Annotated[str | None, Field(alias="prepareJobUID")] = None
     """UID of that prepare Job, once it was created."""
     job_uid: Annotated[str | None, Field(alias="jobUID")] = None
     """UID of that training Job, once it was created."""
+    score_job_uid: Annotated[str | None, Field(alias="scoreJobUID")] = None
+    """UID of that Job of scorers, once it was created."""
     export_job_uid: Annotated[str | None, Field(alias="exportJobUID")] = None
     """UID of that export Job, once it was created."""
     prepared: Timestamp | None = None
     """When prepare succeeded."""
     trained: Timestamp | None = None
     """When training succeeded."""
+    scored: Timestamp | None = None
+    """When all scorers had ended, well or not."""
     exported: Timestamp | None = None
     """When export succeeded."""
     start_timeouts: Counter | None = None
@@ -614,6 +622,14 @@ class FineTuneJobStatus(StatusModel):
     """How far the present stage is."""
     metrics: Metrics | None = None
     """Newest numbers of the training."""
+    scorers: (
+        Annotated[
+            tuple[ScorerStatus, ...],
+            Field(max_length=MAX_SCORERS, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """What the scorers of `spec.evaluation.generation.scorers` said."""
     human_evaluation: HumanEvaluation | None = None
     """What people think of the answers."""
     checkpoints: Checkpoints | None = None

@@ -29,6 +29,7 @@ from .lineage import Ancestor, Lineage, Lock, Reused
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .scores import DatasetBaseline, DatasetScores, Metrics, Scores
+from .scoring import Scorer, ScorerBound, ScorerStatus
 from .sources import (
     ChatTemplate,
     ConfigMapKeyRef,
@@ -279,6 +280,9 @@ __all__ = [
     "Reused",
     "Schedule",
     "ScheduleType",
+    "Scorer",
+    "ScorerBound",
+    "ScorerStatus",
     "Scores",
     "SecretRef",
     "SmokeTest",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from finetune_trainer.config import Forgetting, Gate, GateScore
 from finetune_trainer.errors import GateFailed
+from finetune_trainer.judging.scorers import ScorerWords, faults_of_bound, told_of_bound
 from finetune_trainer.judging.scores import NAMES
 
 _ON_TOKENS = {"EvalLoss": "evalLoss", "Perplexity": "perplexity", "TokenAccuracy": "tokenAccuracy"}
@@ -14,19 +15,23 @@ _LOWER_IS_BETTER = ("EvalLoss", "Perplexity")
 _GENERAL = "generalLoss"
 
 
-def pass_gate(gate: Gate, metrics: Mapping[str, Any]) -> str:
-    """What it was passed by, with numbers. ``metrics``: the final ones, with ``baseline``.
+def pass_gate(gate: Gate, metrics: Mapping[str, Any], said: Sequence[ScorerWords] = ()) -> str:
+    """What it was passed by, with numbers. ``metrics``: the final ones, with ``baseline``;
+    ``said``: by the scorers.
 
     Raises ``GateFailed`` with every score that keeps it shut; one that was not measured does.
     """
     base = metrics.get("baseline") or {}
     faults = [fault for score in gate.scores for fault in _faults(score, metrics, base)]
+    faults += [fault for bound in gate.scorers for fault in faults_of_bound(bound, said)]
     faults += _forgotten(gate.forgetting, metrics, base)
     if faults:
         raise _shut("; ".join(faults))
     people = [gate.human.finding] if gate.human and gate.human.finding else []
     kept = [_told_of_general(metrics, base)] if gate.forgetting else []
-    return "; ".join([*(_reached(score, metrics, base) for score in gate.scores), *kept, *people])
+    scored = [told_of_bound(bound, said) for bound in gate.scorers]
+    reached = [_reached(score, metrics, base) for score in gate.scores]
+    return "; ".join([*reached, *scored, *kept, *people])
 
 
 def waits_for_people(gate: Gate | None, bundle: str | None) -> bool:
