@@ -185,6 +185,7 @@ def _evaluation(key: Key, spec: FineTuneJobSpec) -> dict[str, Any]:
         "everySteps": evaluation.every_steps,
         "baseline": evaluation.baseline is Baseline.MEASURE,
         "generation": evaluation.generation and _generation(evaluation.generation),
+        "pairedPrompts": [each.wire() for each in evaluation.paired_prompts or ()],
         "human": human and {"configMap": human.config_map or ratings_name(key)},
         "overfitting": {
             "action": evaluation.overfitting.action.value,

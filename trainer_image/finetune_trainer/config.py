@@ -261,6 +261,21 @@ class Human(_Section):
     """Where their ratings are to be put; the page tells it to them."""
 
 
+class PairedPrompt(_Section):
+    """``{term}`` stands for each of the two terms."""
+
+    prompt: str
+    answer: str
+
+
+class PairedPrompts(_Section):
+    """See ``judging.paired``."""
+
+    name: str
+    terms: tuple[str, str]
+    prompts: tuple[PairedPrompt, ...]
+
+
 class Overfitting(_Section):
     """See ``judging.curve``."""
 
@@ -280,6 +295,7 @@ class Evaluation(_Section):
     """Score the untouched model first."""
     generation: Generation | None = None
     human: Human | None = None
+    paired_prompts: tuple[PairedPrompts, ...] = ()
     overfitting: Overfitting = Overfitting()
 
 

@@ -16,7 +16,8 @@ METRIC = r"^[A-Za-z][A-Za-z0-9_-]*$"
 MetricName = Annotated[str, Field(min_length=1, max_length=63, pattern=METRIC)]
 Argument = Annotated[str, Field(max_length=1024)]
 IMAGE = Matches(
-    pattern=r"^[a-z0-9][A-Za-z0-9./:_-]*(@sha256:[0-9a-f]{64})?$",
+    pattern=r"^[a-z0-9][A-Za-z0-9._-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)*(:[A-Za-z0-9._-]+)?"
+    r"(@sha256:[0-9a-f]{64})?$",
     message="must be an image such as registry.example.com/team/scorer:1, without a scheme",
 )
 

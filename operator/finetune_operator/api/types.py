@@ -26,6 +26,7 @@ from .gate import Forgetting, Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
 from .human import Human, HumanEvaluation, HumanGate
 from .lineage import Ancestor, Lineage, Lock, Reused
+from .paired import PairedNumbers, PairedPrompts, PairedScores
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .scores import DatasetBaseline, DatasetScores, Metrics, Scores
@@ -258,6 +259,9 @@ __all__ = [
     "Overfitting",
     "Overlong",
     "Packing",
+    "PairedNumbers",
+    "PairedPrompts",
+    "PairedScores",
     "PassedOver",
     "PastFailure",
     "Phase",

@@ -17,10 +17,11 @@ from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
 from finetune_trainer.evaluate import Evaluation, evaluate
 from finetune_trainer.gang import Gang
-from finetune_trainer.judging import table
+from finetune_trainer.judging import paired, table
 from finetune_trainer.judging.curve import Course, Point, judge
 from finetune_trainer.judging.datasets import ScoredRows, entries
 from finetune_trainer.judging.decode import Signals, decode
+from finetune_trainer.judging.paired import PairedRows
 from finetune_trainer.judging.scores import Scores, score
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.state import TrainState
@@ -55,6 +56,7 @@ class Evaluator:
         scored_rows: Sequence[ScoredRows],
         train_rows: PackedRows,
         questions: Questions | None,
+        paired_rows: PairedRows | None = None,
         logits_to_keep: bool,
         steps: int,
     ) -> None:
@@ -71,6 +73,7 @@ class Evaluator:
         )
         self._steps = steps
         self._questions = questions
+        self._paired = paired_rows
         self._keep = logits_to_keep
         self.signatures: dict[str, str] = {}
         """How the newest scores were computed, where their library says so."""
@@ -105,6 +108,8 @@ class Evaluator:
             self._check(state, scored.held[1])
             _note(state, scored)
             self._reporter.evaluated(state, scored, baseline=False, restored=restored)
+        if not self._compare(state, final=True):
+            return False
         return self._questions is None or self._ask(state, final=True, restored=restored)
 
     def _check(self, state: TrainState, result: Evaluation) -> None:
@@ -131,10 +136,42 @@ class Evaluator:
     def _measure(self, state: TrainState, last: bool) -> bool:
         assert self._held is not None  # noqa: S101 - by the caller
         scored = self._score(self._held)
-        if scored is None:
+        if scored is None or (state.step == 0 and not self._compare(state)):
             return False
         self._remember(state, scored, last)
         return True
+
+    def _compare(self, state: TrainState, *, final: bool = False) -> bool:
+        """Paired prompts, if the job has any."""
+        if self._paired is None:
+            return True
+        wish, rows = self._paired.wish, self._paired.rows
+        result = self._evaluate(rows, np.arange(len(rows)))
+        if result is None:
+            return False
+        found = paired.differences(result)
+        known = state.metrics.get("pairedPrompts", ())
+        told = paired.entries(wish, found, known, base=not final)
+        state.metrics = {**state.metrics, "pairedPrompts": told}
+        self._reporter.compared(state, told, seconds=result.seconds)
+        if self._gang.is_first:
+            self._write_pairs(found, final=final)
+        return True
+
+    def _write_pairs(self, found: list[float], *, final: bool) -> None:
+        """A table that cannot be written harms no training."""
+        assert self._paired is not None  # noqa: S101 - by the caller
+        path = self._paired.folder / paired.BASE
+        try:
+            if not final:
+                table.write_rows(path, [{"difference": value} for value in found])
+                return
+            asked = self._config.evaluation.baseline
+            base = table.read_rows(path, len(found)) if asked else None
+            rows = paired.table(self._paired.wish, base, found)
+            table.write_rows(self._reporter.lines.parent / paired.TABLE, rows)
+        except OSError as error:
+            log.warning("the paired prompts cannot be written: %s", error)
 
     def _score(self, held: ScoredRows) -> Scored | None:
         """The held-out rows, the general ones if there are any, and the loss on training rows if

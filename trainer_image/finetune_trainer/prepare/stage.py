@@ -30,6 +30,7 @@ from finetune_trainer.prepare.cleaning.rules import MEANINGS
 from finetune_trainer.prepare.mixing import mix
 from finetune_trainer.prepare.model import end_of_turn_ids, prepare_model
 from finetune_trainer.prepare.pack import one_each, pack, pack_apart
+from finetune_trainer.prepare.paired import write_paired
 from finetune_trainer.prepare.prompts import held_out_prompts
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
 from finetune_trainer.prepare.report.facts import Found, report_facts
@@ -158,6 +159,8 @@ def _make_data(
             prompts = held_out_prompts(split, tokenized, tokenization, config.data.sequence_length)
             write_prompts(folder / split.name / PROMPTS, prompts)
         done.append(Side(split, tokenized))
+    if wish := config.evaluation.paired_prompts:
+        write_paired(wish, config.data, tokenizer, end_of_turn, folder)
     check_rows(config.data.expect, train.accounts)
     check_truncated(config.data.expect, facts["truncated"], facts["kept"])
     own_eval = bool(config.data.eval)
@@ -326,6 +329,7 @@ def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
             **({"seed": config.training.seed} if weighted else {}),
             "version": manifests.VERSION,
             "data": config.data.model_dump(),
+            "paired": [each.model_dump() for each in config.evaluation.paired_prompts],
             "model": model["digest"],
             "files": {
                 path: manifests.fingerprint(Path(path))
