@@ -260,7 +260,13 @@ class SourceReport(_Report):
     dropped: Counts | None = None
 
 
+class AugmentReport(_Report):
+    rows_in: Count | None = None
+    rows_out: Count | None = None
+
+
 class DataReport(_Report):
+    augment: AugmentReport | None = None
     rows: Count | None = None
     kept: Count | None = None
     changed: Count | None = None

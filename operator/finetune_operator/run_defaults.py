@@ -46,6 +46,7 @@ DEFAULTS = _asked_for(
         train=[_SOURCE],
         eval=[_SOURCE],
         general=[_SOURCE],
+        augment=_asked_for(command=[], args=[]),
         evalFraction=0.05,
         packing="Isolated",
         lossOn="Assistant",

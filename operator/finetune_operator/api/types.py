@@ -94,6 +94,7 @@ from .training import (
     Switch,
     Training,
 )
+from .user_container import Augment, UserContainer
 from .workers import (
     EnvVar,
     LocalObjectRef,
@@ -181,6 +182,7 @@ __all__ = [
     "Ancestor",
     "AnswerMetric",
     "Artifact",
+    "Augment",
     "Backoff",
     "Baseline",
     "BestCheckpoint",
@@ -301,6 +303,7 @@ __all__ = [
     "TrainSource",
     "Training",
     "UsageLimit",
+    "UserContainer",
     "Visibility",
     "Workers",
     "decimal_string",

@@ -1087,7 +1087,7 @@ def test_creating_deleting_restarting_and_ending_anything_is_irrevocable(facts: 
     ends = verdict.state.terminal and facts.status.completion_time is None
     done = any(
         decision.status.get(name) != facts.job.status.get(name)
-        for name in ("prepared", "trained", "restarts")
+        for name in ("prepared", "trained", "scored", "restarts")
     )
     assert decision.irrevocable == (acts or ends or done)
 

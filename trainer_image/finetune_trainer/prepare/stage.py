@@ -23,6 +23,8 @@ from finetune_trainer.judging.scores import compiled
 from finetune_trainer.lock import versions
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
+from finetune_trainer.prepare.augment import augmented as located_after
+from finetune_trainer.prepare.augment import rows_in
 from finetune_trainer.prepare.cleaning.compare import Table
 from finetune_trainer.prepare.cleaning.expect import check_rows, check_truncated, told
 from finetune_trainer.prepare.cleaning.rejects import Ledger, totals
@@ -64,11 +66,12 @@ _MAX_WARNINGS = 6
 """In the termination message; the report has all."""
 
 
-def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
+def run(config: RunConfig, workspace: Path, augmented: Path | None = None) -> dict[str, Any]:
     """Fill ``<workspace>/model`` and ``<workspace>/data``; return ``model``, ``data``, ``steps``.
 
-    Repeating it with the same input is harmless and quick. Raises ``ModelLoad``, ``BadData`` or
-    ``ConfigInvalid``, each naming the field.
+    ``augmented``: where the training rows came back from ``spec.data.augment``. Repeating it with
+    the same input is harmless and quick. Raises ``ModelLoad``, ``BadData`` or ``ConfigInvalid``,
+    each naming the field.
     """
     started = time.monotonic()
     wish = config.evaluation.generation
@@ -77,7 +80,9 @@ def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
     model = prepare_model(config.model, workspace)
     _check_length(config, model)
     _check_packing(config, model)
-    data = prepare_data(config, workspace, model)
+    data = prepare_data(config, workspace, model, augmented)
+    if augmented is not None:
+        shutil.rmtree(augmented.parent, ignore_errors=True)
     if wish:
         read_prompts(workspace / "data" / "eval", wish, model["contextLength"])
     steps = planned_steps(config, data["packedRows"])
@@ -87,10 +92,12 @@ def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
     return told | ({"published": found} if found else {})
 
 
-def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> dict[str, Any]:
+def prepare_data(
+    config: RunConfig, workspace: Path, model: dict[str, Any], augmented: Path | None = None
+) -> dict[str, Any]:
     """Make ``<workspace>/data`` and return its counts; an earlier equal result is kept."""
     folder = workspace / "data"
-    input_digest = _input_digest(config, model)
+    input_digest = _input_digest(config, model, augmented)
     if kept := manifests.reusable(folder, input_digest):
         log.info("the data is there already: %s", kept["digest"])
         return _counts(kept)
@@ -98,7 +105,9 @@ def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> d
     temporary = manifests.fresh_sibling(folder)
     ledger = Ledger(temporary / REJECTS, config.data.cleaning)
     try:
-        facts = _make_data(config, model, workspace / "model", scratch, temporary, ledger)
+        facts = _make_data(
+            config, model, workspace / "model", scratch, temporary, ledger, augmented
+        )
     except BadData as error:
         raise _with_rejects(error, ledger, workspace / FAILED_REJECTS) from error
     ledger.close()
@@ -127,11 +136,12 @@ def _make_data(
     scratch: Path,
     folder: Path,
     ledger: Ledger,
+    augmented: Path | None,
 ) -> dict[str, Any]:
     """Fill ``folder``; returns what the manifest says of it."""
     tokenizer, decoder = load_tokenizer(weights), decoder_of(weights)
     end_of_turn = end_of_turn_ids(weights)
-    sides = read_sides(config.data, scratch, ledger)
+    sides = read_sides(config.data, scratch, ledger, augmented)
     train, held = sides.train, sides.held
     facts: dict[str, Any] = {}
     done: list[Side] = []
@@ -192,9 +202,18 @@ def _make_data(
         "sources": [asdict(report) for report in train.reports],
         "evalSources": [asdict(report) for report in held.reports] if own_eval else [],
         "generalSources": [asdict(report) for report in general.reports] if general else [],
+        **_told_of_augment(config, train, augmented),
         "accounts": [account.summary() for account in accounts],
         "warnings": report["warnings"],
     }
+
+
+def _told_of_augment(config: RunConfig, train: Split, augmented: Path | None) -> dict[str, Any]:
+    if augmented is None:
+        return {}
+    unreadable = sum(len(located_after(s, augmented).unreadable) for s in train.sources)
+    came = sum(account.read for account in train.accounts) - unreadable
+    return {"augment": {"rowsIn": rows_in(config.data, augmented), "rowsOut": came}}
 
 
 def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> Table:
@@ -320,7 +339,7 @@ def _check_packing(config: RunConfig, model: dict[str, Any]) -> None:
         )
 
 
-def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
+def _input_digest(config: RunConfig, model: dict[str, Any], augmented: Path | None = None) -> str:
     sources = (*config.data.train, *config.data.eval, *config.data.general)
     paths = {source.path for source in sources if source.path is not None}
     weighted = any(source.weight is not None for source in sources)
@@ -331,6 +350,8 @@ def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
             "data": config.data.model_dump(),
             "paired": [each.model_dump() for each in config.evaluation.paired_prompts],
             "model": model["digest"],
+            # By content: what a container wrote again has other times.
+            "augmented": augmented and manifests.describe_files(augmented),
             "files": {
                 path: manifests.fingerprint(Path(path))
                 for path in sorted(paths)
@@ -342,8 +363,9 @@ def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
 
 def _counts(manifest: dict[str, Any]) -> dict[str, Any]:
     keys = (
-        "rows kept changed dropped reported truncated tokens supervisedTokens packedRows evalRows "
-        "evalTokens evalPackedRows generalRows generalTokens longestRow mostSupervised digest"
+        "augment rows kept changed dropped reported truncated tokens supervisedTokens packedRows "
+        "evalRows evalTokens evalPackedRows generalRows generalTokens longestRow mostSupervised "
+        "digest"
     )
     reports = [*manifest["sources"], *manifest["evalSources"], *manifest["generalSources"]]
     sources = [
