@@ -216,6 +216,7 @@ def _data(facts: CardFacts) -> list[str]:
     ]
     counts = {
         "Digest": data["digest"],
+        "Rows before and after `spec.data.augment`": _augmented(data),
         "Training samples": f"{data['kept']:,} ({data['supervisedTokens']:,} target tokens)",
         "Held-out samples": f"{data['evalRows']:,}",
         "General samples": f"{general:,}" if (general := data.get("generalRows")) else None,
@@ -236,6 +237,11 @@ def _data(facts: CardFacts) -> list[str]:
 
 def _drawn(account: Mapping[str, Any]) -> str:
     return f" (drawn {account['drawn']:,} times an epoch)" if "drawn" in account else ""
+
+
+def _augmented(data: Mapping[str, Any]) -> str | None:
+    told = data.get("augment")
+    return told and f"{told['rowsIn']:,} → {told['rowsOut']:,}"
 
 
 def _origin(source: DataSource, report: Mapping[str, Any]) -> str:

@@ -7,18 +7,16 @@ it: they wait in ``<folder>/apart`` and are counted where they come from.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune_trainer.config import Data, DataSource
 from finetune_trainer.errors import BadData
-from finetune_trainer.prepare.rows import RawRow
+from finetune_trainer.prepare.rows import set_apart
 from finetune_trainer.prepare.samples import placed_rows
 from finetune_trainer.prepare.sources import Located, SourceFile, locate
 
@@ -34,6 +32,8 @@ class Fetched:
 
     rows: int
     """Rows that went out."""
+    apart: int
+    """Rows that could not be read, and did not."""
     commit: str | None = None
     """Of a hub repository."""
 
@@ -45,13 +45,14 @@ def fetch_rows(data: Data, folder: Path) -> dict[str, Any]:
     for part in (_IN, _OUT, _APART):
         (folder / part).mkdir(parents=True)
     scratch = folder / "fetched"
-    counts = {}
+    count = 0
     for index, source in enumerate(data.train):
         located = locate(source, scratch / str(index), data.max_download_bytes)
-        counts[source.name] = _write(source, located, folder)
-        log.info("%s: %d rows for the container", source.field, counts[source.name])
+        found = _write(source, located, folder)
+        log.info("%s: %d rows for the container", source.field, found)
+        count += found
     shutil.rmtree(scratch, ignore_errors=True)
-    return {"rowsIn": sum(counts.values())}
+    return {"rowsIn": count}
 
 
 def augmented(source: DataSource, folder: Path) -> Located:
@@ -64,18 +65,20 @@ def augmented(source: DataSource, folder: Path) -> Located:
             f"{FIELD}: the container wrote no rows to {name}",
             "write one JSON object a line to $ROWS_OUT/<name>.jsonl, for each training source",
         )
-    told = _facts(source, folder)
-    files = [SourceFile(path, name)]
-    return Located(files, told.commit, tuple(_apart(source, folder)))
+    commit = _facts(source, folder).commit
+    return Located([SourceFile(path, name)], commit, folder / _APART / name)
 
 
-def rows_in(data: Data, folder: Path) -> int:
-    """Rows that went out, of all sources."""
-    return sum(_facts(source, folder).rows for source in data.train)
+def counts(data: Data, folder: Path, read: int) -> dict[str, int]:
+    """Rows that went out and came back, of all sources. ``read``: those that came back, and those
+    that had been set apart."""
+    known = [_facts(source, folder) for source in data.train]
+    apart = sum(each.apart for each in known)
+    return {"rowsIn": sum(each.rows for each in known), "rowsOut": read - apart}
 
 
 def _write(source: DataSource, located: Located, folder: Path) -> int:
-    count = 0
+    count = unreadable = 0
     apart = folder / _APART
     with (
         (folder / _IN / f"{source.name}.jsonl").open("w", encoding="utf-8") as out,
@@ -86,18 +89,12 @@ def _write(source: DataSource, located: Located, folder: Path) -> int:
                 out.write(json.dumps(row.values, default=str) + "\n")
                 count += 1
             else:
-                told = dataclasses.replace(row, place=f"{file.name} {row.place}")
-                faults.write(json.dumps(dataclasses.asdict(told)) + "\n")
-    facts = {"rows": count, "commit": located.commit}
+                faults.write(set_apart(row, file.name))
+                unreadable += 1
+    facts = {"rows": count, "apart": unreadable, "commit": located.commit}
     (apart / f"{source.name}.json").write_text(json.dumps(facts))
     return count
 
 
 def _facts(source: DataSource, folder: Path) -> Fetched:
     return Fetched(**json.loads((folder / _APART / f"{source.name}.json").read_text()))
-
-
-def _apart(source: DataSource, folder: Path) -> Iterator[RawRow]:
-    with (folder / _APART / f"{source.name}.jsonl").open(encoding="utf-8") as file:
-        for line in file:
-            yield RawRow(**json.loads(line))

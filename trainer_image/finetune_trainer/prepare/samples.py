@@ -25,7 +25,7 @@ from finetune_trainer.prepare.cleaning.rules import EMPTY_ANSWERS
 from finetune_trainer.prepare.cleaning.text import normalize
 from finetune_trainer.prepare.formats import LOOK_AHEAD, SourceReport, columns_of, decide
 from finetune_trainer.prepare.messages import Message, RowFault, blank_answer, conversation
-from finetune_trainer.prepare.rows import RawRow, read_rows
+from finetune_trainer.prepare.rows import RawRow, read_apart, read_rows
 from finetune_trainer.prepare.sources import Located, SourceFile
 from finetune_trainer.prepare.values import as_value
 
@@ -169,7 +169,7 @@ def placed_rows(source: DataSource, located: Located) -> Iterator[_Placed]:
                 yield file, row
         except BadData as error:
             raise BadData(f"{source.field}.uri: {error.message}", error.hint) from error
-    for row in located.unreadable:
+    for row in read_apart(located.apart) if located.apart else ():
         yield BEFORE, row
 
 

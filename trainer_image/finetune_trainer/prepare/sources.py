@@ -9,7 +9,7 @@ from finetune_trainer.config import DataSource
 from finetune_trainer.errors import BadData
 from finetune_trainer.prepare.download import DownloadError, download
 from finetune_trainer.prepare.hub import HubError, fetch
-from finetune_trainer.prepare.rows import RawRow, file_kind
+from finetune_trainer.prepare.rows import file_kind
 
 _HELD_OUT = ("test", "valid", "validation", "eval", "dev")
 
@@ -26,8 +26,8 @@ class Located:
     files: list[SourceFile]
     commit: str | None = None
     """Of a hub repository: what the revision meant."""
-    unreadable: tuple[RawRow, ...] = ()
-    """Rows of it that stand in no file here, because they could not be read before."""
+    apart: Path | None = None
+    """File of rows that could not be read before, see ``rows.read_apart``."""
 
 
 def locate(source: DataSource, scratch: Path, max_bytes: int) -> Located:

@@ -23,8 +23,7 @@ from finetune_trainer.judging.scores import compiled
 from finetune_trainer.lock import versions
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
-from finetune_trainer.prepare.augment import augmented as located_after
-from finetune_trainer.prepare.augment import rows_in
+from finetune_trainer.prepare.augment import counts
 from finetune_trainer.prepare.cleaning.compare import Table
 from finetune_trainer.prepare.cleaning.expect import check_rows, check_truncated, told
 from finetune_trainer.prepare.cleaning.rejects import Ledger, totals
@@ -173,6 +172,7 @@ def _make_data(
         write_paired(wish, config.data, tokenizer, end_of_turn, folder)
     check_rows(config.data.expect, train.accounts)
     check_truncated(config.data.expect, facts["truncated"], facts["kept"])
+    read = sum(account.read for account in train.accounts)
     own_eval = bool(config.data.eval)
     general = sides.general
     accounts = [
@@ -202,18 +202,10 @@ def _make_data(
         "sources": [asdict(report) for report in train.reports],
         "evalSources": [asdict(report) for report in held.reports] if own_eval else [],
         "generalSources": [asdict(report) for report in general.reports] if general else [],
-        **_told_of_augment(config, train, augmented),
+        **({"augment": counts(config.data, augmented, read)} if augmented else {}),
         "accounts": [account.summary() for account in accounts],
         "warnings": report["warnings"],
     }
-
-
-def _told_of_augment(config: RunConfig, train: Split, augmented: Path | None) -> dict[str, Any]:
-    if augmented is None:
-        return {}
-    unreadable = sum(len(located_after(s, augmented).unreadable) for s in train.sources)
-    came = sum(account.read for account in train.accounts) - unreadable
-    return {"augment": {"rowsIn": rows_in(config.data, augmented), "rowsOut": came}}
 
 
 def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> Table:
