@@ -53,6 +53,7 @@ def evaluate(
     began = time.monotonic()
     share = share_of(
         np.arange(len(rows)),
+        engine.costs.of(rows),
         rank=gang.place.rank,
         world_size=gang.place.world_size,
         micro_batch_size=micro_batch_size,
@@ -65,7 +66,10 @@ def evaluate(
             for numbers in share:
                 batch = collate([rows.row(int(number)) for number in numbers])
                 summed, met = loss_and_hits(
-                    engine, batch.to(engine.device), logits_to_keep=logits_to_keep
+                    engine,
+                    batch.to(engine.device),
+                    logits_to_keep=logits_to_keep,
+                    head=engine.head,
                 )
                 part, found, stopped, votes = gang.sums(summed, met, float(stop()), vote())
                 total += part
