@@ -56,7 +56,8 @@ def _width(config: Any) -> int:
     )
     if not isinstance(layers, int) or not isinstance(heads, int):
         return 0
-    return layers * heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    size: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return layers * heads * size
 
 
 def _numel(parameter: torch.nn.Parameter) -> int:

@@ -378,9 +378,7 @@ class Engine:
 _SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
-def _optimizer(
-    parameters: list[torch.nn.Parameter], training: Training
-) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
     settings = training.optimizer
     decayed = [p for p in parameters if settings.weight_decay and _ndim(p) >= 2]
     kept = [p for p in parameters if not settings.weight_decay or _ndim(p) < 2]

@@ -57,7 +57,7 @@ def blocks(
     batch_size: int,
     q_length: int,
     kv_length: int,
-    mask_function: Callable[..., torch.Tensor] = causal_mask_function,
+    mask_function: Callable[..., Any] = causal_mask_function,
     attention_mask: _Mask = None,
     allow_is_causal_skip: bool = True,
     use_vmap: bool = False,
@@ -88,7 +88,8 @@ def blocks(
         return dense()
 
     def seen(row: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        return mask_function(row, torch.zeros_like(row), query, key)
+        found: torch.Tensor = mask_function(row, torch.zeros_like(row), query, key)
+        return found
 
     later = torch.arange(1, q_length, device=device)
     numbers = torch.arange(batch_size, device=device)[:, None]
@@ -128,17 +129,15 @@ def by_sample(
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     mixed = []
-    for row, *of_row in zip(
-        attention_mask.rows, query.split(1), key.split(1), value.split(1), strict=True
-    ):
-        # One split has one backward pass; each slice would have one over the whole row.
+    for number, row in enumerate(attention_mask.rows):
         sizes = [size for size, _ in row]
-        parts = zip(*(each.split(sizes, dim=2) for each in of_row), strict=True)
+        # One split has one backward pass; each slice would have one over the whole row.
+        of_row = (torch.split(each[number : number + 1], sizes, 2) for each in (query, key, value))
         pieces = [
             functional.scaled_dot_product_attention(
-                *part, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
             ).transpose(1, 2)
-            for (_, mask), part in zip(row, parts, strict=True)
+            for (_, mask), q, k, v in zip(row, *of_row, strict=True)
         ]
         mixed.append(torch.cat(pieces, dim=1))
     return (mixed[0] if len(mixed) == 1 else torch.cat(mixed)), None

@@ -27,9 +27,13 @@ def attach(model: Any) -> int:
     Not the output layer, nor what is inside an adapted one: these have forms of their own.
     """
     own = [model.get_output_embeddings()]
-    own += [each for layer in model.modules() if hasattr(layer, "lora_A") for each in layer.modules()]
+    own += [
+        each for layer in model.modules() if hasattr(layer, "lora_A") for each in layer.modules()
+    ]
     others = {id(each) for each in own}
-    layers = [each for each in model.modules() if type(each) is nn.Linear and id(each) not in others]
+    layers = [
+        each for each in model.modules() if type(each) is nn.Linear and id(each) not in others
+    ]
     for layer in layers:
         layer.__class__ = FastLinear
     return len(layers)
@@ -37,7 +41,7 @@ def attach(model: Any) -> int:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
         """x [..., in], weight [out, in]."""

@@ -18,7 +18,7 @@ from torch import nn
 from finetune_trainer.fast.matrix import times
 
 
-class LoraLinear(Linear):  # type: ignore[misc]
+class LoraLinear(Linear):
     """peft's layer, with a forward pass that is one piece where that is the same."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -74,7 +74,7 @@ def _fits(layer: nn.Module) -> bool:
 
 class _Adapted(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: torch.Tensor,
         weight: torch.Tensor,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,8 +25,11 @@ def faster(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     except OSError:
         return False
     maker = next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
-    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return there and torch.backends.mkl.is_available() and maker not in ("", "GenuineIntel")
+    # Otherwise it multiplies with another library, of which we know nothing.
+    built: tuple[Any, Any] = torch.backends.mkl, torch.backends.mkldnn
+    there = all(each.is_available() for each in built)
+    known = maker in ("", "GenuineIntel")
+    return there and hasattr(torch.ops.mkldnn, "_linear_pointwise") and not known
 
 
 def times(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

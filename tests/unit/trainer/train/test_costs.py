@@ -38,7 +38,9 @@ def test_tied_weights_are_the_output_layer_s_alone() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(1, 1000), min_size=1, max_size=40), st.integers(2, 4), st.integers(1, 3))
+@given(
+    st.lists(st.integers(1, 1000), min_size=1, max_size=40), st.integers(2, 4), st.integers(1, 3)
+)
 def test_no_pass_differs_by_more_than_its_costliest_row(
     costs: list[int], world_size: int, micro: int
 ) -> None:
