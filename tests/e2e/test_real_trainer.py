@@ -461,8 +461,7 @@ SCORER = """
 import json, os
 rows = [json.loads(line) for line in open(os.environ["ANSWERS"])]
 def met(side):
-    hits = sum(row[side]["text"] == row["reference"] for row in rows)
-    return {"met": hits / len(rows)}
+    return {"met": sum(row[side]["text"] == row["reference"] for row in rows) / len(rows)}
 json.dump({side: met(side) for side in ("tuned", "base")}, open(os.environ["SCORES"], "w"))
 """
 

@@ -72,6 +72,7 @@ def evaluate(
     began = time.monotonic()
     share = share_of(
         np.arange(len(rows)),
+        engine.costs.of(rows),
         rank=gang.place.rank,
         world_size=gang.place.world_size,
         micro_batch_size=micro_batch_size,
@@ -85,7 +86,10 @@ def evaluate(
             for numbers in share:
                 batch = collate([rows.row(int(number)) for number in numbers])
                 losses, met = losses_and_hits(
-                    engine, batch.to(engine.device), logits_to_keep=logits_to_keep
+                    engine,
+                    batch.to(engine.device),
+                    logits_to_keep=logits_to_keep,
+                    head=engine.head,
                 )
                 # A rank without rows has scored one that weighs nothing and is of no group.
                 mine = np.bincount(

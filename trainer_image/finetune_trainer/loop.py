@@ -81,6 +81,7 @@ class Loop:
         self._parts: list[tuple[Indices, torch.Tensor]] = []
         """Rows and summed loss of each micro-batch of the current step, on this rank."""
         self._keep = accepts_logits_to_keep(self.engine.module)
+        self._costs = self.engine.costs.of(self.train_rows)
         self._first = self.state.step
         self.kept: int | None = None
         """The step that the final weights are of, where that is not the last one."""
@@ -234,7 +235,12 @@ class Loop:
         for number, rows in enumerate(share, 1):
             batch = self._batch(rows)
             began = time.monotonic()
-            summed = loss_sum(self.engine, batch.to(self.engine.device), logits_to_keep=self._keep)
+            summed = loss_sum(
+                self.engine,
+                batch.to(self.engine.device),
+                logits_to_keep=self._keep,
+                head=self.engine.head,
+            )
             total += summed.detach()
             self._parts.append((rows, summed.detach()))
             if number == len(share) and unwanted is not None:
@@ -254,6 +260,7 @@ class Loop:
         seed_for_step(training.seed, window.step, place.rank)
         return share_of(
             window.rows,
+            self._costs[window.rows],
             rank=place.rank,
             world_size=place.world_size,
             micro_batch_size=training.micro_batch_size,

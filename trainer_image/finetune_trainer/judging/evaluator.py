@@ -332,6 +332,7 @@ class Sample:
     def __post_init__(self) -> None:
         self.num_supervised: Indices = self.rows.num_supervised[self.chosen]
         self.row_lengths: Indices = self.rows.row_lengths[self.chosen]
+        self.num_pairs: Indices = self.rows.num_pairs[self.chosen]
 
     def __len__(self) -> int:
         return len(self.chosen)

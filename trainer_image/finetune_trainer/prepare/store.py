@@ -88,6 +88,13 @@ class PackedDataset:
         return np.diff(self._row_offsets)
 
     @property
+    def num_pairs(self) -> _Ints:
+        """int64 [R]: pairs of tokens of one segment in each row, a token with itself too."""
+        lengths = np.diff(self._segment_offsets)
+        upto = np.concatenate([[0], np.cumsum(lengths * (lengths + 1) // 2)])
+        return np.diff(upto[self._row_segments])
+
+    @property
     def num_tokens(self) -> int:
         return int(self._row_offsets[-1])
 
