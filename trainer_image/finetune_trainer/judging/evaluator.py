@@ -6,20 +6,19 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune_trainer.batches import Indices, PackedRow, PackedRows
+from finetune_trainer.batches import Indices, PackedRows
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
 from finetune_trainer.evaluate import Evaluation, evaluate
 from finetune_trainer.gang import Gang
 from finetune_trainer.judging import paired, table
 from finetune_trainer.judging.curve import Course, Point, judge
-from finetune_trainer.judging.datasets import ScoredRows, entries
+from finetune_trainer.judging.datasets import Scored, ScoredRows, entries, sample_of
 from finetune_trainer.judging.decode import Signals, decode
 from finetune_trainer.judging.paired import PairedRows
 from finetune_trainer.judging.scores import Scores, score
@@ -33,11 +32,6 @@ BASE = "base.jsonl"
 """The untouched model's answers, in the folder of the questions."""
 REMEMBERED = 256
 """Evaluations that the state carries along."""
-MAX_SAMPLE = 64
-"""Packed training rows that are scored beside the held-out ones."""
-_SAMPLE = 0x5A
-"""Sets the draw of those apart from the order of the epochs."""
-
 log = logging.getLogger(__name__)
 
 
@@ -155,23 +149,10 @@ class Evaluator:
         state.metrics = {**state.metrics, "pairedPrompts": told}
         self._reporter.compared(state, told, seconds=result.seconds)
         if self._gang.is_first:
-            self._write_pairs(found, final=final)
-        return True
-
-    def _write_pairs(self, found: list[float], *, final: bool) -> None:
-        """A table that cannot be written harms no training."""
-        assert self._paired is not None  # noqa: S101 - by the caller
-        path = self._paired.folder / paired.BASE
-        try:
-            if not final:
-                table.write_rows(path, [{"difference": value} for value in found])
-                return
             asked = self._config.evaluation.baseline
-            base = table.read_rows(path, len(found)) if asked else None
-            rows = paired.table(self._paired.wish, base, found)
-            table.write_rows(self._reporter.lines.parent / paired.TABLE, rows)
-        except OSError as error:
-            log.warning("the paired prompts cannot be written: %s", error)
+            attempt = self._reporter.lines.parent if final else None
+            paired.write(self._paired, found, attempt, with_base=asked)
+        return True
 
     def _score(self, held: ScoredRows) -> Scored | None:
         """The held-out rows, the general ones if there are any, and the loss on training rows if
@@ -314,63 +295,6 @@ class Evaluator:
             "signatures": scores.signatures,
         }
         table.write_page(folder / table.PAGE, rows, facts)
-
-
-def sample_of(rows: PackedRows, count: int, seed: int) -> Sample:
-    """The same rows in every attempt; no more than are held out, for it takes as long."""
-    drawn = np.random.default_rng((seed, _SAMPLE)).permutation(len(rows))
-    return Sample(rows, np.sort(drawn[: min(count, MAX_SAMPLE)]))
-
-
-@dataclass
-class Sample:
-    """Some of the rows, as rows."""
-
-    rows: PackedRows
-    chosen: Indices
-
-    def __post_init__(self) -> None:
-        self.num_supervised: Indices = self.rows.num_supervised[self.chosen]
-        self.row_lengths: Indices = self.rows.row_lengths[self.chosen]
-        self.num_pairs: Indices = self.rows.num_pairs[self.chosen]
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def row(self, index: int) -> PackedRow:
-        return self.rows.row(int(self.chosen[index]))
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What one evaluation found."""
-
-    held: tuple[ScoredRows, Evaluation]
-    general: tuple[ScoredRows, Evaluation] | None
-    on_train: float | None
-    """Loss on the sample of training rows."""
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """As ``metrics`` has them."""
-        result = self.held[1]
-        numbers = {
-            "evalLoss": result.loss,
-            "perplexity": result.perplexity,
-            "tokenAccuracy": result.accuracy,
-        }
-        if self.on_train is not None:
-            gap = result.loss - self.on_train
-            numbers |= {"trainSampleLoss": self.on_train, "generalizationGap": gap}
-        if self.general is not None:
-            general = self.general[1]
-            numbers |= {"generalLoss": general.loss, "generalPerplexity": general.perplexity}
-        return numbers
-
-    @property
-    def seconds(self) -> float:
-        """Without the sample of training rows."""
-        return self.held[1].seconds + (self.general[1].seconds if self.general else 0.0)
 
 
 def _every(steps: int | None, step: int) -> bool:

@@ -7,6 +7,7 @@ one's is what training made of it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from finetune_trainer.batches import PackedRows
 from finetune_trainer.config import PairedPrompts
 from finetune_trainer.errors import BadData
 from finetune_trainer.evaluate import Evaluation
+from finetune_trainer.judging.table import read_rows, write_rows
 from finetune_trainer.prepare.store import PackedDataset
 
 PAIRED = "paired"
@@ -26,6 +28,8 @@ BASE = "paired-base.jsonl"
 """Those of the untouched model, in the folder of all attempts."""
 _TERM = "{term}"
 _DIGITS = 6
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,22 @@ def table(
         }
         for number, (each, pair) in enumerate(pairs)
     ]
+
+
+def write(
+    rows: PairedRows, found: Sequence[float], attempt: Path | None, *, with_base: bool
+) -> None:
+    """Every pair into the folder of the attempt; of the untouched model (``attempt`` None) into
+    that of all attempts. A table that cannot be written harms no training."""
+    path = rows.folder / BASE
+    try:
+        if attempt is None:
+            write_rows(path, [{"difference": value} for value in found])
+            return
+        base = read_rows(path, len(found)) if with_base else None
+        write_rows(attempt / TABLE, table(rows.wish, base, found))
+    except OSError as error:
+        log.warning("the paired prompts cannot be written: %s", error)
 
 
 def _mean(values: Sequence[float]) -> float:
