@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from .api.types import KIND
+from .api.types import KIND, StageName
 from .engine.store import Key
 from .engine.wire import parse, render
 from .objects.labels import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL
@@ -138,10 +138,15 @@ class ChildPod:
     waiting: tuple[str, str] | None
     """Why its container does not run: reason and message."""
     terminated: Termination | None
+    """How it ended; of several containers, once all have: the first that failed."""
     scheduled: datetime | None
     """When it got its node."""
     disruption: str
     """Reason of condition DisruptionTarget, or of the pod's own eviction; empty: none."""
+    ended: tuple[tuple[str, Termination], ...] = ()
+    """Containers of scorers that have ended, by name."""
+    overdue: bool = False
+    """It was ended for its own deadline."""
 
     @property
     def finished(self) -> bool:
@@ -252,8 +257,11 @@ def read_admission(workloads: Iterable[Raw]) -> Admission:
 def read_child_pod(raw: Raw) -> ChildPod:
     meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
-    container: Raw = next(iter(status.get("containerStatuses") or ()), {})
-    state = container.get("state") or {}
+    containers: list[Raw] = list(status.get("containerStatuses") or ())
+    container: Raw = containers[0] if containers else {}
+    states = [each.get("state") or {} for each in containers]
+    ends = [_termination(state.get("terminated")) for state in states]
+    scores = _label(meta, STAGE_LABEL) == StageName.SCORE.value
     return ChildPod(
         key=_key(meta),
         name=meta["name"],
@@ -274,11 +282,24 @@ def read_child_pod(raw: Raw) -> ChildPod:
         image=_image(spec),
         image_id=str(container.get("imageID", ""))[:MAX_TEXT],
         unscheduled=_unscheduled(conditions.get("PodScheduled", {})),
-        waiting=_waiting(state.get("waiting")),
-        terminated=_termination(state.get("terminated")),
+        waiting=next((_waiting(s["waiting"]) for s in states if s.get("waiting")), None),
+        terminated=_of_all(ends),
         scheduled=_scheduled(conditions.get("PodScheduled", {})),
         disruption=_disruption(conditions.get("DisruptionTarget", {}), status),
+        ended=tuple(
+            (str(each.get("name", "")), end)
+            for each, end in zip(containers, ends, strict=True)
+            if end is not None and scores
+        ),
+        overdue=status.get("reason") == "DeadlineExceeded",
     )
+
+
+def _of_all(ends: list[Termination | None]) -> Termination | None:
+    known = [end for end in ends if end is not None]
+    if not known or len(known) < len(ends):
+        return None
+    return next((end for end in known if end.exit_code != 0), known[0])
 
 
 def _gpu_seconds(account: Any) -> int:

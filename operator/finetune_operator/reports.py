@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.alias_generators import to_camel
 
 MAX_MESSAGE_BYTES = 4096
+MAX_DATASETS = 16
 
 
 def _finite(value: Any) -> Any:
@@ -44,6 +45,30 @@ class ScoresReport(_Report):
     json_valid: Number = None
     train_sample_loss: Number = None
     generalization_gap: Number = None
+    general_loss: Number = None
+    general_perplexity: Number = None
+
+
+class DatasetNumbers(_Report):
+    loss: Number = None
+    perplexity: Number = None
+
+
+class DatasetReport(DatasetNumbers):
+    """Scores on the rows of one source."""
+
+    role: Literal["Eval", "General"]
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    tokens: Count | None = None
+    baseline: DatasetNumbers | None = None
+
+
+def _datasets(value: Any) -> Any:
+    """The first ones; those that make no sense are none: the rest of the report still counts."""
+    try:
+        return [DatasetReport.model_validate(each) for each in value[:MAX_DATASETS]]
+    except (TypeError, ValidationError):
+        return []
 
 
 class MetricsReport(ScoresReport):
@@ -51,6 +76,7 @@ class MetricsReport(ScoresReport):
     learning_rate: Number = None
     grad_norm: Number = None
     baseline: ScoresReport | None = None
+    datasets: Annotated[tuple[DatasetReport, ...], BeforeValidator(_datasets)] = ()
 
 
 class CheckpointReport(_Report):
@@ -206,6 +232,9 @@ class SourceReport(_Report):
     decided: Annotated[str, Field(max_length=256)] | None = None
     rows: Count | None = None
     kept: Count | None = None
+    drawn: Count | None = None
+    not_drawn: Count | None = None
+    epochs: Word | None = None
     dropped: Counts | None = None
 
 
@@ -221,6 +250,8 @@ class DataReport(_Report):
     packed_rows: Count | None = None
     eval_rows: Count | None = None
     eval_tokens: Count | None = None
+    general_rows: Count | None = None
+    general_tokens: Count | None = None
     longest_row: Count | None = None
     most_supervised: Count | None = None
     digest: Word | None = None

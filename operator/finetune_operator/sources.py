@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .api.types import DataSource, FineTuneJobSpec, Lineage
+from .api.types import DataSource, FineTuneJobSpec, Lineage, TrainSource
 from .errors import Fault
 
 SOURCES = "/sources"
@@ -58,7 +58,7 @@ class Source:
     """One place to read from. Exactly one of image, claim, hub, url is set."""
 
     slot: str
-    """Name of the mount below /sources: model, train-0, eval-1."""
+    """Name of the mount below /sources: model, train-0, eval-1, general-0."""
     field: str
     """Path in the FineTuneJob: ``spec.data.train[0].uri``."""
     image: str | None = None
@@ -89,10 +89,11 @@ def locate_sources(
 ) -> tuple[tuple[Source, ...], tuple[Fault, ...]]:
     """All sources, the model first, and what is wrong with them."""
     wishes = [(MODEL, "spec.model.uri", spec.model.uri, spec.model.revision)]
-    for part, sources in (("train", spec.data.train), ("eval", spec.data.eval or ())):
+    data = spec.data
+    for part, sources in (("train", data.train), ("eval", data.eval), ("general", data.general)):
         wishes += [
             (f"{part}-{i}", f"spec.data.{part}[{i}].uri", source.uri, None)
-            for i, source in enumerate(sources)
+            for i, source in enumerate(sources or ())
         ]
     found, faults = [], []
     for slot, place, uri, revision in wishes:
@@ -159,6 +160,8 @@ def data_source(source: DataSource, place: Source) -> dict[str, Any]:
     }
     if source.file:
         entry["file"] = source.file
+    if isinstance(source, TrainSource) and source.weight is not None:
+        entry["weight"] = source.weight
     if fields:
         entry["fields"] = fields
     return entry

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer import outcome
+from finetune_trainer import lean_imports, outcome
 from finetune_trainer.config import RUN_JSON, WORKSPACE, Lock, RunConfig, load_run_config
 from finetune_trainer.errors import DiskFull, Preempted, failure_class
 from finetune_trainer.logs import configure, redact_streams
@@ -38,8 +38,10 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
 
             return launcher.main()
         case "answer":
+            lean_imports.begin()
             from finetune_trainer import answer
 
+            lean_imports.end()
             configure()
             return answer.main(rest)
     sys.stderr.write(f"{USAGE}\n")
@@ -48,14 +50,19 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
 
 def _prepare(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:
     # Imports torch and transformers: later, so that even their failure is reported.
+    lean_imports.begin()
     from finetune_trainer.prepare import stage
 
+    lean_imports.end()
     return stage.run(config, workspace)
 
 
 def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:
+    lean_imports.begin()
     from finetune_trainer import export, published, reuse
+    from finetune_trainer.judging.scorers import read_words
 
+    lean_imports.end()
     output = Path(env.get("FINETUNE_OUTPUT", OUTPUT)) if config.output.external else None
     place = output or workspace / "output"
     lock = Lock.model_validate_json(env["FINETUNE_LOCK"]) if "FINETUNE_LOCK" in env else None
@@ -66,7 +73,8 @@ def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[
             source = Path(env.get("FINETUNE_REUSED", REUSED))
             return reuse.reuse_result(config, lock, other, source, place, serving)
         attempt = export.newest_attempt(config, workspace) if named is None else int(named)
-        return export.run(config, workspace, place, attempt, serving, lock)
+        said = read_words(env.get("FINETUNE_SCORERS"))
+        return export.run(config, workspace, place, attempt, serving, lock, said)
     except Exception as error:
         if output is None or failure_class(error) is not DiskFull.failure:
             raise

@@ -28,6 +28,10 @@ class _Section(BaseModel):
     )
 
 
+_NewField: Any = Field(None, exclude_if=lambda value: value is None)
+"""Absent is not dumped: the digest of what was prepared before the field was known stays."""
+
+
 class JobRef(_Section):
     namespace: str
     name: str
@@ -76,6 +80,8 @@ class DataSource(_Section):
     hub: HubRef | None = None
     url: str | None = None
     file: str | None = None
+    weight: str | None = _NewField
+    """Decimal number; all training sources have one, or none has. See ``prepare.mixing``."""
     format: Literal["Auto", "Chat", "Instruction", "Completion"] = "Auto"
     fields: dict[str, str] = Field(default_factory=dict)
     """Column of the source by role: messages, prompt, response, system, text, id, group."""
@@ -124,7 +130,7 @@ class Expect(_Section):
     max_truncated_fraction: float | None = None
     """Of the rows to train on: those whose end is cut off."""
     max_leaked_fraction: float = 0.5
-    """Of the held-out rows: those that are equal to a training row."""
+    """Of the held-out rows, and of the general ones: those that are equal to a training row."""
 
 
 class TermList(_Section):
@@ -145,6 +151,8 @@ class Report(_Section):
 class Data(_Section):
     train: tuple[DataSource, ...]
     eval: tuple[DataSource, ...] = ()
+    general: tuple[DataSource, ...] = ()
+    """Rows for what the model could do before; they are only scored."""
     eval_fraction: float = 0.05
     """Share of train rows held out by content hash, used where ``eval`` is empty."""
     sequence_length: int
@@ -224,6 +232,15 @@ class Workers(_Section):
 Metric = Literal["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex", "JSONValid"]
 
 
+class Scorer(_Section):
+    """A program of the user's that reads the answers, in a pod of its own."""
+
+    name: str
+    image: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+
+
 class Generation(_Section):
     """Answers to held-out prompts, always the likeliest token, and what they are scored by."""
 
@@ -234,6 +251,7 @@ class Generation(_Section):
     max_new_tokens: int = 128
     every_steps: int | None = None
     """None: only before the first and after the last step."""
+    scorers: tuple[Scorer, ...] = ()
 
 
 class Human(_Section):
@@ -284,10 +302,30 @@ class HumanGate(_Section):
     """What they said, once that let the model pass."""
 
 
+class Forgetting(_Section):
+    """What may be lost on the general rows."""
+
+    max_loss_increase: float
+    """Over the untouched model, in nats per token."""
+
+
+class ScorerBound(_Section):
+    """See ``judging.gate``. More is better."""
+
+    name: str
+    """Of the scorer."""
+    metric: str
+    at_least: float | None = None
+    min_improvement: float | None = None
+    """Over the untouched model."""
+
+
 class Gate(_Section):
     """What the model has to reach to be published."""
 
     scores: tuple[GateScore, ...] = ()
+    scorers: tuple[ScorerBound, ...] = ()
+    forgetting: Forgetting | None = None
     human: HumanGate | None = None
 
 

@@ -17,6 +17,7 @@ from finetune_trainer.config import Lock, RunConfig
 from finetune_trainer.errors import StageError
 from finetune_trainer.judging import bundle as rating
 from finetune_trainer.judging.gate import pass_gate, waits_for_people
+from finetune_trainer.judging.scorers import ScorerWords
 from finetune_trainer.judging.table import ANSWERS, PAGE
 from finetune_trainer.lock import lock_content, write_lock
 from finetune_trainer.merge import merge
@@ -38,16 +39,19 @@ def run(
     train_attempt: int,
     serving: Path | None = None,
     lock: Lock | None = None,
+    scorers: tuple[ScorerWords, ...] = (),
 ) -> dict[str, Any]:
     """Publish ``output.formats`` of the attempt below ``output``: ``adapter`` and/or ``merged``.
 
     Beside ``merged`` lies a copy of ``serving``, the manifest that serves it; ``lock`` is published
-    with each. Returns ``artifact``, ``rating`` where people are to compare answers, and the train
-    result's ``train``. While the gate waits for people there is no ``artifact``, and nothing but
-    what they need is written. Repeating it is harmless. Raises ``StageError`` when the weights are
-    damaged or behave differently after the export; ``GateFailed``, before anything is written, when
-    they are not good enough; ``PublishRefused`` or ``PublishFailed``, with the result in
-    ``output``, when a destination does not take it.
+    with each. ``scorers``: what the user's programs said of the answers.
+
+    Returns ``artifact``, ``rating`` where people are to compare answers, and the train result's
+    ``train``. While the gate waits for people there is no ``artifact``, and nothing but what they
+    need is written. Repeating it is harmless. Raises ``StageError`` when the weights are damaged or
+    behave differently after the export; ``GateFailed``, before anything is written, when they are
+    not good enough; ``PublishRefused`` or ``PublishFailed``, with the result in ``output``, when a
+    destination does not take it.
     """
     attempt = workspace / "attempts" / str(train_attempt)
     trained = attempt / ("adapter" if config.method.lora else "model")
@@ -58,8 +62,11 @@ def run(
     base = manifests.read_manifest(workspace / "model")
     data = manifests.read_manifest(workspace / "data")
     result = _train_result(attempt)
-    passed = pass_gate(config.gate, result.get("metrics") or {}) if config.gate else None
-    work = _Work(config, workspace, attempt, trained, output, base, data, result, passed, lock)
+    metrics = result.get("metrics") or {}
+    passed = pass_gate(config.gate, metrics, scorers) if config.gate else None
+    work = _Work(
+        config, workspace, attempt, trained, output, base, data, result, passed, lock, scorers
+    )
     bundle = rating.read_bundle(config, attempt)
     waits = waits_for_people(config.gate, bundle.digest if bundle else None)
     output.mkdir(parents=True, exist_ok=True)
@@ -91,6 +98,7 @@ class _Work:
     result: dict[str, Any]
     gate: str | None
     lock: Lock | None
+    scorers: tuple[ScorerWords, ...] = ()
 
     @property
     def told(self) -> dict[str, Any]:
@@ -125,6 +133,7 @@ class _Work:
             self.gate,
             lock_content(self.lock, self.base),
             load_tokenizer(folder).chat_template is not None,
+            self.scorers,
         )
         (folder / "README.md").write_text(model_card(facts, form))
         _copy_reports(self.workspace / "data", self.attempt, folder)

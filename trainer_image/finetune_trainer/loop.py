@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from finetune_trainer.engine import Engine, StepOutcome
 from finetune_trainer.errors import BadData, NonFinite, Preempted
 from finetune_trainer.gang import Gang
 from finetune_trainer.heartbeat import Phase
+from finetune_trainer.judging.datasets import ScoredRows
 from finetune_trainer.judging.decode import Signals
 from finetune_trainer.judging.evaluator import Evaluator
 from finetune_trainer.loss import accepts_logits_to_keep, loss_sum
@@ -57,7 +58,7 @@ class Loop:
     engine: Engine
     gang: Gang
     train_rows: PackedRows
-    eval_rows: PackedRows | None
+    scored_rows: Sequence[ScoredRows]
     checkpoints: Checkpoints
     shutdown: Shutdown
     reporter: Reporter
@@ -105,7 +106,7 @@ class Loop:
                 vote=lambda: self.saver.vote,
                 voted=lambda votes: self.saver.settle(votes, self.state),
             ),
-            eval_rows=self.eval_rows,
+            scored_rows=self.scored_rows,
             train_rows=self.train_rows,
             questions=self.questions,
             logits_to_keep=self._keep,

@@ -48,15 +48,19 @@ def loss_sum(
     return functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def loss_and_hits(
+def losses_and_hits(
     model: Any, batch: Batch, *, logits_to_keep: bool, head: Head | None = None
-) -> tuple[float, int]:
-    """The same as a number, and how many targets were the likeliest token."""
+) -> tuple[list[float], int]:
+    """The same row by row, as numbers, and how many targets were the likeliest token."""
     if head is not None and head.usable:
-        return head.loss_and_hits(*_before(head, model, batch))
-    logits, targets = predictions(model, batch, logits_to_keep)
-    summed = functional.cross_entropy(logits.float(), targets, reduction="sum")
-    return float(summed), int((logits.argmax(-1) == targets).sum())
+        of_token, hits = head.losses_and_hits(*_before(head, model, batch))
+    else:
+        logits, targets = predictions(model, batch, logits_to_keep)
+        of_token = functional.cross_entropy(logits.float(), targets, reduction="none")
+        hits = int((logits.argmax(-1) == targets).sum())
+    in_row = (shifted_targets(batch.labels) != IGNORE).sum(1).tolist()
+    of_row = torch.stack([part.sum(dtype=torch.float64) for part in torch.split(of_token, in_row)])
+    return of_row.tolist(), hits
 
 
 def _before(head: Head, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from huggingface_hub import EvalResult, ModelCardData
 
 from finetune_trainer.config import DataSource, Lora, RunConfig
+from finetune_trainer.judging.scorers import ScorerWords
 from finetune_trainer.judging.table import TITLES
 from finetune_trainer.model_loading import loading
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
@@ -24,6 +25,7 @@ _HELD_OUT = {
     "perplexity": "perplexity",
     "tokenAccuracy": "token accuracy",
 }
+_GENERAL = {"generalLoss": "loss on general rows"}
 _PACKAGES = ("torch", "transformers", "peft", "deepspeed", "tokenizers")
 
 
@@ -40,6 +42,7 @@ class CardFacts:
     lock: Mapping[str, Any] = field(default_factory=dict)
     chat: bool = True
     """The tokenizer has a chat template."""
+    scorers: Sequence[ScorerWords] = ()
 
 
 def model_card(facts: CardFacts, form: Literal["Adapter", "Merged"]) -> str:
@@ -136,10 +139,11 @@ def _scores(facts: CardFacts) -> list[str]:
     baseline = metrics.get("baseline") or {}
     rows = [
         f"| {name} | {_figure(baseline.get(key))} | {_figure(metrics[key])} |"
-        for key, name in (*_HELD_OUT.items(), *TITLES.items())
+        for key, name in (*_HELD_OUT.items(), *_GENERAL.items(), *TITLES.items())
         if metrics.get(key) is not None
     ]
     lines = ["| held out | base | fine-tuned |", "|---|---|---|", *rows] if rows else []
+    lines += _said(facts.scorers)
     if facts.gate:
         lines += ["", f"Published because {facts.gate} (`spec.gate`)."]
     if facts.config.evaluation.generation:
@@ -152,14 +156,26 @@ def _scores(facts: CardFacts) -> list[str]:
     return lines
 
 
+def _said(scorers: Sequence[ScorerWords]) -> list[str]:
+    """What programs of the user's said of the answers."""
+    rows = [
+        f"| {words.name}: {name} | {_figure(words.base.get(name))} | {_figure(value)} |"
+        for words in scorers
+        for name, value in words.tuned.items()
+    ]
+    failed = [f"Scorer {words.name} {words.failure}." for words in scorers if words.failure]
+    table = ["", "| scorer | base | fine-tuned |", "|---|---|---|", *rows] if rows else []
+    return [*table, *(["", *failed] if failed else [])]
+
+
 def _data(facts: CardFacts) -> list[str]:
     data = facts.data
     rows = [
         f"| {report['name']} | {_origin(source, report)} | {account['rows']:,} "
-        f"| {account['kept']:,} |"
+        f"| {account['kept']:,}{_drawn(account)} |"
         for source, report, account in zip(
-            (*facts.config.data.train, *facts.config.data.eval),
-            (*data["sources"], *data["evalSources"]),
+            (*facts.config.data.train, *facts.config.data.eval, *facts.config.data.general),
+            (*data["sources"], *data["evalSources"], *data.get("generalSources", ())),
             data["accounts"],
             strict=False,  # data that an older version prepared
         )
@@ -168,6 +184,7 @@ def _data(facts: CardFacts) -> list[str]:
         "Digest": data["digest"],
         "Training samples": f"{data['kept']:,} ({data['supervisedTokens']:,} target tokens)",
         "Held-out samples": f"{data['evalRows']:,}",
+        "General samples": f"{general:,}" if (general := data.get("generalRows")) else None,
         "Sequence length": f"{data['sequenceLength']:,} tokens",
     }
     warnings = list(_warnings(data))
@@ -181,6 +198,10 @@ def _data(facts: CardFacts) -> list[str]:
         *(["Warnings:", "", *(f"- {warning}" for warning in warnings), ""] if warnings else []),
         "What was trained on, in full: [data-report.html](data-report.html).",
     ]
+
+
+def _drawn(account: Mapping[str, Any]) -> str:
+    return f" (drawn {account['drawn']:,} times an epoch)" if "drawn" in account else ""
 
 
 def _origin(source: DataSource, report: Mapping[str, Any]) -> str:

@@ -244,6 +244,16 @@ class DataSource(SpecModel):
     )
 
 
+class TrainSource(DataSource):
+    """One place that training rows come from."""
+
+    weight: Annotated[str, DecimalRange(0, 1_000_000, low_open=True, example="0.7")] | None = None
+    """Share of the rows of an epoch that come from this source: its weight among the sum of all
+    weights, whatever its size. An epoch has as many rows as the sources have after cleaning; of a
+    source with fewer rows than its share each is drawn several times, of one with more some are
+    never drawn. All sources have a weight or none has. Absent: an epoch has each row once."""
+
+
 class Packing(StrEnum):
     """Isolated: several rows share a sequence and never see each other. None: one row each."""
 
@@ -272,7 +282,7 @@ class Data(SpecModel):
     """The rows to train and to evaluate on, and how they become token sequences."""
 
     train: Annotated[
-        tuple[DataSource, ...],
+        tuple[TrainSource, ...],
         Field(min_length=1, max_length=32, json_schema_extra=list_map("name")),
     ]
     """Sources of training rows."""
@@ -284,6 +294,16 @@ class Data(SpecModel):
         | None
     ) = None
     """Sources of held-out rows. Absent: a share of the training rows, see `evalFraction`."""
+    general: (
+        Annotated[
+            tuple[DataSource, ...],
+            Field(min_length=1, max_length=8, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """Sources of rows for what the model could do before, such as some hundred everyday
+    conversations. They are never trained on, and scored whenever the held-out rows are:
+    `gate.forgetting` bounds what may be lost. Absent: nobody looks."""
     eval_fraction: Annotated[str, DecimalRange(0, 0.5, example="0.05")] | None = None
     """Share of the training rows that is held out where `eval` is absent, as a decimal string;
     chosen by content hash, so stable, and duplicates never stand on both sides. Absent: 0.05."""
@@ -312,4 +332,25 @@ class Data(SpecModel):
             field_path=".evalFraction",
             check=lambda data: data.eval is None or data.eval_fraction is None,
         ),
+        Rule(
+            cel="!has(self.general) || has(self.eval) || !has(self.evalFraction)"
+            " || double(self.evalFraction) > 0.0",
+            message="general rows are scored beside the held-out ones: set eval, or an "
+            "evalFraction above 0, or remove general",
+            field_path=".general",
+            check=lambda data: data.general is None or data.holds_out,
+        ),
+        Rule(
+            cel="!self.train.exists(source, has(source.weight))"
+            " || self.train.all(source, has(source.weight))",
+            message="some sources have a weight and some have none: give every source a weight, "
+            "or none",
+            field_path=".train",
+            check=lambda data: len({source.weight is None for source in data.train}) == 1,
+        ),
     )
+
+    @property
+    def holds_out(self) -> bool:
+        """There are rows to evaluate on."""
+        return self.eval is not None or float(self.eval_fraction or 1) > 0

@@ -22,12 +22,14 @@ from .destinations import (
 )
 from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
-from .gate import Gate, GateMetric, GateScore
+from .gate import Forgetting, Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
 from .human import Human, HumanEvaluation, HumanGate
 from .lineage import Ancestor, Lineage, Lock, Reused
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
+from .scores import DatasetBaseline, DatasetScores, Metrics, Scores
+from .scoring import Scorer, ScorerBound, ScorerStatus
 from .sources import (
     ChatTemplate,
     ConfigMapKeyRef,
@@ -41,6 +43,7 @@ from .sources import (
     Overlong,
     Packing,
     SecretRef,
+    TrainSource,
 )
 from .spec import FineTuneJobSpec
 from .status import (
@@ -57,7 +60,6 @@ from .status import (
     Logs,
     LostNode,
     MemoryStatus,
-    Metrics,
     ModelShape,
     ModelStatus,
     PassedOver,
@@ -69,7 +71,6 @@ from .status import (
     Resolved,
     Restarts,
     ResumedFrom,
-    Scores,
     SmokeTest,
     SourceStatus,
     StageName,
@@ -197,6 +198,8 @@ __all__ = [
     "DataFormat",
     "DataSource",
     "DataStatus",
+    "DatasetBaseline",
+    "DatasetScores",
     "DeepSpeed",
     "Destination",
     "DestinationStatus",
@@ -209,6 +212,7 @@ __all__ = [
     "FineTuneJob",
     "FineTuneJobSpec",
     "FineTuneJobStatus",
+    "Forgetting",
     "Full",
     "Gate",
     "GateMetric",
@@ -276,6 +280,9 @@ __all__ = [
     "Reused",
     "Schedule",
     "ScheduleType",
+    "Scorer",
+    "ScorerBound",
+    "ScorerStatus",
     "Scores",
     "SecretRef",
     "SmokeTest",
@@ -287,6 +294,7 @@ __all__ = [
     "TermList",
     "TimeSpent",
     "Toleration",
+    "TrainSource",
     "Training",
     "UsageLimit",
     "Visibility",

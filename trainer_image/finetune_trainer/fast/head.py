@@ -57,18 +57,20 @@ class Head:
     def loss_sum(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Summed cross-entropy in fp32 of hidden states [N, h] and int64 targets [N]."""
         if not torch.is_grad_enabled():
-            return torch.tensor(self.loss_and_hits(hidden, targets)[0], device=hidden.device)
+            return self.losses_and_hits(hidden, targets)[0].sum()
         summed: torch.Tensor = _LossSum.apply(hidden, self.layer.weight, self.layer.bias, targets)
         return summed
 
-    def loss_and_hits(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[float, int]:
-        """The same as a number, and how many targets were the likeliest token. No gradient."""
-        summed, hits = 0.0, 0
+    def losses_and_hits(
+        self, hidden: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, int]:
+        """fp32 [N]: the loss of each target; and how many were the likeliest token. No gradient."""
+        losses, hits = [], 0
         for part, wanted in _chunks(hidden, targets, len(self.layer.weight)):
             logits = self.layer(part)
-            summed += float(functional.cross_entropy(logits.float(), wanted, reduction="sum"))
+            losses.append(functional.cross_entropy(logits.float(), wanted, reduction="none"))
             hits += int((logits.argmax(-1) == wanted).sum())
-        return summed, hits
+        return torch.cat(losses), hits
 
 
 def head_of(model: Any) -> Head | None:

@@ -37,6 +37,16 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
+def pack_apart(lengths: Sequence[int], sources: Sequence[int], capacity: int) -> list[list[int]]:
+    """The same for each source by itself, in the order of their numbers: no row mixes them."""
+    rows: list[list[int]] = []
+    for source in sorted(set(sources)):
+        own = [sample for sample, of in enumerate(sources) if of == source]
+        packed = pack([lengths[sample] for sample in own], capacity)
+        rows += [[own[place] for place in row] for row in packed]
+    return rows
+
+
 def one_each(lengths: Sequence[int]) -> list[list[int]]:
     """A row for every sample, in order: ``packing: None``."""
     return [[sample] for sample in range(len(lengths))]

@@ -1,4 +1,4 @@
-"""Both sides of the data, read and cleaned: the samples to train on and those held out."""
+"""The sides of the data, read and cleaned: samples to train on, held-out ones, general ones."""
 
 from __future__ import annotations
 
@@ -37,30 +37,40 @@ class Split:
 
 
 @dataclass(frozen=True)
-class BothSides:
+class AllSides:
     """What is left after cleaning."""
 
     train: Split
     held: Split
+    general: Split | None
     leaked: int
     """Held-out rows that are trained on."""
+    general_leaked: int
+    """General rows that are."""
     clusters: list[int]
     """Sizes of the groups of near duplicates that were found, the largest first."""
 
 
-def read_sides(data: Data, scratch: Path, ledger: Ledger) -> BothSides:
-    """Clean samples to train on and those held out, from eval sources or from train's own."""
+def read_sides(data: Data, scratch: Path, ledger: Ledger) -> AllSides:
+    """Clean samples to train on, those held out, from eval sources or from train's own, and general
+    ones."""
     train = _read("train", data.train, data, scratch, ledger)
     table = Table(train.samples, train.accounts, ledger)
     held, held_table = replace(train, name="eval"), None
     if data.eval:
         held = _read("eval", data.eval, data, scratch, ledger)
         held_table = Table(held.samples, held.accounts, ledger)
-    sides = clean(table, held_table, data, scratch)
-    return BothSides(
+    general, general_table = None, None
+    if data.general:
+        general = _read("general", data.general, data, scratch, ledger)
+        general_table = Table(general.samples, general.accounts, ledger)
+    sides = clean(table, held_table, general_table, data, scratch)
+    return AllSides(
         replace(train, samples=sides.train),
         replace(held, samples=sides.held),
+        general and replace(general, samples=sides.general),
         sides.leaked,
+        sides.general_leaked,
         sides.clusters,
     )
 

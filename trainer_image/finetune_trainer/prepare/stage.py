@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,15 @@ from finetune_trainer.prepare.cleaning.compare import Table
 from finetune_trainer.prepare.cleaning.expect import check_rows, check_truncated, told
 from finetune_trainer.prepare.cleaning.rejects import Ledger, totals
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
+from finetune_trainer.prepare.mixing import mix
 from finetune_trainer.prepare.model import end_of_turn_ids, prepare_model
-from finetune_trainer.prepare.pack import one_each, pack
+from finetune_trainer.prepare.pack import one_each, pack, pack_apart
 from finetune_trainer.prepare.prompts import held_out_prompts
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
 from finetune_trainer.prepare.report.facts import Found, report_facts
 from finetune_trainer.prepare.report.page import render_page
 from finetune_trainer.prepare.report.plan import plan_facts
-from finetune_trainer.prepare.report.rows import Side
+from finetune_trainer.prepare.report.rows import Side, source_of_segments
 from finetune_trainer.prepare.shape import shape_of_job
 from finetune_trainer.prepare.splits import Split, read_sides
 from finetune_trainer.prepare.store import PackedDataset, Segment, write_split
@@ -132,7 +134,7 @@ def _make_data(
     train, held = sides.train, sides.held
     facts: dict[str, Any] = {}
     done: list[Side] = []
-    for split in (train, held):
+    for split in (train, held, *([sides.general] if sides.general else [])):
         _check_template(split, tokenizer)
         tokenization = Tokenization(
             tokenizer,
@@ -148,7 +150,9 @@ def _make_data(
             scratch / split.name,
             _processes(),
         )
-        _book(split, tokenized, ledger)
+        table = _book(split, tokenized, ledger)
+        if split is train:
+            tokenized = _mixed(split, table, tokenized, config.training.seed)
         facts |= _write(config, folder, split, tokenized, tokenization, decoder)
         if split is held:
             prompts = held_out_prompts(split, tokenized, tokenization, config.data.sequence_length)
@@ -157,29 +161,40 @@ def _make_data(
     check_rows(config.data.expect, train.accounts)
     check_truncated(config.data.expect, facts["truncated"], facts["kept"])
     own_eval = bool(config.data.eval)
-    accounts = [*train.accounts, *(held.accounts if own_eval else [])]
+    general = sides.general
+    accounts = [
+        *train.accounts,
+        *(held.accounts if own_eval else []),
+        *(general.accounts if general else []),
+    ]
     for account in accounts:
         account.check()
     plan = plan_facts(
-        config, model["parameters"], facts["packedRows"], facts["tokens"], facts["evalTokens"]
+        config,
+        model["parameters"],
+        facts["packedRows"],
+        facts["tokens"],
+        facts["evalTokens"] + facts.get("generalTokens", 0),
     )
-    found = Found(facts["packedRows"], sides.leaked, sides.clusters, plan)
-    report = report_facts(config.data, tokenizer, done[0], done[1], found)
+    found = Found(facts["packedRows"], sides.leaked, sides.general_leaked, sides.clusters, plan)
+    report = report_facts(config.data, tokenizer, done, found)
     (folder / REPORT_JSON).write_text(json.dumps(report, indent=1))
     (folder / REPORT_PAGE).write_text(render_page(report), encoding="utf-8")
     return {
         **facts,
         **totals(train.accounts),
         "rowsInTrainAndEval": sides.leaked,
+        "rowsInTrainAndGeneral": sides.general_leaked,
         "sequenceLength": config.data.sequence_length,
         "sources": [asdict(report) for report in train.reports],
         "evalSources": [asdict(report) for report in held.reports] if own_eval else [],
+        "generalSources": [asdict(report) for report in general.reports] if general else [],
         "accounts": [account.summary() for account in accounts],
         "warnings": report["warnings"],
     }
 
 
-def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> None:
+def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> Table:
     """Account for every sample of a split: kept, or left out under a rule of the tokenization."""
     table = Table(split.samples, split.accounts, ledger)
     for rule in dict.fromkeys(rule for _, rule in tokenized.dropped):
@@ -190,6 +205,26 @@ def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> None:
             account.held_out = count
         else:
             account.kept = count
+    return table
+
+
+def _mixed(split: Split, table: Table, tokenized: Tokenized, seed: int) -> Tokenized:
+    """The rows of an epoch, where the sources have weights."""
+    weights = [Fraction(source.weight) for source in split.sources if source.weight is not None]
+    if not weights or not tokenized.samples:
+        return tokenized
+    for source, account in zip(split.sources, split.accounts, strict=True):
+        if not account.kept:
+            raise BadData(
+                f"{source.field}.weight: no row of this source is left to draw from "
+                f"({told([account]) or 'all are held out'})",
+                "correct its rows, or remove the source",
+            )
+    tokenized, shares = mix(tokenized, table.source, table.column("key"), weights, seed)
+    for account, share in zip(split.accounts, shares, strict=True):
+        account.kept, account.drawn = share.different, share.drawn
+        account.not_drawn = share.rows - share.different
+    return tokenized
 
 
 def _check_template(split: Split, tokenizer: Tokenizer) -> None:
@@ -212,16 +247,24 @@ def _write(
 ) -> dict[str, Any]:
     """Pack and write one split; returns its counts under the names of the result."""
     isolated = config.data.packing == "Isolated"
-    lengths = tokenized.lengths
-    rows = pack(lengths, config.data.sequence_length) if isolated else one_each(lengths)
-    write_split(folder / split.name, _segments(tokenized, rows), sum(lengths))
+    lengths, longest = tokenized.lengths, config.data.sequence_length
+    scored = split.name != "train"  # each source by itself
+    sources = source_of_segments(split, tokenized).tolist() if scored else None
+    if not isolated:
+        rows = one_each(lengths)
+    elif sources is None:
+        rows = pack(lengths, longest)
+    else:
+        rows = pack_apart(lengths, sources, longest)
+    of_rows = None if sources is None else [sources[row[0]] for row in rows]
+    write_split(folder / split.name, _segments(tokenized, rows), sum(lengths), of_rows)
     kept = len(set(tokenized.samples))
     log.info("%s: %d of %d samples in %d rows", split.name, kept, len(split.samples), len(rows))
-    if split.name == "eval":
+    if scored:
         return {
-            "evalRows": kept,
-            "evalTokens": sum(lengths),
-            "evalPackedRows": len(rows),
+            f"{split.name}Rows": kept,
+            f"{split.name}Tokens": sum(lengths),
+            f"{split.name}PackedRows": len(rows),
         }
     if not rows:
         raise BadData(
@@ -275,10 +318,12 @@ def _check_packing(config: RunConfig, model: dict[str, Any]) -> None:
 
 
 def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
-    sources = (*config.data.train, *config.data.eval)
+    sources = (*config.data.train, *config.data.eval, *config.data.general)
     paths = {source.path for source in sources if source.path is not None}
+    weighted = any(source.weight is not None for source in sources)
     return manifests.digest_of(
         {
+            **({"seed": config.training.seed} if weighted else {}),
             "version": manifests.VERSION,
             "data": config.data.model_dump(),
             "model": model["digest"],
@@ -294,18 +339,27 @@ def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
 def _counts(manifest: dict[str, Any]) -> dict[str, Any]:
     keys = (
         "rows kept changed dropped reported truncated tokens supervisedTokens packedRows evalRows "
-        "evalTokens evalPackedRows longestRow mostSupervised digest"
+        "evalTokens evalPackedRows generalRows generalTokens longestRow mostSupervised digest"
     )
-    reports = [*manifest["sources"], *manifest["evalSources"]]
+    reports = [*manifest["sources"], *manifest["evalSources"], *manifest["generalSources"]]
     sources = [
         {"field": account["field"], "format": report["format"], "decided": report["decided"][:200]}
         | {key: account[key] for key in ("rows", "kept", "dropped")}
+        | _drawn(account)
         for report, account in zip(reports, manifest["accounts"], strict=True)
     ]
-    return {key: manifest[key] for key in keys.split()} | {
+    return {key: manifest[key] for key in keys.split() if key in manifest} | {
         "warnings": manifest["warnings"][:_MAX_WARNINGS],
         "sources": sources[:_MAX_SOURCES],
     }
+
+
+def _drawn(account: dict[str, Any]) -> dict[str, Any]:
+    """What the weight of a source makes of it; ``epochs`` as a decimal string."""
+    if "drawn" not in account:
+        return {}
+    told = {key: account[key] for key in ("drawn", "notDrawn")}
+    return told | {"epochs": f"{account['epochs']:.6g}"}
 
 
 def _summary(config: RunConfig, model: dict[str, Any]) -> dict[str, Any]:

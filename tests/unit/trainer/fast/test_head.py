@@ -10,7 +10,7 @@ from unit.trainer.train.tiny import tiny_llama
 
 from finetune_trainer.fast import head as heads
 from finetune_trainer.fast.head import head_of
-from finetune_trainer.loss import loss_and_hits, loss_sum
+from finetune_trainer.loss import loss_sum, losses_and_hits
 
 FITTING = [name for name in ARCHITECTURES if name not in ("Gemma2", "Gemma3")]
 
@@ -43,13 +43,13 @@ def test_hits_and_loss_without_a_gradient() -> None:
     each, packed = tiny_llama().eval(), batch(ROWS)
     head = head_of(each)
     with torch.no_grad():
-        expected = loss_and_hits(each, packed, logits_to_keep=True)
-        assert loss_and_hits(each, packed, logits_to_keep=True, head=head) == pytest.approx(
-            expected, rel=1e-6
-        )
-        assert float(loss_sum(each, packed, logits_to_keep=True, head=head)) == pytest.approx(
-            expected[0], rel=1e-6
-        )
+        expected, hits = losses_and_hits(each, packed, logits_to_keep=True)
+        found, met = losses_and_hits(each, packed, logits_to_keep=True, head=head)
+        loss = loss_sum(each, packed, logits_to_keep=True, head=head)
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert len(found) == len(ROWS)
+    assert met == hits
+    assert loss.item() == pytest.approx(sum(expected), rel=1e-6)
 
 
 def test_logits_of_a_chunk_are_the_most_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

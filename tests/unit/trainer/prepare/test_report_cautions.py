@@ -15,13 +15,17 @@ from finetune_trainer.prepare.report.plan import plan_facts
 CALM: dict[str, Any] = {
     "volume": {
         "kept": 1000,
+        "inEpoch": 1000,
         "heldOut": 50,
         "heldOutRowsInTrain": 0,
+        "general": 20,
+        "generalRowsInTrain": 0,
         "truncated": 0,
         "tokens": 10_000,
         "supervisedTokens": 4000,
     },
     "packing": {"sequenceLength": 512},
+    "sources": [{"name": "a"}, {"name": "b", "drawn": 400, "epochs": 3.9}],
     "rules": [{"rule": "nearDuplicates", "policy": "Report"}],
     "balance": [
         {
@@ -72,9 +76,12 @@ def test_data_without_a_fault_is_warned_of_nothing() -> None:
     ("path", "value", "sentence"),
     [
         ("balance.0.values.0.rows", 820, "82 % of the rows come from one source, a"),
+        ("sources.1.epochs", 4.0, "an epoch draws each row of b 4 times, by its weight"),
+        ("sources.1.drawn", 0, "the weight of b is so low that none of its rows is drawn"),
         ("balance.1.values.1.rows", 900, "90 % of the rows have one label, 'no'"),
         ("balance.1.missing", 300, "30 % of the rows have no label"),
         ("volume.heldOutRowsInTrain", 3, "3 of 50 held-out rows stand in the training rows, too"),
+        ("volume.generalRowsInTrain", 2, "2 of 20 general rows stand in the training rows, too"),
         ("volume.truncated", 80, "8 % of the rows lose their end at 512 tokens"),
         (
             "volume.supervisedTokens",

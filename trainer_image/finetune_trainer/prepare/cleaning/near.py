@@ -62,7 +62,7 @@ class Sketches:
         hashes = hashes.reshape(len(texts), -1, self._rows_in_band)
         bands = np.zeros(hashes.shape[:2], dtype=np.uint64)
         for column in range(self._rows_in_band):
-            bands = _mixed(bands ^ hashes[:, :, column])
+            bands = mixed(bands ^ hashes[:, :, column])
         return bands
 
 
@@ -172,10 +172,10 @@ def _pieces(texts: list[bytes]) -> tuple[Hashes, Pairs]:
         inside[starts[1:] - shift] = False
     pieces = np.ascontiguousarray(windows[inside]).view("<u8").reshape(-1).astype(np.uint64)
     offsets = np.concatenate([[0], np.cumsum(lengths - _PIECE + 1)])
-    return _mixed(pieces), offsets
+    return mixed(pieces), offsets
 
 
-def _mixed(values: Hashes) -> Hashes:
+def mixed(values: Hashes) -> Hashes:
     """A bijection that spreads similar numbers (the finalizer of splitmix64)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

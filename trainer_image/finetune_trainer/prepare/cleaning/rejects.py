@@ -23,7 +23,7 @@ _EXAMPLES = 3
 
 @dataclasses.dataclass
 class Account:
-    """The rows of one source. ``read == kept + held_out + sum(dropped)``, always."""
+    """The rows of one source. ``read == kept + held_out + not_drawn + sum(dropped)``, always."""
 
     field: str
     """``spec.data.train[0]``"""
@@ -31,6 +31,10 @@ class Account:
     kept: int = 0
     held_out: int = 0
     """Training rows that were put aside for evaluation."""
+    not_drawn: int = 0
+    """Rows that the source's weight leaves out."""
+    drawn: int | None = None
+    """Rows that an epoch draws, repeats counted; None: no weights are given, each row once."""
     changed: int = 0
     """Rows whose text was changed by ``normalize``."""
     dropped: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -40,7 +44,7 @@ class Account:
 
     def check(self) -> None:
         """No row was lost on the way. Raises ``StageError``, which would be our own fault."""
-        ended = self.kept + self.held_out + sum(self.dropped.values())
+        ended = self.kept + self.held_out + self.not_drawn + sum(self.dropped.values())
         if ended != self.read:
             raise StageError(f"{self.field}: {self.read} rows were read, {ended} accounted for")
 
@@ -54,7 +58,14 @@ class Account:
             "changed": self.changed,
             "dropped": dict(sorted(self.dropped.items())),
             "reported": dict(sorted(self.reported.items())),
+            **self._mixing(),
         }
+
+    def _mixing(self) -> dict[str, Any]:
+        if self.drawn is None:
+            return {}
+        epochs = round(self.drawn / (self.kept + self.not_drawn), 4)
+        return {"drawn": self.drawn, "notDrawn": self.not_drawn, "epochs": epochs}
 
 
 def totals(accounts: Iterable[Account]) -> dict[str, Any]:

@@ -22,6 +22,9 @@ _UNLIKE = 0.1
 _TIMES = 4.0
 _COMMON = 0.01
 _FEW_STEPS = 10
+_REPEATED = 4.0
+"""Times that an epoch draws a row: so often repeats teach little new, even in pre-training
+(Muennighoff et al. 2023)."""
 _MIN_ROWS = 50
 """Shares of fewer rows say little."""
 _MAX_CHARS = 160
@@ -36,6 +39,12 @@ def _leaked(facts: Facts) -> Iterator[str]:
     leaked, held = facts["volume"]["heldOutRowsInTrain"], facts["volume"]["heldOut"]
     if leaked and held:
         yield f"{leaked:,} of {held:,} held-out rows stand in the training rows, too"
+
+
+def _leaked_general(facts: Facts) -> Iterator[str]:
+    volume = facts["volume"]
+    if leaked := volume["generalRowsInTrain"]:
+        yield f"{leaked:,} of {volume['general']:,} general rows stand in the training rows, too"
 
 
 def _balance(facts: Facts) -> Iterator[str]:
@@ -53,8 +62,17 @@ def _balance(facts: Facts) -> Iterator[str]:
                 yield f"{share} of the rows have one {part['name']}, {_short(top['value'])}"
 
 
+def _weights(facts: Facts) -> Iterator[str]:
+    for source in facts["sources"]:
+        if source.get("drawn") == 0:
+            yield f"the weight of {source['name']} is so low that none of its rows is drawn"
+        elif source.get("epochs", 0) >= _REPEATED:
+            times = f"{source['epochs']:.3g}"
+            yield f"an epoch draws each row of {source['name']} {times} times, by its weight"
+
+
 def _terms(facts: Facts) -> Iterator[str]:
-    rows = facts["volume"]["kept"]
+    rows = facts["volume"]["inEpoch"]
     for found in facts["terms"]:
         terms = sorted(found["terms"], key=lambda term: term["rows"])
         if not found["rows"]:
@@ -110,7 +128,9 @@ def _volume(facts: Facts) -> Iterator[str]:
 
 _RULES: tuple[Callable[[Facts], Iterator[str]], ...] = (
     _leaked,
+    _leaked_general,
     _cut,
+    _weights,
     _balance,
     _terms,
     _coverage,

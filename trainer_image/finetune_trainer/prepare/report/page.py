@@ -40,9 +40,10 @@ def render_page(facts: dict[str, Any]) -> str:
         fate=_fate(facts),
         histogram=_lengths(facts["lengths"]),
         shares=_shares(facts["sources"]),
+        weighted=any("drawn" in source for source in facts["sources"]),
         parts=[_part(part) for part in facts["balance"] if part["kind"] != "source"],
         likeness=_likeness(facts["diversity"]["coverage"]),
-        lists=[_list(terms, facts["volume"]["kept"]) for terms in facts["terms"]],
+        lists=[_list(terms, facts["volume"]["inEpoch"]) for terms in facts["terms"]],
     )
 
 
@@ -74,7 +75,7 @@ def duration(seconds: float) -> str:
 
 def _fate(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """What became of the rows of all training sources: parts of one bar."""
-    sources = [s for s in facts["sources"] if not s["field"].startswith("spec.data.eval")]
+    sources = [s for s in facts["sources"] if s["field"].startswith("spec.data.train")]
     read = sum(source["rows"] for source in sources)
     dropped: dict[str, int] = {}
     for source in sources:
@@ -83,6 +84,7 @@ def _fate(facts: dict[str, Any]) -> list[dict[str, Any]]:
     parts = [
         ("trained on", "kept", sum(source["kept"] for source in sources)),
         ("held out", "held", sum(source["heldOut"] for source in sources)),
+        ("not drawn", "spare", sum(source.get("notDrawn", 0) for source in sources)),
         *((rule, f"lost{n % 4}", count) for n, (rule, count) in enumerate(dropped.items())),
     ]
     return [
@@ -115,12 +117,13 @@ def _likeness(coverage: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _shares(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The share of each training source in rows and in tokens."""
-    train = [s for s in sources if not s["field"].startswith("spec.data.eval")]
-    rows, tokens = sum(s["kept"] for s in train), sum(s["tokens"] for s in train)
+    """The share of each training source in the rows and in the tokens of an epoch."""
+    train = [s for s in sources if s["field"].startswith("spec.data.train")]
+    drawn = [source.get("drawn", source["kept"]) for source in train]
+    tokens = sum(source["tokens"] for source in train)
     return [
-        {**source, "row_share": source["kept"] / rows, "token_share": source["tokens"] / tokens}
-        for source in train
+        {**source, "row_share": rows / sum(drawn), "token_share": source["tokens"] / tokens}
+        for source, rows in zip(train, drawn, strict=True)
     ]
 
 

@@ -39,7 +39,8 @@ class Text:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one side that became tokens. The arrays are in the order of the samples."""
+    """Rows of one side that became tokens, as an epoch has them. The arrays are in the order of the
+    samples."""
 
     samples: datasets.Dataset
     numbers: Ints
@@ -78,15 +79,26 @@ class Rows:
                 yield Text(next(positions), *_told_apart(messages, text, loss_on))
 
 
+def source_of_segments(split: Split, tokenized: Tokenized) -> Ints:
+    """int64 [S]: the number of the source that each segment is of."""
+    columns = split.samples.select_columns(["source"]).with_format("numpy")[:]
+    source = np.asarray(columns["source"], dtype=np.int64)
+    return source[np.asarray(tokenized.samples, dtype=np.int64)]
+
+
 def rows_of(side: Side) -> Rows:
-    """Segments of one sample are one row."""
+    """Segments of one sample are one row, and a row that an epoch draws twice is two."""
     samples = np.asarray(side.tokenized.samples, dtype=np.int64)
-    numbers, of_segment = np.unique(samples, return_inverse=True)
+    _, first, copies = np.unique(side.tokenized.kept, return_index=True, return_counts=True)
+    numbers, start, of_segment = np.unique(samples[first], return_index=True, return_inverse=True)
+    often = copies[start]
+    tokens = _summed(of_segment, np.asarray(side.tokenized.lengths)[first], len(numbers))
+    supervised = _summed(of_segment, side.tokenized.targets()[first], len(numbers))
     return Rows(
         side.split.samples,
-        numbers,
-        _summed(of_segment, np.asarray(side.tokenized.lengths), len(numbers)),
-        _summed(of_segment, side.tokenized.targets(), len(numbers)),
+        np.repeat(numbers, often),
+        np.repeat(tokens, often),
+        np.repeat(supervised, often),
     )
 
 
