@@ -460,7 +460,8 @@ def rate(files: Path, status: dict[str, Any], folder: Path) -> None:
 SCORER = """
 import json, os
 rows = [json.loads(line) for line in open(os.environ["ANSWERS"])]
-def met(side): return {"met": sum(row[side]["text"] == row["reference"] for row in rows) / len(rows)}
+def met(side):
+    return {"met": sum(row[side]["text"] == row["reference"] for row in rows) / len(rows)}
 json.dump({side: met(side) for side in ("tuned", "base")}, open(os.environ["SCORES"], "w"))
 """
 

@@ -54,13 +54,18 @@ def losses_and_hits(
     """The same row by row, as numbers, and how many targets were the likeliest token."""
     if head is not None and head.usable:
         of_token, hits = head.losses_and_hits(*_before(head, model, batch))
-    else:
-        logits, targets = predictions(model, batch, logits_to_keep)
-        of_token = functional.cross_entropy(logits.float(), targets, reduction="none")
-        hits = int((logits.argmax(-1) == targets).sum())
+        return _by_row(of_token, batch), hits
+    logits, targets = predictions(model, batch, logits_to_keep)
+    of_token = functional.cross_entropy(logits.float(), targets, reduction="none")
+    return _by_row(of_token, batch), int((logits.argmax(-1) == targets).sum())
+
+
+def _by_row(of_token: torch.Tensor, batch: Batch) -> list[float]:
+    """Sums of the losses [N] of all targets of the batch."""
     in_row = (shifted_targets(batch.labels) != IGNORE).sum(1).tolist()
     of_row = torch.stack([part.sum(dtype=torch.float64) for part in torch.split(of_token, in_row)])
-    return of_row.tolist(), hits
+    found: list[float] = of_row.tolist()
+    return found
 
 
 def _before(head: Head, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

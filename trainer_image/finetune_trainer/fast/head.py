@@ -64,8 +64,8 @@ class Head:
     def losses_and_hits(
         self, hidden: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, int]:
-        """fp32 [N]: the loss of each target; and how many were the likeliest token. No gradient."""
-        losses, hits = [], 0
+        """Cross-entropy fp32 [N], and how many targets were the likeliest token. No gradient."""
+        losses, hits = [torch.zeros(0, device=hidden.device)], 0
         for part, wanted in _chunks(hidden, targets, len(self.layer.weight)):
             logits = self.layer(part)
             losses.append(functional.cross_entropy(logits.float(), wanted, reduction="none"))

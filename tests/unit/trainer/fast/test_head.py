@@ -43,13 +43,12 @@ def test_hits_and_loss_without_a_gradient() -> None:
     each, packed = tiny_llama().eval(), batch(ROWS)
     head = head_of(each)
     with torch.no_grad():
-        expected, hits = losses_and_hits(each, packed, logits_to_keep=True)
-        found, met = losses_and_hits(each, packed, logits_to_keep=True, head=head)
-        loss = loss_sum(each, packed, logits_to_keep=True, head=head)
-    assert found == pytest.approx(expected, rel=1e-6)
-    assert len(found) == len(ROWS)
-    assert met == hits
-    assert loss.item() == pytest.approx(sum(expected), rel=1e-6)
+        losses, hits = losses_and_hits(each, packed, logits_to_keep=True)
+        told = losses_and_hits(each, packed, logits_to_keep=True, head=head)
+        assert told[0] == pytest.approx(losses, rel=1e-6)
+        assert told[1] == hits
+        summed = loss_sum(each, packed, logits_to_keep=True, head=head)
+        assert float(summed) == pytest.approx(sum(losses), rel=1e-6)
 
 
 def test_logits_of_a_chunk_are_the_most_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
