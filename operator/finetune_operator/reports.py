@@ -199,6 +199,8 @@ class ShapeReport(_Report):
     gated: bool | None = None
     rms_norm: bool | None = None
     stepwise_gelu: bool | None = None
+    chunked_loss: bool | None = None
+    by_sample: bool | None = None
     adapters: Count | None = None
     adapter_inputs: Count | None = None
     adapter_outputs: Count | None = None

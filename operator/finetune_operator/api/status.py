@@ -192,6 +192,10 @@ class ModelShape(StatusModel):
     """Norms are RMSNorm; else LayerNorm."""
     stepwise_gelu: bool | None = None
     """GELU is computed in single steps."""
+    chunked_loss: bool | None = None
+    """The trainer makes the loss of this architecture without all logits at once."""
+    by_sample: bool | None = None
+    """On CPUs the trainer computes its attention sample by sample, without a mask."""
     adapters: Counter | None = None
     """Linear layers with an adapter."""
     adapter_inputs: Counter | None = None
