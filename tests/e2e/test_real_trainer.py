@@ -616,17 +616,29 @@ def asked_in_a_pod(
     return str(json.loads(line)["answer"])
 
 
+AUGMENT = """
+import json, os
+for name in os.listdir(os.environ["ROWS_IN"]):
+    rows = open(os.path.join(os.environ["ROWS_IN"], name)).read()
+    with open(os.path.join(os.environ["ROWS_OUT"], name), "w") as out:
+        out.write(rows + rows.replace("gang", "team"))
+"""
+
+
 def test_a_model_that_its_gate_holds_back_is_not_published(
-    jobs: Jobs, kubectl: Kubectl, files: Path, attempts: Any
+    jobs: Jobs, kubectl: Kubectl, files: Path, attempts: Any, images: Images
 ) -> None:
     jobs.apply(
         "short",
         steps=3,
-        data={**DATA, "evalFraction": "0.2"},
+        data={**DATA, "evalFraction": "0.2",
+              "augment": {"image": images.trainer, "command": ["python", "-c", AUGMENT]}},
         workers={"resources": ONE_CPU},
-        evaluation={"generation": {"metrics": ["ExactMatch"], "maxNewTokens": 8}},
+        evaluation={"generation": {"metrics": ["ExactMatch"], "maxNewTokens": 8},
+                    "pairedPrompts": [{"name": "groups", "terms": ["gang", "team"], "prompts": [
+                        {"prompt": "What is a {term}?", "answer": "A set of pods."}]}]},
         gate={"scores": [{"metric": "ExactMatch", "atLeast": "1"}]},
-    )
+    )  # fmt: skip
     status = jobs.wait_phase("short", "Succeeded", "Failed", seconds=WORK_SECONDS)
     told = conditions(status)
     assert (status["phase"], status["failure"]["class"]) == ("Failed", "GateFailed")
@@ -635,7 +647,13 @@ def test_a_model_that_its_gate_holds_back_is_not_published(
         assert (told[name]["status"], told[name]["reason"]) == (value, "GateFailed")
         assert sentence in told[name]["message"]
     assert "artifact" not in status and "restarts" not in status
+    assert status["data"]["augment"] == {"rowsIn": ROWS, "rowsOut": 2 * ROWS}
+    assert status["data"]["rows"] == 2 * ROWS
+    (groups,) = status["metrics"]["pairedPrompts"]
+    assert (groups["name"], groups["pairs"]) == ("groups", 1)
+    assert groups["difference"] != groups["baseline"]["difference"]
     attempt = attempts("short") / "0"
+    assert (attempt / "paired-prompts.jsonl").exists()
     assert (attempt / "adapter/adapter_model.safetensors").exists()
     assert (attempt / "answers.html").exists()
     output = attempt.parent.parent / "output"

@@ -148,11 +148,21 @@ class Report(_Section):
     terms: tuple[TermList, ...] = ()
 
 
+class UserContainer(_Section):
+    """A program of the user's, which does not run here."""
+
+    image: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+
+
 class Data(_Section):
     train: tuple[DataSource, ...]
     eval: tuple[DataSource, ...] = ()
     general: tuple[DataSource, ...] = ()
     """Rows for what the model could do before; they are only scored."""
+    augment: UserContainer | None = None
+    """See ``prepare.augment``."""
     eval_fraction: float = 0.05
     """Share of train rows held out by content hash, used where ``eval`` is empty."""
     sequence_length: int
@@ -232,13 +242,10 @@ class Workers(_Section):
 Metric = Literal["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex", "JSONValid"]
 
 
-class Scorer(_Section):
+class Scorer(UserContainer):
     """A program of the user's that reads the answers, in a pod of its own."""
 
     name: str
-    image: str
-    command: tuple[str, ...] = ()
-    args: tuple[str, ...] = ()
 
 
 class Generation(_Section):
@@ -261,6 +268,21 @@ class Human(_Section):
     """Where their ratings are to be put; the page tells it to them."""
 
 
+class PairedPrompt(_Section):
+    """``{term}`` stands for each of the two terms."""
+
+    prompt: str
+    answer: str
+
+
+class PairedPrompts(_Section):
+    """See ``judging.paired``."""
+
+    name: str
+    terms: tuple[str, str]
+    prompts: tuple[PairedPrompt, ...]
+
+
 class Overfitting(_Section):
     """See ``judging.curve``."""
 
@@ -280,6 +302,7 @@ class Evaluation(_Section):
     """Score the untouched model first."""
     generation: Generation | None = None
     human: Human | None = None
+    paired_prompts: tuple[PairedPrompts, ...] = ()
     overfitting: Overfitting = Overfitting()
 
 

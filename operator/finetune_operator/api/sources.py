@@ -19,6 +19,7 @@ from .schema import (
     exactly_one,
     list_map,
 )
+from .user_container import Augment
 
 _PATH = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*"
 _IMAGE = rf"image://[a-z0-9][a-zA-Z0-9./:_@-]*(//{_PATH})?"
@@ -307,6 +308,9 @@ class Data(SpecModel):
     eval_fraction: Annotated[str, DecimalRange(0, 0.5, example="0.05")] | None = None
     """Share of the training rows that is held out where `eval` is absent, as a decimal string;
     chosen by content hash, so stable, and duplicates never stand on both sides. Absent: 0.05."""
+    augment: Augment | None = None
+    """A container that makes other rows of the training rows before they are cleaned. Absent: they
+    stay as they are."""
     sequence_length: Annotated[int, Field(ge=16, le=1048576)] = 1024
     """Tokens in a training sequence, at most what the model supports."""
     packing: Packing = Packing.ISOLATED

@@ -26,6 +26,7 @@ from .gate import Forgetting, Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
 from .human import Human, HumanEvaluation, HumanGate
 from .lineage import Ancestor, Lineage, Lock, Reused
+from .paired import PairedNumbers, PairedPrompts, PairedScores
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .scores import DatasetBaseline, DatasetScores, Metrics, Scores
@@ -93,6 +94,7 @@ from .training import (
     Switch,
     Training,
 )
+from .user_container import Augment, UserContainer
 from .workers import (
     EnvVar,
     LocalObjectRef,
@@ -180,6 +182,7 @@ __all__ = [
     "Ancestor",
     "AnswerMetric",
     "Artifact",
+    "Augment",
     "Backoff",
     "Baseline",
     "BestCheckpoint",
@@ -258,6 +261,9 @@ __all__ = [
     "Overfitting",
     "Overlong",
     "Packing",
+    "PairedNumbers",
+    "PairedPrompts",
+    "PairedScores",
     "PassedOver",
     "PastFailure",
     "Phase",
@@ -297,6 +303,7 @@ __all__ = [
     "TrainSource",
     "Training",
     "UsageLimit",
+    "UserContainer",
     "Visibility",
     "Workers",
     "decimal_string",
