@@ -18,6 +18,7 @@ from .destinations import (
     OciDestination,
     OutputFormat,
     RegistrySecretRef,
+    S3Destination,
     Visibility,
 )
 from .elastic import Elastic
@@ -26,6 +27,7 @@ from .gate import Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
 from .human import Human, HumanEvaluation, HumanGate
 from .lineage import Ancestor, Lineage, Lock, Reused
+from .object_store import S3Access, S3SecretRef
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .sources import (
@@ -275,6 +277,9 @@ __all__ = [
     "ResumedFrom",
     "Reuse",
     "Reused",
+    "S3Access",
+    "S3Destination",
+    "S3SecretRef",
     "Schedule",
     "ScheduleType",
     "Scores",

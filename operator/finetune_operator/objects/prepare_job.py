@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..api.types import Reuse, StageName
+from ..object_store import login_path, login_volume
 from ..plan import TrainingPlan
-from ..sources import CHAT_TEMPLATE_PATH, PUBLISHED, SOURCES, Source
+from ..sources import CHAT_TEMPLATE_PATH, PUBLISHED, S3_LOGINS, SOURCES, Source
 from .job import build_job
 from .pod import container_resources, pod_template
 
@@ -42,6 +43,14 @@ def build_prepare_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
         )
         mounts.append({"name": "token", "mountPath": folder, "readOnly": True})
         env.append({"name": "HF_TOKEN_PATH", "value": TOKEN_PATH})
+    secrets = dict.fromkeys(
+        source.bucket.secret for source in plan.sources if source.bucket and source.bucket.secret
+    )
+    for number, secret in enumerate(secrets):
+        name = f"s3-{number}"
+        volumes.append(login_volume(name, secret))
+        folder = login_path(S3_LOGINS, secret)
+        mounts.append({"name": name, "mountPath": folder, "readOnly": True})
     template = pod_template(
         plan,
         StageName.PREPARE,
