@@ -98,7 +98,7 @@ def test_an_object_that_changes_meanwhile_is_refused(server: S3Server, tmp_path:
         put(server, "moving/rows/a.jsonl", b'{"text": "new"}')
         return names
 
-    with pytest.raises(BucketError, match="rows.a.jsonl changed while"):
+    with pytest.raises(BucketError, match=r"rows.a.jsonl changed while"):
         s3.fetch(S3Place.model_validate(server.place("moving", "rows")), choose, tmp_path)
 
 
@@ -231,9 +231,7 @@ def test_a_job_takes_model_and_rows_from_buckets(
             "job": {"namespace": "team", "name": "bot", "uid": "u1"},
             "model": {"s3": server.place("models", "tiny")},
             "data": {
-                "train": [
-                    {"name": "a", "field": "spec.data.train[0]", "s3": server.place("rows", "chats")}
-                ],
+                "train": [source(server.place("rows", "chats")).model_dump(by_alias=True)],
                 "sequenceLength": 64,
             },
             "method": {"lora": {}},
@@ -260,8 +258,8 @@ def test_a_model_whose_push_broke_off_is_not_taken(
         put(server, f"models/half/{path.name}", path.read_bytes())
     put(server, "models/half/manifest.json", json.dumps({"unfinished": True, "files": {}}).encode())
     half = ModelSource.model_validate({"s3": server.place("models", "half")})
-    with pytest.raises(ModelLoad, match="s3:..models.half is not whole: a push goes on or broke"):
+    with pytest.raises(ModelLoad, match=r"s3:..models.half is not whole: a push goes on or broke"):
         prepare_model(half, tmp_path / "ws")
     shutil.rmtree(tmp_path / "ws")
-    with pytest.raises(ModelLoad, match="spec.model.uri: there is no bucket nothing"):
+    with pytest.raises(ModelLoad, match=r"spec.model.uri: there is no bucket nothing"):
         prepare_model(ModelSource.model_validate({"s3": server.place("nothing")}), tmp_path / "ws")
