@@ -26,6 +26,8 @@ _PAUSE = timedelta(seconds=1)
 _GIVE_UP = timedelta(minutes=2)
 _REGION = "us-east-1"
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]{1,160})")
+_REGION_THERE = re.compile(r"<Region>([A-Za-z0-9-]{1,64})</Region>")
 _CAUSE = re.compile(r'\s"((?:dns|tcp connect) error)"|message: "([^"]{1,120})"')
 _STATUS = re.compile(r"status (?:code )?(\d{3})")
 
@@ -36,6 +38,7 @@ _NOT_KNOWN = {
     "ExpiredToken",
     "InvalidSecurity",
     "TokenRefreshRequired",
+    "XAdminUserNotFound",
 }
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint"}
 _LATER = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "503", "500", "429"}
@@ -92,8 +95,10 @@ class Bucket:
                 "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the Secret of s3.secretRef",
             )
         if code in _ELSEWHERE or "incorrectly configured region" in text:
+            told = _REGION_THERE.search(text)
             return BucketError(
-                f"the bucket {name} is in another region ({code or 'redirect'})", "set s3.region"
+                f"the bucket {name} is in another region ({code or 'redirect'})",
+                f"set s3.region to {told.group(1)}" if told else "set s3.region",
             )
         if code in ("AccessDenied", "401", "403"):
             key = "the key must be allowed" if signed else "name a Secret in s3.secretRef for"
@@ -108,6 +113,11 @@ class Bucket:
                 f"{self.where} cannot be reached (tried {_ATTEMPTS} times): {_cause(text)}",
                 "check s3.endpoint, and let the pod reach it (NetworkPolicy, proxy)",
                 again=True,
+            )
+        if message := _MESSAGE.search(text):
+            return BucketError(
+                f"{self.where} refuses s3://{name}: {message.group(1)} ({code})",
+                "check bucket, key and s3.endpoint",
             )
         return BucketError(
             f"{self.where} does not answer as S3 does: {_cause(text)}",
@@ -172,6 +182,11 @@ def _login(folder: Path) -> dict[str, str]:
                 "its keys are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             )
     return found
+
+
+def answered(error: BaseError) -> bool:
+    """Whether the server refused, in whatever words."""
+    return re.search(r"status code: 4\d\d", str(error)) is not None
 
 
 def _code(text: str) -> str | None:

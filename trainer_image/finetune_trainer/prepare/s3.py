@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import obstore
-from obstore.exceptions import PermissionDeniedError, PreconditionError, UnauthenticatedError
+from obstore.exceptions import BaseError, PreconditionError
 
 from finetune_trainer.config import S3Place
-from finetune_trainer.object_store import Bucket, BucketError, connect
+from finetune_trainer.object_store import Bucket, BucketError, answered, connect
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
@@ -53,7 +53,8 @@ def fetch(
     if not found:
         raise BucketError(
             f"there is nothing at {place.uri}",
-            "check the key: it must be an object, or what comes before the '/' of several",
+            "check the key (an object, or what comes before the '/' of several), and that "
+            "s3.endpoint is the S3 API and no web page",
         )
     chosen = sorted(found) if alone else choose(sorted(found))
     total = sum(found[name]["size"] for name in chosen)
@@ -77,7 +78,9 @@ def _found(bucket: Bucket) -> tuple[dict[str, ObjectMeta], bool]:
             return {PurePosixPath(key).name: meta}, True
         except FileNotFoundError:
             pass
-        except (PermissionDeniedError, UnauthenticatedError) as error:
+        except BaseError as error:
+            if not answered(error):
+                raise
             denied = error  # it says no more than that; an answer to a list has a reason
     found: dict[str, ObjectMeta] = {}
     for batch in obstore.list(bucket.store, prefix=key or None):

@@ -36,6 +36,8 @@ EVERYTHING = make_spec(
             {"name": "rows", "uri": "pvc://datasets/rows.jsonl", "format": "Instruction"},
             {"name": "more", "uri": "pvc://work/more"},
             {"name": "hub", "uri": "hf://datasets/org/rows"},
+            {"name": "far", "uri": "s3://rows/a/", "s3": {"secretRef": {"name": "s3-read"}}},
+            {"name": "also-far", "uri": "s3://rows/b", "s3": {"secretRef": {"name": "s3-read"}}},
         ],
         "eval": [{"name": "held", "uri": "image://example.test/model:1//held.jsonl"}],
     },
@@ -82,6 +84,7 @@ EVERYTHING = make_spec(
                 "hub": {"repository": "team/bot", "secretRef": {"name": "write"}},
             },
             {"name": "near", "oci": {"image": "near.test/bot:1", "plainHTTP": "Enabled"}},
+            {"name": "bucket", "s3": {"uri": "s3://out/bot", "secretRef": {"name": "s3-write"}}},
         ],
     },
 )

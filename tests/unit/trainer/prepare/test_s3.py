@@ -108,7 +108,7 @@ def test_what_is_too_large_is_refused_before_it_is_loaded(
     with pytest.raises(BadData) as caught:
         locate(source(server.place("rows", "day=1")), tmp_path / "s", 20)
     assert caught.value.message == (
-        "spec.data.train[0].uri: s3://rows/day=1 holds 35 bytes of data, more than the limit of 20"
+        "spec.data.train[0].uri: s3://rows/day=1 holds 38 bytes of data, more than the limit of 20"
     )
     assert not (tmp_path / "s").exists()
 
@@ -127,8 +127,8 @@ def test_each_fault_of_an_address_or_a_key_has_its_sentence(
         f"spec.data.train[0].uri: there is no bucket none at {at}; check its name, and s3.endpoint"
     )
     assert refused(server.place("rows", "no"), tmp_path) == (
-        "spec.data.train[0].uri: there is nothing at s3://rows/no; check the key: it must be an "
-        "object, or what comes before the '/' of several"
+        "spec.data.train[0].uri: there is nothing at s3://rows/no; check the key (an object, or "
+        "what comes before the '/' of several), and that s3.endpoint is the S3 API and no web page"
     )
     unsigned = {**place, "loginPath": None}
     assert refused(unsigned, tmp_path) == (
@@ -136,7 +136,7 @@ def test_each_fault_of_an_address_or_a_key_has_its_sentence(
         "Secret in s3.secretRef for s3:ListBucket on the bucket and s3:GetObject"
     )
     for key, secret, code in (
-        ("AKIANOBODY", SECRET, "InvalidAccessKeyId"),
+        ("AKIANOBODY", SECRET, "XAdminUserNotFound"),  # InvalidAccessKeyId at Amazon
         (ACCESS, "wrong", "SignatureDoesNotMatch"),
     ):
         login = write_login(tmp_path / code, AWS_ACCESS_KEY_ID=key, AWS_SECRET_ACCESS_KEY=secret)
@@ -157,8 +157,10 @@ def test_an_endpoint_that_is_not_there_is_told_from_one_that_is_none(
         unknown, tmp_path
     )
     with web_page() as address:
-        page = {**server.place("rows"), "endpoint": address}
+        page = {**server.place("rows", "a.jsonl"), "endpoint": address}
         assert f"{address} does not answer as S3 does" in refused(page, tmp_path)
+        page["key"] = ""
+        assert "that s3.endpoint is the S3 API and no web page" in refused(page, tmp_path)
 
 
 @contextmanager
@@ -167,9 +169,12 @@ def web_page() -> Iterator[str]:
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(b"<!doctype html><title>Console</title>")
+
+        def do_HEAD(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b"<!doctype html><title>Console</title>")
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -206,7 +211,8 @@ def test_the_secret_may_say_where_the_bucket_is(
     assert [file.name for file in located.files] == ["a.jsonl"]
     wrong = {**place, "endpoint": server.endpoint, "region": "eu-west-1"}
     said = refused(wrong, tmp_path)
-    assert "the bucket rows is in another region (AuthorizationHeaderMalformed); set s3.reg" in said
+    assert "the bucket rows is in another region (AuthorizationHeaderMalformed)" in said
+    assert said.endswith("; set s3.region to us-east-1")
 
 
 @pytest.fixture(scope="module")
