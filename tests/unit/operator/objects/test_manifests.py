@@ -139,7 +139,7 @@ def test_every_pod_fits_the_restricted_profile(pod: dict[str, Any]) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     kinds = {next(name for name in volume if name != "name") for volume in pod["volumes"]}
-    allowed = {"emptyDir", "configMap", "secret", "persistentVolumeClaim", "image"}
+    allowed = {"emptyDir", "configMap", "secret", "projected", "persistentVolumeClaim", "image"}
     assert kinds <= allowed
 
 
