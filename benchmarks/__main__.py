@@ -11,6 +11,7 @@ import sys
 from benchmarks import (
     checkpoint_section,
     control_plane_section,
+    data_section,
     memory_section,
     parity_section,
     recovery_section,
@@ -26,6 +27,7 @@ SECTIONS: dict[str, Section] = {
     "trainer": trainer_section.SECTION,
     "checkpoint": checkpoint_section.SECTION,
     "memory": memory_section.SECTION,
+    "data": data_section.SECTION,
     "parity": parity_section.SECTION,
 }
 
