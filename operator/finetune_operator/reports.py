@@ -324,7 +324,7 @@ def _smoke_test(value: Any) -> Any:
 
 class DestinationReport(_Report):
     name: Annotated[str, Field(min_length=1, max_length=63)]
-    uri: Annotated[str, Field(max_length=512)] = ""
+    uri: Annotated[str, Field(max_length=1024)] = ""
     digest: Word | None = None
 
 
