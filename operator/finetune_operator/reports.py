@@ -223,6 +223,8 @@ class ShapeReport(_Report):
     gated: bool | None = None
     rms_norm: bool | None = None
     stepwise_gelu: bool | None = None
+    chunked_loss: bool | None = None
+    by_sample: bool | None = None
     adapters: Count | None = None
     adapter_inputs: Count | None = None
     adapter_outputs: Count | None = None
@@ -322,7 +324,7 @@ def _smoke_test(value: Any) -> Any:
 
 class DestinationReport(_Report):
     name: Annotated[str, Field(min_length=1, max_length=63)]
-    uri: Annotated[str, Field(max_length=512)] = ""
+    uri: Annotated[str, Field(max_length=1024)] = ""
     digest: Word | None = None
 
 

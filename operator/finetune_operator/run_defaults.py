@@ -28,7 +28,8 @@ def _part(**keys: Any) -> Part:
     return Part(keys)
 
 
-_SOURCE = _asked_for(hub=_asked_for(revision="main"), format="Auto", fields={})
+_BUCKET = _asked_for(key="")
+_SOURCE = _asked_for(hub=_asked_for(revision="main"), s3=_BUCKET, format="Auto", fields={})
 _NEAR_DUPLICATES = _part(policy="Report", similarity=0.85)
 _GENERATION = _asked_for(
     metrics=["BLEU", "ChrF", "RougeL", "ExactMatch"],
@@ -37,11 +38,11 @@ _GENERATION = _asked_for(
     scorers=[_asked_for(command=[], args=[])],
 )
 _DESTINATION = _asked_for(
-    hub=_asked_for(revision="main", private=True), oci=_asked_for(plainHTTP=False)
+    hub=_asked_for(revision="main", private=True), oci=_asked_for(plainHTTP=False), s3=_BUCKET
 )
 
 DEFAULTS = _asked_for(
-    model=_asked_for(hub=_asked_for(revision="main"), job=_asked_for(lineage={})),
+    model=_asked_for(hub=_asked_for(revision="main"), s3=_BUCKET, job=_asked_for(lineage={})),
     data=_asked_for(
         train=[_SOURCE],
         eval=[_SOURCE],

@@ -45,6 +45,23 @@ class HubRef(_Section):
     revision: str = "main"
 
 
+class S3Place(_Section):
+    """An object of a bucket, or those below a key."""
+
+    bucket: str
+    key: str = ""
+    """Without '/' at its ends; empty: the whole bucket."""
+    endpoint: str | None = None
+    """Address of the S3 API; None: what the login says, else Amazon's."""
+    region: str | None = None
+    login_path: str | None = None
+    """Folder with a file for each key of the Secret; None: requests are not signed."""
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}"
+
+
 class SourceJob(_Section):
     """The job that the model comes from. ``ModelSource.path`` is its merged model, its adapter, or
     the folder of all its files, in which the checkpoint is looked for."""
@@ -60,10 +77,11 @@ class SourceJob(_Section):
 
 
 class ModelSource(_Section):
-    """Exactly one of ``path`` (mounted file or folder) and ``hub``."""
+    """Exactly one of ``path`` (mounted file or folder), ``hub`` and ``s3``."""
 
     path: str | None = None
     hub: HubRef | None = None
+    s3: S3Place | None = _NewField
     file: str | None = None
     """Single-file formats: a GGUF file inside the folder or repository."""
     job: SourceJob | None = None
@@ -71,13 +89,14 @@ class ModelSource(_Section):
 
 
 class DataSource(_Section):
-    """Exactly one of ``path`` (mounted), ``hub`` and ``url`` (https)."""
+    """Exactly one of ``path`` (mounted), ``hub``, ``s3`` and ``url`` (https)."""
 
     name: str
     field: str
     """Path of this source in the FineTuneJob, for messages: ``spec.data.train[0]``."""
     path: str | None = None
     hub: HubRef | None = None
+    s3: S3Place | None = _NewField
     url: str | None = None
     file: str | None = None
     weight: str | None = _NewField
@@ -418,7 +437,7 @@ class OciPlace(_Section):
 
 
 class Destination(_Section):
-    """A place to push to; exactly one of ``hub`` and ``oci``."""
+    """A place to push to; exactly one of ``hub``, ``oci`` and ``s3``."""
 
     name: str
     field: str
@@ -426,6 +445,7 @@ class Destination(_Section):
     format: Form
     hub: HubPlace | None = None
     oci: OciPlace | None = None
+    s3: S3Place | None = None
 
 
 class Output(_Section):

@@ -247,6 +247,8 @@ def _augmented(data: Mapping[str, Any]) -> str | None:
 def _origin(source: DataSource, report: Mapping[str, Any]) -> str:
     if source.hub:
         return f"{source.hub.repository}@{report.get('commit') or source.hub.revision}"
+    if source.s3:
+        return source.s3.uri
     files = ", ".join(report.get("files") or [])
     return (files[:100] or "–").replace("|", "\\|")
 

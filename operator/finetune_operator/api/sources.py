@@ -9,6 +9,7 @@ from pydantic import Field
 
 from .cleaning import Cleaning, Expect
 from .data_report import ReportOptions
+from .object_store import S3, S3Access
 from .schema import (
     DecimalRange,
     DnsLabel,
@@ -29,16 +30,16 @@ _REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?"
 _REVISION = r"[A-Za-z0-9][A-Za-z0-9_./-]*"
 
 MODEL_URI = Matches(
-    pattern=rf"^({_IMAGE}|{_CLAIM}|{_JOB}|hf://{_REPOSITORY})$",
-    message="must be image://repository:tag//path, pvc://claim/path, job://name or "
-    "hf://organization/model; paths without '..', blanks or a leading dot",
+    pattern=rf"^({_IMAGE}|{_CLAIM}|{_JOB}|hf://{_REPOSITORY}|{S3})$",
+    message="must be image://repository:tag//path, pvc://claim/path, job://name, "
+    "hf://organization/model or s3://bucket/prefix; paths without '..', blanks or a leading dot",
 )
 DATA_URI = Matches(
-    pattern=rf"^({_IMAGE}|{_CLAIM}|hf://datasets/{_REPOSITORY}(@{_REVISION})?"
+    pattern=rf"^({_IMAGE}|{_CLAIM}|{S3}|hf://datasets/{_REPOSITORY}(@{_REVISION})?"
     r"|https://[A-Za-z0-9.-]+(:[0-9]+)?/[^ ]*)$",
     message="must be image://repository:tag//path, pvc://claim/path, "
-    "hf://datasets/organization/name[@revision] or https://host/path; paths without '..', "
-    "blanks or a leading dot",
+    "hf://datasets/organization/name[@revision], s3://bucket/key or https://host/path; paths "
+    "without '..', blanks or a leading dot",
 )
 OUTPUT_URI = Matches(
     pattern=rf"^{_CLAIM}$",
@@ -75,6 +76,14 @@ class ChatTemplate(SpecModel):
     """ConfigMap key with a Jinja chat template, as tokenizer_config.json would hold it."""
 
 
+_S3_RULE = Rule(
+    cel="!has(self.s3) || self.uri.startsWith('s3://')",
+    message="s3 belongs to s3:// addresses: name a bucket in uri, or remove s3",
+    field_path=".s3",
+    check=lambda source: source.s3 is None or source.uri.startswith("s3://"),
+)
+
+
 class Chosen(SpecModel):
     """This one."""
 
@@ -105,7 +114,9 @@ class Model(SpecModel):
     uri: ModelUri
     """Where the model lies: `image://repository:tag//path` (OCI image volume),
     `pvc://claim/path`, `job://name` (what another FineTuneJob of this namespace published; an
-    adapter is merged into its base) or `hf://organization/model`."""
+    adapter is merged into its base), `hf://organization/model` or `s3://bucket/prefix`."""
+    s3: S3Access | None = None
+    """How the bucket of an `s3://` address is reached. Absent: Amazon's us-east-1, unsigned."""
     checkpoint: ModelCheckpoint | None = None
     """For `job://`: a checkpoint of that job instead of what it published. The job must have ended,
     well or not, and must have kept it (`checkpoint.keep`, `checkpoint.afterSuccess`)."""
@@ -141,6 +152,7 @@ class Model(SpecModel):
             field_path=".checkpoint",
             check=lambda model: model.checkpoint is None or model.uri.startswith("job://"),
         ),
+        _S3_RULE,
     )
 
 
@@ -211,7 +223,10 @@ class DataSource(SpecModel):
     """Short name, unique in its list; reports and messages use it."""
     uri: DataUri
     """Where the rows lie: `pvc://claim/path`, `image://repository:tag//path`,
-    `hf://datasets/organization/name[@revision]` or `https://host/path` (at most 10 GiB)."""
+    `hf://datasets/organization/name[@revision]`, `s3://bucket/key-or-prefix` or
+    `https://host/path` (the last three at most 10 GiB)."""
+    s3: S3Access | None = None
+    """How the bucket of an `s3://` address is reached. Absent: Amazon's us-east-1, unsigned."""
     file: RelativePath | None = None
     """A file inside the folder, image or repository. Absent: the path is a file, or all data files
     of its folder; of those named after a split, the ones of this side."""
@@ -242,6 +257,7 @@ class DataSource(SpecModel):
                 or getattr(source.fields, COLUMN_OF_FORMAT[source.format]) is not None
             ),
         ),
+        _S3_RULE,
     )
 
 

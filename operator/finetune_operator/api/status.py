@@ -192,6 +192,10 @@ class ModelShape(StatusModel):
     """Norms are RMSNorm; else LayerNorm."""
     stepwise_gelu: bool | None = None
     """GELU is computed in single steps."""
+    chunked_loss: bool | None = None
+    """The trainer makes the loss of this architecture without all logits at once."""
+    by_sample: bool | None = None
+    """On CPUs the trainer computes its attention sample by sample, without a mask."""
     adapters: Counter | None = None
     """Linear layers with an adapter."""
     adapter_inputs: Counter | None = None
@@ -502,10 +506,12 @@ class DestinationStatus(StatusModel):
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
     """Its name in `spec.output.destinations`."""
-    uri: Annotated[str, Field(max_length=512)] | None = None
-    """As a job would take it for its model: hf://organization/name or image://repository:tag."""
+    uri: Annotated[str, Field(max_length=1024)] | None = None
+    """As a job would take it for its model: hf://organization/name, image://repository:tag or
+    s3://bucket/prefix."""
     digest: Annotated[str, Field(max_length=128)] | None = None
-    """Commit of the hub, or digest of the image: names just this version."""
+    """Commit of the hub, digest of the image, or of the files in the bucket: names just this
+    version."""
 
 
 class Artifact(StatusModel):

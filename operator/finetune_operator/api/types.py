@@ -18,6 +18,7 @@ from .destinations import (
     OciDestination,
     OutputFormat,
     RegistrySecretRef,
+    S3Destination,
     Visibility,
 )
 from .elastic import Elastic
@@ -26,6 +27,7 @@ from .gate import Forgetting, Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
 from .human import Human, HumanEvaluation, HumanGate
 from .lineage import Ancestor, Lineage, Lock, Reused
+from .object_store import S3Access, S3SecretRef
 from .paired import PairedNumbers, PairedPrompts, PairedScores
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
@@ -284,6 +286,9 @@ __all__ = [
     "ResumedFrom",
     "Reuse",
     "Reused",
+    "S3Access",
+    "S3Destination",
+    "S3SecretRef",
     "Schedule",
     "ScheduleType",
     "Scorer",

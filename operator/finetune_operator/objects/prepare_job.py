@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..api.types import Augment, Reuse, StageName
+from ..object_store import login_path, login_volume
 from ..plan import TrainingPlan
-from ..sources import CHAT_TEMPLATE_PATH, PUBLISHED, SOURCES, Source
+from ..sources import CHAT_TEMPLATE_PATH, PUBLISHED, S3_LOGINS, SOURCES, Source
 from .job import build_job
 from .pod import container_resources, own_command, pod_template
 
@@ -48,6 +49,14 @@ def build_prepare_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
     if augment:
         volumes.append({"name": "tmp-augment", "emptyDir": {}})
         env.append({"name": "FINETUNE_AUGMENTED", "value": f"/workspace/{_folder(attempt)}"})
+    secrets = dict.fromkeys(
+        source.bucket.secret for source in plan.sources if source.bucket and source.bucket.secret
+    )
+    for number, secret in enumerate(secrets):
+        name = f"s3-{number}"
+        volumes.append(login_volume(name, secret))
+        folder = login_path(S3_LOGINS, secret)
+        mounts.append({"name": name, "mountPath": folder, "readOnly": True})
     template = pod_template(
         plan,
         StageName.PREPARE,

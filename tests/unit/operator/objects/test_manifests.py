@@ -37,6 +37,8 @@ EVERYTHING = make_spec(
             {"name": "rows", "uri": "pvc://datasets/rows.jsonl", "format": "Instruction"},
             {"name": "more", "uri": "pvc://work/more"},
             {"name": "hub", "uri": "hf://datasets/org/rows"},
+            {"name": "far", "uri": "s3://rows/a/", "s3": {"secretRef": {"name": "s3-read"}}},
+            {"name": "also-far", "uri": "s3://rows/b", "s3": {"secretRef": {"name": "s3-read"}}},
         ],
         "eval": [{"name": "held", "uri": "image://example.test/model:1//held.jsonl"}],
         "general": [{"name": "everyday", "uri": "pvc://datasets/everyday.jsonl"}],
@@ -100,6 +102,7 @@ EVERYTHING = make_spec(
                 "hub": {"repository": "team/bot", "secretRef": {"name": "write"}},
             },
             {"name": "near", "oci": {"image": "near.test/bot:1", "plainHTTP": "Enabled"}},
+            {"name": "bucket", "s3": {"uri": "s3://out/bot", "secretRef": {"name": "s3-write"}}},
         ],
     },
 )
@@ -155,7 +158,7 @@ def test_every_pod_fits_the_restricted_profile(pod: dict[str, Any]) -> None:
             "capabilities": {"drop": ["ALL"]},
         }
     kinds = {next(name for name in volume if name != "name") for volume in pod["volumes"]}
-    allowed = {"emptyDir", "configMap", "secret", "persistentVolumeClaim", "image"}
+    allowed = {"emptyDir", "configMap", "secret", "projected", "persistentVolumeClaim", "image"}
     assert kinds <= allowed
 
 
