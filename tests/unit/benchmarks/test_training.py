@@ -29,7 +29,8 @@ def test_everybody_trains_on_the_same_samples_in_steps_of_as_many_tokens(tmp_pat
     assert laid.samples_per_step % 8 == 0
     ours = laid.rows_per_step * packed.num_tokens / len(packed)
     theirs = laid.samples_per_step * np.mean(samples.lengths)
-    assert theirs == pytest.approx(ours, rel=0.05)
+    assert theirs == pytest.approx(ours, rel=0.03)
+    assert laid.rows_per_step in (6, 8, 10)
     again = training_data.load(tmp_path / "race/samples.npz")
     assert again.lengths == samples.lengths
     ids, targets = again.sample(7)
