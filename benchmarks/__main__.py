@@ -11,6 +11,7 @@ import sys
 from benchmarks import (
     checkpoint_section,
     control_plane_section,
+    data_section,
     memory_section,
     parity_section,
     recovery_section,
@@ -28,6 +29,7 @@ SECTIONS: dict[str, Section] = {
     "training": training_section.SECTION,
     "checkpoint": checkpoint_section.SECTION,
     "memory": memory_section.SECTION,
+    "data": data_section.SECTION,
     "parity": parity_section.SECTION,
 }
 

@@ -123,6 +123,8 @@ FAMILIES = (
         "sigs.k8s.io/kueue",
         folders=(("chart", "charts/kueue"),),
     ),
+    # An S3 server over a folder, for tests.
+    Family("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}),
 )
 CLUSTER_FAMILIES = ("kubernetes", "etcd", "containerd", "coredns")
 

@@ -247,6 +247,16 @@ class JobCollector(Collector):
             "What it said of the untouched model.",
             labels=(*LABELS, "scorer", "metric"),
         )
+        paired = GaugeMetricFamily(
+            "finetune_job_paired_difference",
+            "Log-likelihood of answers with the first term less that with the second, in nats.",
+            labels=(*LABELS, "list"),
+        )
+        base_paired = GaugeMetricFamily(
+            "finetune_job_baseline_paired_difference",
+            "The same of the untouched model.",
+            labels=(*LABELS, "list"),
+        )
         families = [GaugeMetricFamily(m.name, m.help, labels=LABELS) for m in JOB_METRICS]
         for job in shown:
             now, status = job.phase or Phase.PENDING.value, job.status
@@ -274,6 +284,13 @@ class JobCollector(Collector):
                 ):
                     if (value := _number(numbers, ("loss",))) is not None:
                         series.add_metric((*job.key, name), value)
+            for each in _entries(_section(status, "metrics"), "pairedPrompts"):
+                for series, numbers in (
+                    (paired, each),
+                    (base_paired, _section(each, "baseline")),
+                ):
+                    if (value := _number(numbers, ("difference",))) is not None:
+                        series.add_metric((*job.key, str(each.get("name"))), value)
             for scorer in _entries(status, "scorers"):
                 for series, side in ((said, "tuned"), (base_said, "base")):
                     for name in _section(scorer, side):
@@ -295,6 +312,8 @@ class JobCollector(Collector):
         yield base_scores
         yield dataset_losses
         yield base_dataset_losses
+        yield paired
+        yield base_paired
         yield said
         yield base_said
         yield from families

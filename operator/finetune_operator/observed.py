@@ -145,6 +145,8 @@ class ChildPod:
     """Reason of condition DisruptionTarget, or of the pod's own eviction; empty: none."""
     ended: tuple[tuple[str, Termination], ...] = ()
     """Containers of scorers that have ended, by name."""
+    stuck_in: str = ""
+    """Container of its beginning that failed; then ``terminated`` is that one's."""
     overdue: bool = False
     """It was ended for its own deadline."""
 
@@ -259,8 +261,10 @@ def read_child_pod(raw: Raw) -> ChildPod:
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     containers: list[Raw] = list(status.get("containerStatuses") or ())
     container: Raw = containers[0] if containers else {}
-    states = [each.get("state") or {} for each in containers]
-    ends = [_termination(state.get("terminated")) for state in states]
+    ends = [_termination(_state(each).get("terminated")) for each in containers]
+    beginners: list[Raw] = list(status.get("initContainerStatuses") or ())
+    stuck, stuck_end = _failed_beginner(beginners)
+    begins = any(_state(each).get("running") for each in beginners)
     scores = _label(meta, STAGE_LABEL) == StageName.SCORE.value
     return ChildPod(
         key=_key(meta),
@@ -274,7 +278,7 @@ def read_child_pod(raw: Raw) -> ChildPod:
         index=_integer(_label(meta, INDEX_LABEL)),
         created=_time(meta.get("creationTimestamp")),
         phase=status.get("phase", "Pending"),
-        ready=conditions.get("Ready", {}).get("status") == "True",
+        ready=conditions.get("Ready", {}).get("status") == "True" or begins,
         silent=_silent(conditions),
         due=_time(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
         node=spec.get("nodeName", ""),
@@ -282,8 +286,8 @@ def read_child_pod(raw: Raw) -> ChildPod:
         image=_image(spec),
         image_id=str(container.get("imageID", ""))[:MAX_TEXT],
         unscheduled=_unscheduled(conditions.get("PodScheduled", {})),
-        waiting=next((_waiting(s["waiting"]) for s in states if s.get("waiting")), None),
-        terminated=_of_all(ends),
+        waiting=_first_waiting([*beginners, *containers]),
+        terminated=stuck_end or _of_all(ends),
         scheduled=_scheduled(conditions.get("PodScheduled", {})),
         disruption=_disruption(conditions.get("DisruptionTarget", {}), status),
         ended=tuple(
@@ -291,8 +295,28 @@ def read_child_pod(raw: Raw) -> ChildPod:
             for each, end in zip(containers, ends, strict=True)
             if end is not None and scores
         ),
+        stuck_in=stuck,
         overdue=status.get("reason") == "DeadlineExceeded",
     )
+
+
+def _state(container: Raw) -> Raw:
+    state: Raw = container.get("state") or {}
+    return state
+
+
+def _first_waiting(containers: list[Raw]) -> tuple[str, str] | None:
+    """Of the first container that does not run yet; those of the beginning run before the rest."""
+    states = (_state(each).get("waiting") for each in containers)
+    return next((_waiting(state) for state in states if state), None)
+
+
+def _failed_beginner(beginners: list[Raw]) -> tuple[str, Termination | None]:
+    for each in beginners:
+        end = _termination(_state(each).get("terminated"))
+        if end is not None and end.exit_code != 0:
+            return str(each.get("name", "")), end
+    return "", None
 
 
 def _of_all(ends: list[Termination | None]) -> Termination | None:

@@ -15,6 +15,7 @@ from pydantic.alias_generators import to_camel
 
 MAX_MESSAGE_BYTES = 4096
 MAX_DATASETS = 16
+MAX_LISTS = 4
 
 
 def _finite(value: Any) -> Any:
@@ -71,12 +72,35 @@ def _datasets(value: Any) -> Any:
         return []
 
 
+class PairedNumbersReport(_Report):
+    difference: Number = None
+    absolute_difference: Number = None
+    first_likelier: Number = None
+
+
+class PairedReport(PairedNumbersReport):
+    """A list of paired prompts."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    pairs: Count | None = None
+    baseline: PairedNumbersReport | None = None
+
+
+def _paired(value: Any) -> Any:
+    """The first ones; those that make no sense are none: the rest of the report still counts."""
+    try:
+        return [PairedReport.model_validate(each) for each in value[:MAX_LISTS]]
+    except (TypeError, ValidationError):
+        return []
+
+
 class MetricsReport(ScoresReport):
     loss: Number = None
     learning_rate: Number = None
     grad_norm: Number = None
     baseline: ScoresReport | None = None
     datasets: Annotated[tuple[DatasetReport, ...], BeforeValidator(_datasets)] = ()
+    paired_prompts: Annotated[tuple[PairedReport, ...], BeforeValidator(_paired)] = ()
 
 
 class CheckpointReport(_Report):
@@ -238,7 +262,13 @@ class SourceReport(_Report):
     dropped: Counts | None = None
 
 
+class AugmentReport(_Report):
+    rows_in: Count | None = None
+    rows_out: Count | None = None
+
+
 class DataReport(_Report):
+    augment: AugmentReport | None = None
     rows: Count | None = None
     kept: Count | None = None
     changed: Count | None = None
@@ -294,7 +324,7 @@ def _smoke_test(value: Any) -> Any:
 
 class DestinationReport(_Report):
     name: Annotated[str, Field(min_length=1, max_length=63)]
-    uri: Annotated[str, Field(max_length=512)] = ""
+    uri: Annotated[str, Field(max_length=1024)] = ""
     digest: Word | None = None
 
 

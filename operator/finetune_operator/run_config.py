@@ -14,6 +14,7 @@ from .api.types import (
     PassedOver,
     Reuse,
     Switch,
+    UserContainer,
 )
 from .destinations import destinations
 from .engine.store import Key
@@ -108,6 +109,7 @@ def _data(spec: FineTuneJobSpec, by_slot: dict[str, Source]) -> dict[str, Any]:
         "general": [
             data_source(s, by_slot[f"general-{i}"]) for i, s in enumerate(data.general or ())
         ],
+        "augment": data.augment and _container(data.augment),
         "evalFraction": _number(data.eval_fraction),
         "sequenceLength": data.sequence_length,
         "packing": data.packing.value,
@@ -185,6 +187,7 @@ def _evaluation(key: Key, spec: FineTuneJobSpec) -> dict[str, Any]:
         "everySteps": evaluation.every_steps,
         "baseline": evaluation.baseline is Baseline.MEASURE,
         "generation": evaluation.generation and _generation(evaluation.generation),
+        "pairedPrompts": [each.wire() for each in evaluation.paired_prompts or ()],
         "human": human and {"configMap": human.config_map or ratings_name(key)},
         "overfitting": {
             "action": evaluation.overfitting.action.value,
@@ -195,13 +198,18 @@ def _evaluation(key: Key, spec: FineTuneJobSpec) -> dict[str, Any]:
     }
 
 
+def _container(wish: UserContainer) -> dict[str, Any]:
+    """What decides what it makes."""
+    content = wish.wire()
+    content.pop("resources", None)
+    return content
+
+
 def _generation(generation: Generation) -> dict[str, Any]:
     """``scorers`` run without the trainer; they stand here because they decide the result."""
     wish = generation.wire()
     wish.pop("scorerDeadlineSeconds")
-    for scorer in wish.get("scorers", ()):
-        scorer.pop("resources", None)
-    return wish
+    return wish | {"scorers": [_container(scorer) for scorer in generation.scorers or ()]}
 
 
 def ratings_name(key: Key) -> str:

@@ -28,21 +28,26 @@ def _part(**keys: Any) -> Part:
     return Part(keys)
 
 
-_SOURCE = _asked_for(hub=_asked_for(revision="main"), format="Auto", fields={})
+_BUCKET = _asked_for(key="")
+_SOURCE = _asked_for(hub=_asked_for(revision="main"), s3=_BUCKET, format="Auto", fields={})
 _NEAR_DUPLICATES = _part(policy="Report", similarity=0.85)
 _GENERATION = _asked_for(
-    metrics=["BLEU", "ChrF", "RougeL", "ExactMatch"], maxPrompts=64, maxNewTokens=128
+    metrics=["BLEU", "ChrF", "RougeL", "ExactMatch"],
+    maxPrompts=64,
+    maxNewTokens=128,
+    scorers=[_asked_for(command=[], args=[])],
 )
 _DESTINATION = _asked_for(
-    hub=_asked_for(revision="main", private=True), oci=_asked_for(plainHTTP=False)
+    hub=_asked_for(revision="main", private=True), oci=_asked_for(plainHTTP=False), s3=_BUCKET
 )
 
 DEFAULTS = _asked_for(
-    model=_asked_for(hub=_asked_for(revision="main"), job=_asked_for(lineage={})),
+    model=_asked_for(hub=_asked_for(revision="main"), s3=_BUCKET, job=_asked_for(lineage={})),
     data=_asked_for(
         train=[_SOURCE],
         eval=[_SOURCE],
         general=[_SOURCE],
+        augment=_asked_for(command=[], args=[]),
         evalFraction=0.05,
         packing="Isolated",
         lossOn="Assistant",
@@ -80,6 +85,7 @@ DEFAULTS = _asked_for(
     evaluation=_part(
         baseline=True,
         generation=_GENERATION,
+        pairedPrompts=[],
         overfitting=_part(action="Warn", patience=3, minDelta=0.0),
     ),
     gate=_asked_for(scores=[], scorers=[]),

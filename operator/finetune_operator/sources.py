@@ -1,4 +1,4 @@
-"""Where model and data come from: uri → mount, hub reference or address."""
+"""Where model and data come from: uri → mount, hub reference, bucket or address."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .api.types import DataSource, FineTuneJobSpec, Lineage, TrainSource
+from .api.types import DataSource, FineTuneJobSpec, Lineage, S3Access, TrainSource
 from .errors import Fault
+from .object_store import S3_SCHEME, Bucket
 
 SOURCES = "/sources"
 CHAT_TEMPLATE_PATH = f"{SOURCES}/chat-template/template"
 JOB_SCHEME = "job://"
+S3_LOGINS = f"{SOURCES}/s3"
 MODEL, MODEL_BASE, PUBLISHED = "model", "model-base", "published"
 """Mounts below /sources, besides those of the data."""
 
@@ -55,7 +57,7 @@ class ClaimUse:
 
 @dataclass(frozen=True)
 class Source:
-    """One place to read from. Exactly one of image, claim, hub, url is set."""
+    """One place to read from. Exactly one of image, claim, hub, bucket, url is set."""
 
     slot: str
     """Name of the mount below /sources: model, train-0, eval-1, general-0."""
@@ -69,6 +71,7 @@ class Source:
     """Where the pod finds it."""
     hub: tuple[str, str | None] | None = None
     """Repository and revision."""
+    bucket: Bucket | None = None
     url: str | None = None
 
     @property
@@ -81,6 +84,8 @@ class Source:
         if self.hub:
             repository, revision = self.hub
             return {"hub": {"repository": repository, "revision": revision or "main"}}
+        if self.bucket:
+            return {"s3": self.bucket.told()}
         return {"url": self.url} if self.url else {"path": self.path}
 
 
@@ -88,15 +93,19 @@ def locate_sources(
     spec: FineTuneJobSpec, outputs: Mapping[str, ResolvedOutput]
 ) -> tuple[tuple[Source, ...], tuple[Fault, ...]]:
     """All sources, the model first, and what is wrong with them."""
-    wishes = [(MODEL, "spec.model.uri", spec.model.uri, spec.model.revision)]
-    data = spec.data
+    model, data = spec.model, spec.data
+    wishes = [(MODEL, "spec.model.uri", model.uri, model.revision, model.s3)]
     for part, sources in (("train", data.train), ("eval", data.eval), ("general", data.general)):
         wishes += [
-            (f"{part}-{i}", f"spec.data.{part}[{i}].uri", source.uri, None)
+            (f"{part}-{i}", f"spec.data.{part}[{i}].uri", source.uri, None, source.s3)
             for i, source in enumerate(sources or ())
         ]
     found, faults = [], []
-    for slot, place, uri, revision in wishes:
+    for slot, place, uri, revision, access in wishes:
+        if uri.startswith(S3_SCHEME):
+            bucket = Bucket(uri, access or S3Access(), S3_LOGINS)
+            found.append(Source(slot, place, bucket=bucket))
+            continue
         source = _locate(slot, place, uri, revision, outputs)
         if source is None:
             faults.append(Fault(place, f"{uri!r} is not an address that can be used"))

@@ -29,6 +29,18 @@ SPECS: dict[str, dict[str, Any]] = {
     "data by https": make_spec(
         data={"train": [{"name": "a", "uri": "https://example.test/a.jsonl"}]}
     ),
+    "bucket": make_spec(
+        model={"uri": "s3://models/small", "s3": {"endpoint": "http://s3.test:9000"}},
+        data={"train": [{"name": "a", "uri": "s3://rows/a/", "s3": {"secretRef": {"name": "k"}}}]},
+        output={
+            "destinations": [
+                {
+                    "name": "b",
+                    "s3": {"uri": "s3://out/v1", "region": "eu", "secretRef": {"name": "k"}},
+                }
+            ]
+        },
+    ),
     "weights": make_spec(
         data={
             "train": [

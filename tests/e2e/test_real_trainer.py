@@ -20,6 +20,7 @@ from e2e.host import processes_of
 from e2e.jobs import GRACE_SECONDS, Jobs, conditions, evict
 from e2e.kubectl import Kubectl, wait_for
 from e2e.place import OperatorProcess, chat_row, host_folder, own_operator
+from e2e.s3 import start_s3
 from tiny_models import save_tiny_model
 
 from local_cluster import LocalCluster
@@ -467,21 +468,37 @@ json.dump({side: met(side) for side in ("tuned", "base")}, open(os.environ["SCOR
 
 
 def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
-    jobs: Jobs, kubectl: Kubectl, files: Path, place: str, images: Images, tmp_path: Path
+    jobs: Jobs,
+    cluster: LocalCluster,
+    kubectl: Kubectl,
+    files: Path,
+    place: str,
+    images: Images,
+    tmp_path: Path,
 ) -> None:
-    """One answer to every question, so that a tiny model can learn it by heart."""
+    """One answer to every question, so that a tiny model can learn it by heart. Half of the rows
+    come from a bucket, and the result goes to one."""
     registry = registry_for_pods(kubectl)
+    access = {
+        "endpoint": start_s3(cluster, kubectl, place, "work", files),
+        "secretRef": {"name": "s3-key"},
+    }
     bring = ("create", "configmap", "asked-ratings", f"--from-file={tmp_path}")
     (tmp_path / "ratings-ann.json").write_text(
         json.dumps({"bundle": "sha256:of-another-job", "rater": "Ann", "ratings": {"1": "A"}})
     )
     kubectl(*bring, namespace=place)
     rows = [chat_row(f"What is gang {n}?", "A set of pods.") for n in range(ROWS)]
-    (files / "same.jsonl").write_text("\n".join(rows))
+    (files / "same.jsonl").write_text("\n".join(rows[: ROWS // 2]))
+    for bucket in ("rows", "models"):
+        (files / "s3" / bucket).mkdir()
+        (files / "s3" / bucket).chmod(0o777)
+    (files / "s3/rows/same.jsonl").write_text("\n".join(rows[ROWS // 2 :]))
     jobs.apply(
         "asked",
         steps=60,
-        data={"train": [{"name": "rows", "uri": "pvc://work/same.jsonl"}],
+        data={"train": [{"name": "rows", "uri": "pvc://work/same.jsonl", "weight": "3"},
+                        {"name": "far", "uri": "s3://rows", "weight": "1", "s3": access}],
               "evalFraction": "0.2", "sequenceLength": 64,
               "report": {"terms": [{"name": "animals", "words": ["zebra"]}]}},
         method={"full": {}},
@@ -496,8 +513,11 @@ def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
         ]}, "human": {}},
         gate={"human": {"minWinRate": "0.9", "minRatings": 1},
               "scorers": [{"name": "met", "metric": "met", "minImprovement": "0.01"}]},
-        output={"destinations": [{"name": "registry", "oci": {
-            "image": f"{registry}/results/asked:v1", "plainHTTP": "Enabled"}}]},
+        output={"destinations": [
+            {"name": "registry", "oci": {
+                "image": f"{registry}/results/asked:v1", "plainHTTP": "Enabled"}},
+            {"name": "bucket", "s3": {"uri": "s3://models/asked", **access}},
+        ]},
     )  # fmt: skip
     wait_for(
         "ratings that do not fit",
@@ -555,7 +575,17 @@ def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
     told = kubectl.json("get", "configmap", "asked-run", namespace=place)["data"]
     assert told["serving.yaml"] == serving.read_text()
 
-    (pushed,) = artifact["destinations"]
+    near, far = status["data"]["sources"]
+    epoch = near["drawn"] + far["drawn"]
+    assert abs(near["drawn"] - 0.75 * epoch) <= 0.5
+    assert far["kept"] + far["notDrawn"] <= ROWS // 2 and far["notDrawn"] > 0
+
+    pushed, in_bucket = artifact["destinations"]
+    assert in_bucket["uri"] == "s3://models/asked"
+    held = files / "s3/models/asked"
+    names = {str(path.relative_to(published)) for path in published.rglob("*") if path.is_file()}
+    assert {str(path.relative_to(held)) for path in held.rglob("*") if path.is_file()} == names
+    assert all((held / name).read_bytes() == (published / name).read_bytes() for name in names)
     assert (pushed["name"], pushed["uri"]) == ("registry", f"image://{registry}/results/asked:v1")
     reference = f"localhost:5000/results/asked@{pushed['digest']}"  # as nodes know it
     (question,) = table[0]["prompt"]
@@ -616,17 +646,29 @@ def asked_in_a_pod(
     return str(json.loads(line)["answer"])
 
 
+AUGMENT = """
+import json, os
+for name in os.listdir(os.environ["ROWS_IN"]):
+    rows = open(os.path.join(os.environ["ROWS_IN"], name)).read()
+    with open(os.path.join(os.environ["ROWS_OUT"], name), "w") as out:
+        out.write(rows + rows.replace("gang", "team"))
+"""
+
+
 def test_a_model_that_its_gate_holds_back_is_not_published(
-    jobs: Jobs, kubectl: Kubectl, files: Path, attempts: Any
+    jobs: Jobs, kubectl: Kubectl, files: Path, attempts: Any, images: Images
 ) -> None:
     jobs.apply(
         "short",
         steps=3,
-        data={**DATA, "evalFraction": "0.2"},
+        data={**DATA, "evalFraction": "0.2",
+              "augment": {"image": images.trainer, "command": ["python", "-c", AUGMENT]}},
         workers={"resources": ONE_CPU},
-        evaluation={"generation": {"metrics": ["ExactMatch"], "maxNewTokens": 8}},
+        evaluation={"generation": {"metrics": ["ExactMatch"], "maxNewTokens": 8},
+                    "pairedPrompts": [{"name": "groups", "terms": ["gang", "team"], "prompts": [
+                        {"prompt": "What is a {term}?", "answer": "A set of pods."}]}]},
         gate={"scores": [{"metric": "ExactMatch", "atLeast": "1"}]},
-    )
+    )  # fmt: skip
     status = jobs.wait_phase("short", "Succeeded", "Failed", seconds=WORK_SECONDS)
     told = conditions(status)
     assert (status["phase"], status["failure"]["class"]) == ("Failed", "GateFailed")
@@ -635,7 +677,13 @@ def test_a_model_that_its_gate_holds_back_is_not_published(
         assert (told[name]["status"], told[name]["reason"]) == (value, "GateFailed")
         assert sentence in told[name]["message"]
     assert "artifact" not in status and "restarts" not in status
+    assert status["data"]["augment"] == {"rowsIn": ROWS, "rowsOut": 2 * ROWS}
+    assert status["data"]["rows"] == 2 * ROWS
+    (groups,) = status["metrics"]["pairedPrompts"]
+    assert (groups["name"], groups["pairs"]) == ("groups", 1)
+    assert groups["difference"] != groups["baseline"]["difference"]
     attempt = attempts("short") / "0"
+    assert (attempt / "paired-prompts.jsonl").exists()
     assert (attempt / "adapter/adapter_model.safetensors").exists()
     assert (attempt / "answers.html").exists()
     output = attempt.parent.parent / "output"

@@ -87,6 +87,42 @@ def test_general_rows_are_scored_before_at_each_evaluation_and_of_the_best(tmp_p
     assert all(e["baseline"]["loss"] != e["loss"] for e in entries)
 
 
+PAIRS = {
+    "name": "pronouns",
+    "terms": ["he", "she"],
+    "prompts": [{"prompt": "p", "answer": "{term}"}],
+}
+
+
+def test_paired_prompts_are_compared_before_and_after(tmp_path: Path) -> None:
+    """Four rows, two pairs in two lists; the rows stand for whatever prepare made of them."""
+    lengths = [[9], [12], [7], [20]]
+    wish = [PAIRS, {**PAIRS, "name": "names"}]
+    job = Job(
+        lengths=row_lengths(1, 6),
+        eval_lengths=HELD,
+        paired_lengths=lengths,
+        config={"evaluation": {"pairedPrompts": wish}, "training": {"steps": 3}},
+    )
+    state = run_gang(train, 2, job, tmp_path)[0]["state"]
+    told = state["metrics"]["pairedPrompts"]
+    sums = [total for total, _ in losses_of(job, 4, lengths)]
+    expected = [-(sums[0] - sums[1]), -(sums[2] - sums[3])]
+    assert [each["name"] for each in told] == ["pronouns", "names"]
+    for each, difference in zip(told, expected, strict=True):
+        base = each["baseline"]
+        assert base["difference"] == pytest.approx(difference, rel=1e-5)
+        assert base["absoluteDifference"] == abs(base["difference"])
+        assert base["firstLikelier"] == float(difference > 0)
+        assert each["pairs"] == 1 and each["difference"] != base["difference"]
+    path = tmp_path / "attempts/0/paired-prompts.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["list"] for row in rows] == ["pronouns", "names"]
+    for row, difference, each in zip(rows, expected, told, strict=True):
+        assert row["base"] == pytest.approx(difference, rel=1e-6)
+        assert row["tuned"] == pytest.approx(each["difference"], rel=1e-5)
+
+
 def test_what_is_scored_besides_changes_nothing_of_what_is_learnt() -> None:
     evaluation = {"evaluation": {"everySteps": 1}, "training": {"steps": 3, "dropout": 0.1}}
     both = [

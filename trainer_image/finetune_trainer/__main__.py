@@ -31,6 +31,8 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
     match stage:
         case "prepare":
             return _report("prepare", env, _prepare)
+        case "fetch":  # the beginning of prepare, where a container of the user follows
+            return _report("prepare", env, _fetch, told_in="fetch")
         case "export":
             return _report("export", env, _export)
         case "train":
@@ -54,7 +56,16 @@ def _prepare(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict
     from finetune_trainer.prepare import stage
 
     lean_imports.end()
-    return stage.run(config, workspace)
+    augmented = env.get("FINETUNE_AUGMENTED")
+    return stage.run(config, workspace, Path(augmented) if augmented else None)
+
+
+def _fetch(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:
+    lean_imports.begin()
+    from finetune_trainer.prepare import augment
+
+    lean_imports.end()
+    return augment.fetch_rows(config.data, Path(env["FINETUNE_AUGMENTED"]))
 
 
 def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:
@@ -88,8 +99,10 @@ def _report(
     stage: str,
     env: Mapping[str, str],
     run: Callable[[RunConfig, Path, Mapping[str, str]], dict[str, Any]],
+    told_in: str | None = None,
 ) -> int:
-    """Run a stage of one process; whatever happens, its outcome is reported."""
+    """Run a stage of one process; whatever happens, its outcome is reported. ``told_in``: name of
+    its file on the volume; None: that of the stage."""
     configure()
     # Progress bars are noise in a pod's log. The libraries read this when they are imported.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -116,7 +129,7 @@ def _report(
         log.exception("%s failed", stage)
         result = outcome.failed(stage, attempt, error, recent.lines)
         code = int(result["failure"]["exitCode"])
-    outcome.report(result, workspace / f"{stage}.json", termination_log)
+    outcome.report(result, workspace / f"{told_in or stage}.json", termination_log)
     return code
 
 

@@ -45,6 +45,23 @@ class HubRef(_Section):
     revision: str = "main"
 
 
+class S3Place(_Section):
+    """An object of a bucket, or those below a key."""
+
+    bucket: str
+    key: str = ""
+    """Without '/' at its ends; empty: the whole bucket."""
+    endpoint: str | None = None
+    """Address of the S3 API; None: what the login says, else Amazon's."""
+    region: str | None = None
+    login_path: str | None = None
+    """Folder with a file for each key of the Secret; None: requests are not signed."""
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}"
+
+
 class SourceJob(_Section):
     """The job that the model comes from. ``ModelSource.path`` is its merged model, its adapter, or
     the folder of all its files, in which the checkpoint is looked for."""
@@ -60,10 +77,11 @@ class SourceJob(_Section):
 
 
 class ModelSource(_Section):
-    """Exactly one of ``path`` (mounted file or folder) and ``hub``."""
+    """Exactly one of ``path`` (mounted file or folder), ``hub`` and ``s3``."""
 
     path: str | None = None
     hub: HubRef | None = None
+    s3: S3Place | None = _NewField
     file: str | None = None
     """Single-file formats: a GGUF file inside the folder or repository."""
     job: SourceJob | None = None
@@ -71,13 +89,14 @@ class ModelSource(_Section):
 
 
 class DataSource(_Section):
-    """Exactly one of ``path`` (mounted), ``hub`` and ``url`` (https)."""
+    """Exactly one of ``path`` (mounted), ``hub``, ``s3`` and ``url`` (https)."""
 
     name: str
     field: str
     """Path of this source in the FineTuneJob, for messages: ``spec.data.train[0]``."""
     path: str | None = None
     hub: HubRef | None = None
+    s3: S3Place | None = _NewField
     url: str | None = None
     file: str | None = None
     weight: str | None = _NewField
@@ -148,11 +167,21 @@ class Report(_Section):
     terms: tuple[TermList, ...] = ()
 
 
+class UserContainer(_Section):
+    """A program of the user's, which does not run here."""
+
+    image: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+
+
 class Data(_Section):
     train: tuple[DataSource, ...]
     eval: tuple[DataSource, ...] = ()
     general: tuple[DataSource, ...] = ()
     """Rows for what the model could do before; they are only scored."""
+    augment: UserContainer | None = None
+    """See ``prepare.augment``."""
     eval_fraction: float = 0.05
     """Share of train rows held out by content hash, used where ``eval`` is empty."""
     sequence_length: int
@@ -232,13 +261,10 @@ class Workers(_Section):
 Metric = Literal["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex", "JSONValid"]
 
 
-class Scorer(_Section):
+class Scorer(UserContainer):
     """A program of the user's that reads the answers, in a pod of its own."""
 
     name: str
-    image: str
-    command: tuple[str, ...] = ()
-    args: tuple[str, ...] = ()
 
 
 class Generation(_Section):
@@ -261,6 +287,21 @@ class Human(_Section):
     """Where their ratings are to be put; the page tells it to them."""
 
 
+class PairedPrompt(_Section):
+    """``{term}`` stands for each of the two terms."""
+
+    prompt: str
+    answer: str
+
+
+class PairedPrompts(_Section):
+    """See ``judging.paired``."""
+
+    name: str
+    terms: tuple[str, str]
+    prompts: tuple[PairedPrompt, ...]
+
+
 class Overfitting(_Section):
     """See ``judging.curve``."""
 
@@ -280,6 +321,7 @@ class Evaluation(_Section):
     """Score the untouched model first."""
     generation: Generation | None = None
     human: Human | None = None
+    paired_prompts: tuple[PairedPrompts, ...] = ()
     overfitting: Overfitting = Overfitting()
 
 
@@ -395,7 +437,7 @@ class OciPlace(_Section):
 
 
 class Destination(_Section):
-    """A place to push to; exactly one of ``hub`` and ``oci``."""
+    """A place to push to; exactly one of ``hub``, ``oci`` and ``s3``."""
 
     name: str
     field: str
@@ -403,6 +445,7 @@ class Destination(_Section):
     format: Form
     hub: HubPlace | None = None
     oci: OciPlace | None = None
+    s3: S3Place | None = None
 
 
 class Output(_Section):

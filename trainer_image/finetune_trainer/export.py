@@ -17,6 +17,7 @@ from finetune_trainer.config import Lock, RunConfig
 from finetune_trainer.errors import StageError
 from finetune_trainer.judging import bundle as rating
 from finetune_trainer.judging.gate import pass_gate, waits_for_people
+from finetune_trainer.judging.paired import TABLE as PAIRED_TABLE
 from finetune_trainer.judging.scorers import ScorerWords
 from finetune_trainer.judging.table import ANSWERS, PAGE
 from finetune_trainer.lock import lock_content, write_lock
@@ -232,9 +233,10 @@ def _copy_adapter(trained: Path, folder: Path, base: dict[str, Any]) -> None:
 
 
 def _copy_reports(data: Path, attempt: Path, folder: Path) -> None:
-    """The report on the data and the table of answers."""
+    """The report on the data and the tables of answers and of paired prompts."""
     reports = [(data / name, f"data-{name}") for name in (REPORT_JSON, REPORT_PAGE)]
-    for path, name in [*reports, *((attempt / name, name) for name in (ANSWERS, PAGE))]:
+    tables = [(attempt / name, name) for name in (ANSWERS, PAGE, PAIRED_TABLE)]
+    for path, name in [*reports, *tables]:
         # Jobs without answers have none, and data that an older version prepared.
         if path.exists():
             shutil.copyfile(path, folder / name)

@@ -33,6 +33,7 @@ from finetune_trainer.heartbeat import Phase
 from finetune_trainer.judging.datasets import ScoredRows
 from finetune_trainer.judging.decode import Signals
 from finetune_trainer.judging.evaluator import Evaluator
+from finetune_trainer.judging.paired import PairedRows
 from finetune_trainer.loss import accepts_logits_to_keep, loss_sum
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.saver import Saver
@@ -64,6 +65,7 @@ class Loop:
     reporter: Reporter
     state: TrainState = field(default_factory=TrainState)
     questions: Questions | None = None
+    paired_rows: PairedRows | None = None
 
     def __post_init__(self) -> None:
         training = self.config.training
@@ -109,6 +111,7 @@ class Loop:
             scored_rows=self.scored_rows,
             train_rows=self.train_rows,
             questions=self.questions,
+            paired_rows=self.paired_rows,
             logits_to_keep=self._keep,
             steps=self.steps,
         )

@@ -60,6 +60,7 @@ def model_card(facts: CardFacts, form: Literal["Adapter", "Merged"]) -> str:
         "",
         *_section("How to load it", loading(config, facts.model, form, chat=facts.chat)),
         *_section("Scores on held-out rows", _scores(facts)),
+        *_section("Paired prompts", _paired(facts)),
         *_section("Base model", _table(_base(facts))),
         *_section("Data", _data(facts)),
         *_section("Training", _table(_training(facts))),
@@ -156,6 +157,39 @@ def _scores(facts: CardFacts) -> list[str]:
     return lines
 
 
+def _paired(facts: CardFacts) -> list[str]:
+    """What training made of two terms."""
+    found = {
+        each["name"]: each for each in (facts.result.get("metrics") or {}).get("pairedPrompts", ())
+    }
+    rows = []
+    for wish in facts.config.evaluation.paired_prompts:
+        if told := found.get(wish.name):
+            base = told.get("baseline") or {}
+            sizes = [_figure(each.get("absoluteDifference")) for each in (base, told)]
+            rows.append(
+                f"| {wish.name}: {' against '.join(map(_cell, wish.terms))} | {told['pairs']} "
+                f"| {_figure(base.get('difference'))} | {_figure(told.get('difference'))} "
+                f"| {' → '.join(sizes)} |"
+            )
+    if not rows:
+        return []
+    return [
+        "How much likelier an answer is with the first term than with the second, in nats "
+        "(log-likelihood, mean over the pairs; below 0: less likely), and the mean size of that.",
+        "",
+        "| list | pairs | base | fine-tuned | size |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        "Pair by pair: [paired-prompts.jsonl](paired-prompts.jsonl).",
+    ]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
 def _said(scorers: Sequence[ScorerWords]) -> list[str]:
     """What programs of the user's said of the answers."""
     rows = [
@@ -182,6 +216,7 @@ def _data(facts: CardFacts) -> list[str]:
     ]
     counts = {
         "Digest": data["digest"],
+        "Rows before and after `spec.data.augment`": _augmented(data),
         "Training samples": f"{data['kept']:,} ({data['supervisedTokens']:,} target tokens)",
         "Held-out samples": f"{data['evalRows']:,}",
         "General samples": f"{general:,}" if (general := data.get("generalRows")) else None,
@@ -204,9 +239,16 @@ def _drawn(account: Mapping[str, Any]) -> str:
     return f" (drawn {account['drawn']:,} times an epoch)" if "drawn" in account else ""
 
 
+def _augmented(data: Mapping[str, Any]) -> str | None:
+    told = data.get("augment")
+    return told and f"{told['rowsIn']:,} → {told['rowsOut']:,}"
+
+
 def _origin(source: DataSource, report: Mapping[str, Any]) -> str:
     if source.hub:
         return f"{source.hub.repository}@{report.get('commit') or source.hub.revision}"
+    if source.s3:
+        return source.s3.uri
     files = ", ".join(report.get("files") or [])
     return (files[:100] or "–").replace("|", "\\|")
 

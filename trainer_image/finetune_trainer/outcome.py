@@ -148,9 +148,10 @@ def _shrink(outcome: dict[str, Any]) -> bool:
         if outcome.get("data", {}).pop(key, None) is not None:
             return True
     for told in (outcome, outcome.get("train", {})):
-        if datasets := told.get("metrics", {}).get("datasets"):
-            datasets.pop()
-            return True
+        for key in ("datasets", "pairedPrompts"):
+            if parts := told.get("metrics", {}).get(key):
+                parts.pop()
+                return True
     for key in ("checkpoints", "metrics", "train", "data"):
         if outcome.pop(key, None) is not None:
             return True

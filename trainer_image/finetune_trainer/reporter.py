@@ -270,6 +270,20 @@ class Reporter:
             if baseline:
                 self._metrics["baseline_eval_loss"].labels(name).set(values["loss"])
 
+    def compared(self, state: Any, told: list[dict[str, Any]], *, seconds: float) -> None:
+        """Paired prompts were scored."""
+        if not self._first:
+            return
+        baseline = state.step == 0
+        for each in told:
+            self._metrics["paired_difference"].labels(each["name"]).set(each["difference"])
+            if baseline:
+                gauge = self._metrics["baseline_paired_difference"]
+                gauge.labels(each["name"]).set(each["difference"])
+        self._progress.update(metrics=state.metrics)
+        numbers = {"pairedPrompts": told, "baseline": baseline, "seconds": seconds}
+        self._line({"step": state.step, **numbers})
+
     def answered(
         self,
         state: Any,

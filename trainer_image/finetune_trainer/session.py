@@ -19,6 +19,7 @@ from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import BadData, ConfigInvalid, StageError
 from finetune_trainer.judging.datasets import open_scored
+from finetune_trainer.judging.paired import open_paired
 from finetune_trainer.loop import Loop, result_of
 from finetune_trainer.patience import LONG
 from finetune_trainer.progress import finite
@@ -118,6 +119,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         reporter=reporter,
         state=state,
         questions=open_questions(config, rank.workspace, engine.module),
+        paired_rows=open_paired(config.evaluation.paired_prompts, rank.workspace),
     )
     shutdown.arm(gangs.connection(rank.place), rank.place.rank, rank.place.world_size)
     loop.run()

@@ -199,7 +199,8 @@ CLUSTER_SIGNATURES = (
         r"secret \"\S{1,253}\" not found|references non-existent secret key"
         r"|couldn't find key \S{1,253} in Secret ",
         "A Secret that the pod mounts is not there, or lacks the key.",
-        "create it with the key `token`, or correct spec.model.secretRef",
+        "create it with the keys that the field describes (`token` of a hub, `AWS_ACCESS_KEY_ID` "
+        "and `AWS_SECRET_ACCESS_KEY` of a bucket), or correct the field's secretRef",
         _KUBELET,
     ),
     Signature(

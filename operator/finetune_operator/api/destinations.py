@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from .object_store import S3_URI, S3Access, S3SecretRef
 from .schema import DnsLabel, Matches, ObjectName, Rule, SpecModel, exactly_one
 from .training import Switch
 
@@ -80,6 +81,16 @@ class OciDestination(SpecModel):
     """Login of the registry. Absent: it takes images without one."""
 
 
+class S3Destination(S3Access):
+    """A prefix of a bucket. Its `manifest.json` is written last and names all files with size and
+    hash; files that an earlier result left there and this one does not have are removed."""
+
+    uri: Annotated[str, S3_URI]
+    """`s3://bucket/prefix`."""
+    secret_ref: S3SecretRef
+    """The access key; it must be allowed to list, read, write and delete below the prefix."""
+
+
 class Destination(SpecModel):
     """A place that the result is pushed to, after it lies on its claim."""
 
@@ -91,7 +102,9 @@ class Destination(SpecModel):
     """A model hub; the chart's `trainer.hfEndpoint` says which."""
     oci: OciDestination | None = None
     """An image registry."""
+    s3: S3Destination | None = None
+    """A bucket."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        exactly_one("hub", "oci", message="set exactly one of hub and oci"),
+        exactly_one("hub", "oci", "s3", message="set exactly one of hub, oci and s3"),
     )

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from .human import Human
+from .paired import MAX_LISTS, PairedPrompts
 from .schema import LIST_SET, DecimalRange, Rule, SpecModel, list_map
 from .scoring import MAX_SCORERS, Scorer
 
@@ -121,6 +122,16 @@ class Evaluation(SpecModel):
     human: Human | None = None
     """A blind comparison with the untouched model for people to rate: `human: {}`. Absent: there is
     none."""
+    paired_prompts: (
+        Annotated[
+            tuple[PairedPrompts, ...],
+            Field(min_length=1, max_length=MAX_LISTS, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """Prompts that differ in one term, by which bias shows. The untouched and the final model are
+    asked how likely they find the answers; they are neither trained on nor generated. Absent: there
+    are none."""
     overfitting: Overfitting = Overfitting()
     """What follows where the model learns its rows by heart, or nothing any more."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from .paired import MAX_LISTS, PairedScores
 from .schema import Decimal, StatusModel
 
 
@@ -78,5 +79,7 @@ class Metrics(Scores):
     """Norm of all gradients before clipping."""
     baseline: Scores | None = None
     """The untouched model on the same rows."""
+    paired_prompts: Annotated[tuple[PairedScores, ...], Field(max_length=MAX_LISTS)] | None = None
+    """The lists of `spec.evaluation.pairedPrompts`."""
     datasets: Annotated[tuple[DatasetScores, ...], Field(max_length=16)] | None = None
     """The same source by source: the first 16, eval before general."""

@@ -6,35 +6,22 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from .schema import Decimal, DecimalRange, DnsLabel, Matches, Rule, SpecModel, StatusModel
-from .workers import Resources
+from .schema import Decimal, DecimalRange, DnsLabel, Rule, SpecModel, StatusModel
+from .user_container import UserContainer
 
 MAX_SCORERS = 4
 """The kubelet keeps 12 kB of the words of a pod's containers."""
 MAX_METRICS = 16
 METRIC = r"^[A-Za-z][A-Za-z0-9_-]*$"
 MetricName = Annotated[str, Field(min_length=1, max_length=63, pattern=METRIC)]
-Argument = Annotated[str, Field(max_length=1024)]
-IMAGE = Matches(
-    pattern=r"^[a-z0-9][A-Za-z0-9./:_-]*(@sha256:[0-9a-f]{64})?$",
-    message="must be an image such as registry.example.com/team/scorer:1, without a scheme",
-)
 
 
-class Scorer(SpecModel):
-    """A container that reads the table of answers and says numbers. It has nothing else of the job,
-    no token of a service account, a read-only root, and /tmp to write to."""
+class Scorer(UserContainer):
+    """A container that reads the table of answers and says numbers. It has nothing else of the
+    job."""
 
     name: DnsLabel
     """Short name, unique in its list; status, gate and metrics use it."""
-    image: Annotated[str, IMAGE]
-    """Image of the container; by digest, so that scores can be compared."""
-    command: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=32)] | None = None
-    """Entry point. Absent: that of the image."""
-    args: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=32)] | None = None
-    """Its arguments. Absent: those of the image."""
-    resources: Resources | None = None
-    """CPU, memory and the like of the container."""
 
 
 class ScorerBound(SpecModel):

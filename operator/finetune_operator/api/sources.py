@@ -9,6 +9,7 @@ from pydantic import Field
 
 from .cleaning import Cleaning, Expect
 from .data_report import ReportOptions
+from .object_store import S3, S3Access
 from .schema import (
     DecimalRange,
     DnsLabel,
@@ -19,6 +20,7 @@ from .schema import (
     exactly_one,
     list_map,
 )
+from .user_container import Augment
 
 _PATH = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*"
 _IMAGE = rf"image://[a-z0-9][a-zA-Z0-9./:_@-]*(//{_PATH})?"
@@ -28,16 +30,16 @@ _REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?"
 _REVISION = r"[A-Za-z0-9][A-Za-z0-9_./-]*"
 
 MODEL_URI = Matches(
-    pattern=rf"^({_IMAGE}|{_CLAIM}|{_JOB}|hf://{_REPOSITORY})$",
-    message="must be image://repository:tag//path, pvc://claim/path, job://name or "
-    "hf://organization/model; paths without '..', blanks or a leading dot",
+    pattern=rf"^({_IMAGE}|{_CLAIM}|{_JOB}|hf://{_REPOSITORY}|{S3})$",
+    message="must be image://repository:tag//path, pvc://claim/path, job://name, "
+    "hf://organization/model or s3://bucket/prefix; paths without '..', blanks or a leading dot",
 )
 DATA_URI = Matches(
-    pattern=rf"^({_IMAGE}|{_CLAIM}|hf://datasets/{_REPOSITORY}(@{_REVISION})?"
+    pattern=rf"^({_IMAGE}|{_CLAIM}|{S3}|hf://datasets/{_REPOSITORY}(@{_REVISION})?"
     r"|https://[A-Za-z0-9.-]+(:[0-9]+)?/[^ ]*)$",
     message="must be image://repository:tag//path, pvc://claim/path, "
-    "hf://datasets/organization/name[@revision] or https://host/path; paths without '..', "
-    "blanks or a leading dot",
+    "hf://datasets/organization/name[@revision], s3://bucket/key or https://host/path; paths "
+    "without '..', blanks or a leading dot",
 )
 OUTPUT_URI = Matches(
     pattern=rf"^{_CLAIM}$",
@@ -74,6 +76,14 @@ class ChatTemplate(SpecModel):
     """ConfigMap key with a Jinja chat template, as tokenizer_config.json would hold it."""
 
 
+_S3_RULE = Rule(
+    cel="!has(self.s3) || self.uri.startsWith('s3://')",
+    message="s3 belongs to s3:// addresses: name a bucket in uri, or remove s3",
+    field_path=".s3",
+    check=lambda source: source.s3 is None or source.uri.startswith("s3://"),
+)
+
+
 class Chosen(SpecModel):
     """This one."""
 
@@ -104,7 +114,9 @@ class Model(SpecModel):
     uri: ModelUri
     """Where the model lies: `image://repository:tag//path` (OCI image volume),
     `pvc://claim/path`, `job://name` (what another FineTuneJob of this namespace published; an
-    adapter is merged into its base) or `hf://organization/model`."""
+    adapter is merged into its base), `hf://organization/model` or `s3://bucket/prefix`."""
+    s3: S3Access | None = None
+    """How the bucket of an `s3://` address is reached. Absent: Amazon's us-east-1, unsigned."""
     checkpoint: ModelCheckpoint | None = None
     """For `job://`: a checkpoint of that job instead of what it published. The job must have ended,
     well or not, and must have kept it (`checkpoint.keep`, `checkpoint.afterSuccess`)."""
@@ -140,6 +152,7 @@ class Model(SpecModel):
             field_path=".checkpoint",
             check=lambda model: model.checkpoint is None or model.uri.startswith("job://"),
         ),
+        _S3_RULE,
     )
 
 
@@ -210,7 +223,10 @@ class DataSource(SpecModel):
     """Short name, unique in its list; reports and messages use it."""
     uri: DataUri
     """Where the rows lie: `pvc://claim/path`, `image://repository:tag//path`,
-    `hf://datasets/organization/name[@revision]` or `https://host/path` (at most 10 GiB)."""
+    `hf://datasets/organization/name[@revision]`, `s3://bucket/key-or-prefix` or
+    `https://host/path` (the last three at most 10 GiB)."""
+    s3: S3Access | None = None
+    """How the bucket of an `s3://` address is reached. Absent: Amazon's us-east-1, unsigned."""
     file: RelativePath | None = None
     """A file inside the folder, image or repository. Absent: the path is a file, or all data files
     of its folder; of those named after a split, the ones of this side."""
@@ -241,6 +257,7 @@ class DataSource(SpecModel):
                 or getattr(source.fields, COLUMN_OF_FORMAT[source.format]) is not None
             ),
         ),
+        _S3_RULE,
     )
 
 
@@ -307,6 +324,9 @@ class Data(SpecModel):
     eval_fraction: Annotated[str, DecimalRange(0, 0.5, example="0.05")] | None = None
     """Share of the training rows that is held out where `eval` is absent, as a decimal string;
     chosen by content hash, so stable, and duplicates never stand on both sides. Absent: 0.05."""
+    augment: Augment | None = None
+    """A container that makes other rows of the training rows before they are cleaned. Absent: they
+    stay as they are."""
     sequence_length: Annotated[int, Field(ge=16, le=1048576)] = 1024
     """Tokens in a training sequence, at most what the model supports."""
     packing: Packing = Packing.ISOLATED

@@ -192,6 +192,14 @@ FineTuneJobSpec.rules = (
         ),
     ),
     Rule(
+        cel="!has(self.evaluation.pairedPrompts) || has(self.data.eval)"
+        " || !has(self.data.evalFraction) || double(self.data.evalFraction) > 0.0",
+        message="paired prompts are scored beside held-out rows: set data.eval, or an evalFraction "
+        "above 0, or remove pairedPrompts",
+        field_path=".evaluation.pairedPrompts",
+        check=lambda spec: spec.evaluation.paired_prompts is None or spec.data.holds_out,
+    ),
+    Rule(
         cel="!has(self.evaluation.generation) || has(self.data.eval)"
         " || !has(self.data.evalFraction) || double(self.data.evalFraction) > 0.0",
         message="answers need held-out prompts: set data.eval, or an evalFraction above 0, or "

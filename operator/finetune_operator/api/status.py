@@ -244,6 +244,15 @@ class SourceStatus(StatusModel):
     """Rows left out, by rule. What is neither kept, not drawn nor dropped is held out."""
 
 
+class AugmentStatus(StatusModel):
+    """What `spec.data.augment` made of the rows."""
+
+    rows_in: Counter | None = None
+    """Training rows that it was given."""
+    rows_out: Counter | None = None
+    """Rows that came back, and that are cleaned."""
+
+
 class DataStatus(StatusModel):
     """The data that was prepared."""
 
@@ -251,6 +260,8 @@ class DataStatus(StatusModel):
     """Rows read, training sources."""
     kept: Counter | None = None
     """Rows trained on."""
+    augment: AugmentStatus | None = None
+    """Rows before and after `spec.data.augment`. Absent: there is none."""
     changed: Counter | None = None
     """Rows whose text was normalized."""
     dropped: Annotated[dict[str, Counter], Field(max_length=64)] | None = None
@@ -495,10 +506,12 @@ class DestinationStatus(StatusModel):
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
     """Its name in `spec.output.destinations`."""
-    uri: Annotated[str, Field(max_length=512)] | None = None
-    """As a job would take it for its model: hf://organization/name or image://repository:tag."""
+    uri: Annotated[str, Field(max_length=1024)] | None = None
+    """As a job would take it for its model: hf://organization/name, image://repository:tag or
+    s3://bucket/prefix."""
     digest: Annotated[str, Field(max_length=128)] | None = None
-    """Commit of the hub, or digest of the image: names just this version."""
+    """Commit of the hub, digest of the image, or of the files in the bucket: names just this
+    version."""
 
 
 class Artifact(StatusModel):

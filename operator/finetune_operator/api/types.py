@@ -18,6 +18,7 @@ from .destinations import (
     OciDestination,
     OutputFormat,
     RegistrySecretRef,
+    S3Destination,
     Visibility,
 )
 from .elastic import Elastic
@@ -26,6 +27,8 @@ from .gate import Forgetting, Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
 from .human import Human, HumanEvaluation, HumanGate
 from .lineage import Ancestor, Lineage, Lock, Reused
+from .object_store import S3Access, S3SecretRef
+from .paired import PairedNumbers, PairedPrompts, PairedScores
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .scores import DatasetBaseline, DatasetScores, Metrics, Scores
@@ -93,6 +96,7 @@ from .training import (
     Switch,
     Training,
 )
+from .user_container import Augment, UserContainer
 from .workers import (
     EnvVar,
     LocalObjectRef,
@@ -180,6 +184,7 @@ __all__ = [
     "Ancestor",
     "AnswerMetric",
     "Artifact",
+    "Augment",
     "Backoff",
     "Baseline",
     "BestCheckpoint",
@@ -258,6 +263,9 @@ __all__ = [
     "Overfitting",
     "Overlong",
     "Packing",
+    "PairedNumbers",
+    "PairedPrompts",
+    "PairedScores",
     "PassedOver",
     "PastFailure",
     "Phase",
@@ -278,6 +286,9 @@ __all__ = [
     "ResumedFrom",
     "Reuse",
     "Reused",
+    "S3Access",
+    "S3Destination",
+    "S3SecretRef",
     "Schedule",
     "ScheduleType",
     "Scorer",
@@ -297,6 +308,7 @@ __all__ = [
     "TrainSource",
     "Training",
     "UsageLimit",
+    "UserContainer",
     "Visibility",
     "Workers",
     "decimal_string",

@@ -37,9 +37,7 @@ def build_export_job(plan: TrainingPlan, attempt: int, train_attempt: int | None
     for number, destination in enumerate(plan.spec.output.destinations or ()):
         if opens := login(destination):
             name = f"login-{number}"
-            item = {"key": opens.key, "path": opens.key}
-            secret = {"secretName": opens.secret, "items": [item], "defaultMode": 0o440}
-            volumes.append({"name": name, "secret": secret})
+            volumes.append(opens.volume(name))
             mounts.append({"name": name, "mountPath": opens.folder, "readOnly": True})
     if plan.reused:  # on the claim of the result, by the rule that chose it
         volume = "workspace" if plan.output_claim in (None, plan.claim_name) else "output"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..api.types import Resources, StageName
+from ..api.types import Resources, StageName, UserContainer
 from ..plan import TrainingPlan
 from .labels import stage_labels
 
@@ -87,6 +87,19 @@ def closed() -> dict[str, Any]:
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def own_command(wish: UserContainer) -> dict[str, Any]:
+    """What the user says of a container of his own."""
+    words = (("command", wish.command), ("args", wish.args))
+    return {
+        "image": wish.image,
+        **{name: list(given) for name, given in words if given},
+        "resources": container_resources(wish.resources),
+        # What it has said last is the reason, where it fails.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": closed(),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..api.types import Scorer, StageName
 from ..plan import TrainingPlan
 from .job import build_job
-from .pod import closed, container_resources, labelled, restricted
+from .pod import labelled, own_command, restricted
 
 ANSWERS = "/scoring/answers.jsonl"
 SCORES = "/dev/termination-log"
@@ -44,24 +44,14 @@ def build_score_job(plan: TrainingPlan, attempt: int, train_attempt: int) -> dic
 
 
 def _container(scorer: Scorer, answers: str) -> dict[str, Any]:
-    own = {
-        name: list(words)
-        for name, words in (("command", scorer.command), ("args", scorer.args))
-        if words
-    }
     return {
         "name": scorer.name,
-        "image": scorer.image,
-        **own,
+        **own_command(scorer),
         "env": [
             {"name": "HOME", "value": "/tmp"},  # noqa: S108
             {"name": "ANSWERS", "value": ANSWERS},
             {"name": "SCORES", "value": SCORES},
         ],
-        "resources": container_resources(scorer.resources),
-        # What a scorer that fails has said last is its reason.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": closed(),
         "volumeMounts": [
             {"name": f"tmp-{scorer.name}", "mountPath": "/tmp"},  # noqa: S108
             {

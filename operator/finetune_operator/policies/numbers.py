@@ -16,6 +16,8 @@ from ..api.types import (
     LatestCheckpoint,
     Metrics,
     ModelStatus,
+    PairedNumbers,
+    PairedScores,
     Progress,
     Scores,
     StageName,
@@ -31,6 +33,8 @@ from ..reports import (
     DatasetReport,
     LastWords,
     MetricsReport,
+    PairedNumbersReport,
+    PairedReport,
     ProgressReport,
     ResumedReport,
     ScoresReport,
@@ -146,6 +150,7 @@ def read_metrics(report: MetricsReport, known: Metrics | None) -> Metrics | None
         **_numbers(base, report),
         baseline=_scores(report.baseline) or base.baseline,
         datasets=tuple(map(_dataset, report.datasets)) or base.datasets,
+        paired_prompts=tuple(map(_paired, report.paired_prompts)) or base.paired_prompts,
     )
     return metrics if metrics != Metrics() else None
 
@@ -213,8 +218,23 @@ def _numbers(known: Scores, report: ScoresReport) -> dict[str, str | None]:
     return {
         name: _decimal(getattr(report, name)) or getattr(known, name)
         for name in type(known).model_fields
-        if name not in ("baseline", "datasets")
+        if name not in ("baseline", "datasets", "paired_prompts")
     }
+
+
+def _paired(report: PairedReport) -> PairedScores:
+    base = report.baseline
+    return PairedScores(
+        name=report.name,
+        pairs=report.pairs,
+        baseline=PairedNumbers(**_of_pair(base)) if base else None,
+        **_of_pair(report),
+    )
+
+
+def _of_pair(report: PairedNumbersReport) -> dict[str, Any]:
+    names = PairedNumbers.model_fields
+    return {name: _decimal(getattr(report, name)) for name in names}
 
 
 def _dataset(report: DatasetReport) -> DatasetScores:

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from ..api.redaction import redact
 from ..api.types import FineTuneJobStatus, Reason, Scorer, ScorerStatus, StageName
-from ..observed import Termination
+from ..observed import ChildPod, Termination
 from .attempts import waiting
 from .ending import POLL_SECONDS
 from .facts import Facts, Verdict
-from .failure import digest_of_vanished
+from .failure import LOST_SIGHT, digest_of_vanished
 from .outcome import next_stage
 from .restart import restart_or_end
 from .scorer_words import NoNumbersError, read_numbers
@@ -31,7 +31,7 @@ def scorers_ended(facts: Facts) -> Verdict | None:
     if stage.name is not StageName.SCORE or job is None or not over:
         return None
     pods = (*facts.observed.last_words, *stage.pods)
-    if any(pod.disruption for pod in pods):
+    if any(pod.disruption or _lost_sight(pod) for pod in pods):
         return None  # none of their doing: see job_failed
     pod = next((pod for pod in pods if pod.ended or pod.overdue), None)
     ended = dict(pod.ended) if pod else {}
@@ -61,6 +61,11 @@ def scored(facts: Facts, status: FineTuneJobStatus) -> tuple[str, str, str]:
         return "Unknown", Reason.NO_SCORERS.value, ""
     running = status.score_attempt is not None and status.completion_time is None
     return "Unknown", (Reason.SCORING if running else Reason.PENDING).value, ""
+
+
+def _lost_sight(pod: ChildPod) -> bool:
+    """The node restarted under it."""
+    return any(end.reason in LOST_SIGHT for _, end in pod.ended)
 
 
 def _outcome(facts: Facts, scorer: Scorer, end: Termination | None, *, late: bool) -> ScorerStatus:

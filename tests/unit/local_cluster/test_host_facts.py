@@ -108,6 +108,7 @@ def test_every_family_has_a_folder_of_its_own_and_a_cluster_needs_only_its_own(
     assert [family.name for family in FAMILIES if family.name not in CLUSTER_FAMILIES] == [
         "helm",
         "kueue",
+        "versitygw",
     ]
 
 

@@ -26,6 +26,10 @@ STATUS: dict[str, Any] = {
         "gpuSeconds": 720,
     },
     "restarts": {"program": 1, "infrastructure": 2, "resizes": 4, "stepsRedone": 15, "total": 3},
+    "scorers": [
+        {"name": "polite", "tuned": {"tone": "0.9"}, "base": {"tone": "0.7"}},
+        {"name": "broken", "failure": "ended with exit code 1"},
+    ],
     "metrics": {
         "loss": "1.25",
         "evalLoss": "1.5",
@@ -38,6 +42,9 @@ STATUS: dict[str, Any] = {
             {"role": "Eval", "name": "held", "loss": "1.5", "baseline": {"loss": "2.5"}},
             {"role": "General", "name": "everyday"},
             "no data set",
+        ],
+        "pairedPrompts": [
+            {"name": "pronouns", "difference": "0.4", "baseline": {"difference": "0.1"}}
         ],
     },
 }
@@ -58,6 +65,13 @@ def text(*jobs: StoredJob, limit: int = 10) -> str:
         'finetune_job_eval_token_accuracy{finetunejob="demo",namespace="team-a"} 0.7',
         'finetune_job_eval_score{finetunejob="demo",metric="bleu",namespace="team-a"} 31.2',
         'finetune_job_baseline_eval_score{finetunejob="demo",metric="bleu",namespace="team-a"} 3.5',
+        'finetune_job_paired_difference{finetunejob="demo",list="pronouns",namespace="team-a"} 0.4',
+        'finetune_job_baseline_paired_difference{finetunejob="demo",list="pronouns",'
+        'namespace="team-a"} 0.1',
+        'finetune_job_scorer_score{finetunejob="demo",metric="tone",namespace="team-a",'
+        'scorer="polite"} 0.9',
+        'finetune_job_baseline_scorer_score{finetunejob="demo",metric="tone",namespace="team-a",'
+        'scorer="polite"} 0.7',
         'finetune_job_general_loss{finetunejob="demo",namespace="team-a"} 2.1',
         'finetune_job_baseline_general_loss{finetunejob="demo",namespace="team-a"} 2.0',
         'finetune_job_dataset_loss{dataset="eval/held",finetunejob="demo",namespace="team-a"} 1.5',

@@ -6,21 +6,21 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune_trainer.batches import Indices, PackedRow, PackedRows
+from finetune_trainer.batches import Indices, PackedRows
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
 from finetune_trainer.evaluate import Evaluation, evaluate
 from finetune_trainer.gang import Gang
-from finetune_trainer.judging import table
+from finetune_trainer.judging import paired, table
 from finetune_trainer.judging.curve import Course, Point, judge
-from finetune_trainer.judging.datasets import ScoredRows, entries
+from finetune_trainer.judging.datasets import Scored, ScoredRows, entries, sample_of
 from finetune_trainer.judging.decode import Signals, decode
+from finetune_trainer.judging.paired import PairedRows
 from finetune_trainer.judging.scores import Scores, score
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.state import TrainState
@@ -32,11 +32,6 @@ BASE = "base.jsonl"
 """The untouched model's answers, in the folder of the questions."""
 REMEMBERED = 256
 """Evaluations that the state carries along."""
-MAX_SAMPLE = 64
-"""Packed training rows that are scored beside the held-out ones."""
-_SAMPLE = 0x5A
-"""Sets the draw of those apart from the order of the epochs."""
-
 log = logging.getLogger(__name__)
 
 
@@ -55,6 +50,7 @@ class Evaluator:
         scored_rows: Sequence[ScoredRows],
         train_rows: PackedRows,
         questions: Questions | None,
+        paired_rows: PairedRows | None = None,
         logits_to_keep: bool,
         steps: int,
     ) -> None:
@@ -71,6 +67,7 @@ class Evaluator:
         )
         self._steps = steps
         self._questions = questions
+        self._paired = paired_rows
         self._keep = logits_to_keep
         self.signatures: dict[str, str] = {}
         """How the newest scores were computed, where their library says so."""
@@ -105,6 +102,8 @@ class Evaluator:
             self._check(state, scored.held[1])
             _note(state, scored)
             self._reporter.evaluated(state, scored, baseline=False, restored=restored)
+        if not self._compare(state, final=True):
+            return False
         return self._questions is None or self._ask(state, final=True, restored=restored)
 
     def _check(self, state: TrainState, result: Evaluation) -> None:
@@ -131,9 +130,28 @@ class Evaluator:
     def _measure(self, state: TrainState, last: bool) -> bool:
         assert self._held is not None  # noqa: S101 - by the caller
         scored = self._score(self._held)
-        if scored is None:
+        if scored is None or (state.step == 0 and not self._compare(state)):
             return False
         self._remember(state, scored, last)
+        return True
+
+    def _compare(self, state: TrainState, *, final: bool = False) -> bool:
+        """Paired prompts, if the job has any."""
+        if self._paired is None:
+            return True
+        wish, rows = self._paired.wish, self._paired.rows
+        result = self._evaluate(rows, np.arange(len(rows)))
+        if result is None:
+            return False
+        found = paired.differences(result)
+        known = state.metrics.get("pairedPrompts", ())
+        told = paired.entries(wish, found, known, base=not final)
+        state.metrics = {**state.metrics, "pairedPrompts": told}
+        self._reporter.compared(state, told, seconds=result.seconds)
+        if self._gang.is_first:
+            asked = self._config.evaluation.baseline
+            attempt = self._reporter.lines.parent if final else None
+            paired.write(self._paired, found, attempt, with_base=asked)
         return True
 
     def _score(self, held: ScoredRows) -> Scored | None:
@@ -277,63 +295,6 @@ class Evaluator:
             "signatures": scores.signatures,
         }
         table.write_page(folder / table.PAGE, rows, facts)
-
-
-def sample_of(rows: PackedRows, count: int, seed: int) -> Sample:
-    """The same rows in every attempt; no more than are held out, for it takes as long."""
-    drawn = np.random.default_rng((seed, _SAMPLE)).permutation(len(rows))
-    return Sample(rows, np.sort(drawn[: min(count, MAX_SAMPLE)]))
-
-
-@dataclass
-class Sample:
-    """Some of the rows, as rows."""
-
-    rows: PackedRows
-    chosen: Indices
-
-    def __post_init__(self) -> None:
-        self.num_supervised: Indices = self.rows.num_supervised[self.chosen]
-        self.row_lengths: Indices = self.rows.row_lengths[self.chosen]
-        self.num_pairs: Indices = self.rows.num_pairs[self.chosen]
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def row(self, index: int) -> PackedRow:
-        return self.rows.row(int(self.chosen[index]))
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What one evaluation found."""
-
-    held: tuple[ScoredRows, Evaluation]
-    general: tuple[ScoredRows, Evaluation] | None
-    on_train: float | None
-    """Loss on the sample of training rows."""
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """As ``metrics`` has them."""
-        result = self.held[1]
-        numbers = {
-            "evalLoss": result.loss,
-            "perplexity": result.perplexity,
-            "tokenAccuracy": result.accuracy,
-        }
-        if self.on_train is not None:
-            gap = result.loss - self.on_train
-            numbers |= {"trainSampleLoss": self.on_train, "generalizationGap": gap}
-        if self.general is not None:
-            general = self.general[1]
-            numbers |= {"generalLoss": general.loss, "generalPerplexity": general.perplexity}
-        return numbers
-
-    @property
-    def seconds(self) -> float:
-        """Without the sample of training rows."""
-        return self.held[1].seconds + (self.general[1].seconds if self.general else 0.0)
 
 
 def _every(steps: int | None, step: int) -> bool:

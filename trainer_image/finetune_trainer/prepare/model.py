@@ -28,7 +28,9 @@ from finetune_trainer.config import ModelSource
 from finetune_trainer.errors import ModelLoad
 from finetune_trainer.lock import LOCK
 from finetune_trainer.model import load_tokenizer
+from finetune_trainer.object_store import UNFINISHED, BucketError
 from finetune_trainer.prepare import manifest as manifests
+from finetune_trainer.prepare import s3
 from finetune_trainer.prepare.ancestor import rebuild
 from finetune_trainer.prepare.hub import HubError, fetch
 from finetune_trainer.prepare.licence import licence, read_card
@@ -100,6 +102,8 @@ def _name(source: ModelSource) -> str:
         step = f"@{source.job.step}" if source.job.step is not None else ""
         return f"job://{source.job.name}{step}"
     place = source.hub.repository if source.hub else Path(source.path or "").name
+    if source.s3:
+        place = source.s3.uri
     return f"{place}/{source.file}" if source.file else place
 
 
@@ -113,7 +117,7 @@ def _locate(source: ModelSource, scratch: Path) -> tuple[Path, str | None, dict[
             raise ModelLoad(f"{FIELD}.uri: {error}", error.hint) from error
         folder = fetched.folder
         return (folder / source.file if source.file else folder), fetched.commit, fetched.card
-    path = Path(source.path or "")
+    path = Path(source.path or "") if source.s3 is None else _from_bucket(source, scratch)
     if not path.exists():
         raise ModelLoad(f"{FIELD}.uri: nothing at {path.name}", "check the path in the uri")
     if path.is_file():
@@ -127,6 +131,36 @@ def _locate(source: ModelSource, scratch: Path) -> tuple[Path, str | None, dict[
     wanted = _wanted(source, names)
     ggufs = [name for name in wanted if name.endswith(".gguf")]
     return (path / ggufs[0] if ggufs else path), None, read_card(path)
+
+
+def _from_bucket(source: ModelSource, scratch: Path) -> Path:
+    """The folder or the GGUF file, loaded below ``scratch``."""
+    assert source.s3 is not None  # noqa: S101 - the caller looked
+
+    def wanted(names: list[str]) -> list[str]:
+        beside = [name for name in (manifests.MANIFEST, "README.md") if name in names]
+        return [*beside, *(name for name in _wanted(source, names) if name not in beside)]
+
+    try:
+        fetched = s3.fetch(source.s3, wanted, scratch)
+    except BucketError as error:
+        raise ModelLoad(f"{FIELD}.uri: {error}", error.hint) from error
+    if _unfinished(scratch):
+        raise ModelLoad(
+            f"{FIELD}.uri: what lies at {source.s3.uri} is not whole: a push goes on or broke off",
+            "wait for the job that publishes it, or let it publish again",
+        )
+    alone = fetched.files == [Path(source.s3.key).name]
+    return scratch / fetched.files[0] if alone else scratch
+
+
+def _unfinished(folder: Path) -> bool:
+    """Whether a push to the bucket has not come to its end; see ``object_store``."""
+    try:
+        found = manifests.read_manifest(folder)
+    except (OSError, ValueError):
+        return False  # no result of ours
+    return isinstance(found, dict) and UNFINISHED in found
 
 
 def _wanted(source: ModelSource, names: list[str]) -> list[str]:

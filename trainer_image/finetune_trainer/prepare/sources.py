@@ -1,4 +1,4 @@
-"""Where the data files of a source are: mounted, in a hub repository, or behind https."""
+"""Where the data files of a source are: mounted, in a hub repository, a bucket, or behind https."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from finetune_trainer.config import DataSource
 from finetune_trainer.errors import BadData
+from finetune_trainer.object_store import BucketError
+from finetune_trainer.prepare import s3
 from finetune_trainer.prepare.download import DownloadError, download
 from finetune_trainer.prepare.hub import HubError, fetch
 from finetune_trainer.prepare.rows import file_kind
@@ -26,6 +28,8 @@ class Located:
     files: list[SourceFile]
     commit: str | None = None
     """Of a hub repository: what the revision meant."""
+    apart: Path | None = None
+    """File of rows that could not be read before, see ``rows.read_apart``."""
 
 
 def locate(source: DataSource, scratch: Path, max_bytes: int) -> Located:
@@ -41,6 +45,14 @@ def locate(source: DataSource, scratch: Path, max_bytes: int) -> Located:
         except DownloadError as error:
             raise BadData(f"{source.field}.uri: {error}", error.hint) from error
         return Located([SourceFile(path, path.name)])
+    if source.s3 is not None:
+        try:
+            objects = s3.fetch(
+                source.s3, lambda names: _in_repository(source, names), scratch, max_bytes
+            )
+        except BucketError as error:
+            raise BadData(f"{source.field}.uri: {error}", error.hint) from error
+        return Located([SourceFile(objects.folder / name, name) for name in objects.files])
     return _hub(source, scratch, max_bytes)
 
 
@@ -86,9 +98,7 @@ def _in_repository(source: DataSource, names: list[str]) -> list[str]:
     prefix = source.file.rstrip("/") + "/"
     found = [name for name in names if name == source.file or name.startswith(prefix)]
     if not found:
-        raise BadData(
-            f"{source.field}.file: the repository has no {source.file}", _some(names, "it has")
-        )
+        raise BadData(f"{source.field}.file: there is no {source.file}", _some(names, "it has"))
     return sorted(name for name in found if name == source.file or file_kind(name))
 
 

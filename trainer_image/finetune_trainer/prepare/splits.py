@@ -13,6 +13,7 @@ import pyarrow  # type: ignore[import-untyped]
 
 from finetune_trainer.config import Data, DataSource
 from finetune_trainer.errors import BadData
+from finetune_trainer.prepare.augment import augmented as located_after
 from finetune_trainer.prepare.cleaning.clean import clean
 from finetune_trainer.prepare.cleaning.compare import Table
 from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
@@ -51,10 +52,12 @@ class AllSides:
     """Sizes of the groups of near duplicates that were found, the largest first."""
 
 
-def read_sides(data: Data, scratch: Path, ledger: Ledger) -> AllSides:
+def read_sides(
+    data: Data, scratch: Path, ledger: Ledger, augmented: Path | None = None
+) -> AllSides:
     """Clean samples to train on, those held out, from eval sources or from train's own, and general
-    ones."""
-    train = _read("train", data.train, data, scratch, ledger)
+    ones. ``augmented``: where the rows to train on came back from a container of the user."""
+    train = _read("train", data.train, data, scratch, ledger, augmented)
     table = Table(train.samples, train.accounts, ledger)
     held, held_table = replace(train, name="eval"), None
     if data.eval:
@@ -76,10 +79,20 @@ def read_sides(data: Data, scratch: Path, ledger: Ledger) -> AllSides:
 
 
 def _read(
-    name: str, sources: tuple[DataSource, ...], data: Data, scratch: Path, ledger: Ledger
+    name: str,
+    sources: tuple[DataSource, ...],
+    data: Data,
+    scratch: Path,
+    ledger: Ledger,
+    augmented: Path | None = None,
 ) -> Split:
     located = [
-        (source, locate(source, scratch / f"{name}-{index}", data.max_download_bytes))
+        (
+            source,
+            locate(source, scratch / f"{name}-{index}", data.max_download_bytes)
+            if augmented is None
+            else located_after(source, augmented),
+        )
         for index, source in enumerate(sources)
     ]
     reader = SampleReader(

@@ -23,6 +23,7 @@ from finetune_trainer.judging.scores import compiled
 from finetune_trainer.lock import versions
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
+from finetune_trainer.prepare.augment import counts
 from finetune_trainer.prepare.cleaning.compare import Table
 from finetune_trainer.prepare.cleaning.expect import check_rows, check_truncated, told
 from finetune_trainer.prepare.cleaning.rejects import Ledger, totals
@@ -30,6 +31,7 @@ from finetune_trainer.prepare.cleaning.rules import MEANINGS
 from finetune_trainer.prepare.mixing import mix
 from finetune_trainer.prepare.model import end_of_turn_ids, prepare_model
 from finetune_trainer.prepare.pack import one_each, pack, pack_apart
+from finetune_trainer.prepare.paired import write_paired
 from finetune_trainer.prepare.prompts import held_out_prompts
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
 from finetune_trainer.prepare.report.facts import Found, report_facts
@@ -63,11 +65,12 @@ _MAX_WARNINGS = 6
 """In the termination message; the report has all."""
 
 
-def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
+def run(config: RunConfig, workspace: Path, augmented: Path | None = None) -> dict[str, Any]:
     """Fill ``<workspace>/model`` and ``<workspace>/data``; return ``model``, ``data``, ``steps``.
 
-    Repeating it with the same input is harmless and quick. Raises ``ModelLoad``, ``BadData`` or
-    ``ConfigInvalid``, each naming the field.
+    ``augmented``: where the training rows came back from ``spec.data.augment``. Repeating it with
+    the same input is harmless and quick. Raises ``ModelLoad``, ``BadData`` or ``ConfigInvalid``,
+    each naming the field.
     """
     started = time.monotonic()
     wish = config.evaluation.generation
@@ -76,7 +79,9 @@ def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
     model = prepare_model(config.model, workspace)
     _check_length(config, model)
     _check_packing(config, model)
-    data = prepare_data(config, workspace, model)
+    data = prepare_data(config, workspace, model, augmented)
+    if augmented is not None:
+        shutil.rmtree(augmented.parent, ignore_errors=True)
     if wish:
         read_prompts(workspace / "data" / "eval", wish, model["contextLength"])
     steps = planned_steps(config, data["packedRows"])
@@ -86,10 +91,12 @@ def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
     return told | ({"published": found} if found else {})
 
 
-def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> dict[str, Any]:
+def prepare_data(
+    config: RunConfig, workspace: Path, model: dict[str, Any], augmented: Path | None = None
+) -> dict[str, Any]:
     """Make ``<workspace>/data`` and return its counts; an earlier equal result is kept."""
     folder = workspace / "data"
-    input_digest = _input_digest(config, model)
+    input_digest = _input_digest(config, model, augmented)
     if kept := manifests.reusable(folder, input_digest):
         log.info("the data is there already: %s", kept["digest"])
         return _counts(kept)
@@ -97,7 +104,9 @@ def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> d
     temporary = manifests.fresh_sibling(folder)
     ledger = Ledger(temporary / REJECTS, config.data.cleaning)
     try:
-        facts = _make_data(config, model, workspace / "model", scratch, temporary, ledger)
+        facts = _make_data(
+            config, model, workspace / "model", scratch, temporary, ledger, augmented
+        )
     except BadData as error:
         raise _with_rejects(error, ledger, workspace / FAILED_REJECTS) from error
     ledger.close()
@@ -126,11 +135,12 @@ def _make_data(
     scratch: Path,
     folder: Path,
     ledger: Ledger,
+    augmented: Path | None,
 ) -> dict[str, Any]:
     """Fill ``folder``; returns what the manifest says of it."""
     tokenizer, decoder = load_tokenizer(weights), decoder_of(weights)
     end_of_turn = end_of_turn_ids(weights)
-    sides = read_sides(config.data, scratch, ledger)
+    sides = read_sides(config.data, scratch, ledger, augmented)
     train, held = sides.train, sides.held
     facts: dict[str, Any] = {}
     done: list[Side] = []
@@ -158,8 +168,11 @@ def _make_data(
             prompts = held_out_prompts(split, tokenized, tokenization, config.data.sequence_length)
             write_prompts(folder / split.name / PROMPTS, prompts)
         done.append(Side(split, tokenized))
+    if wish := config.evaluation.paired_prompts:
+        write_paired(wish, config.data, tokenizer, end_of_turn, folder)
     check_rows(config.data.expect, train.accounts)
     check_truncated(config.data.expect, facts["truncated"], facts["kept"])
+    read = sum(account.read for account in train.accounts)
     own_eval = bool(config.data.eval)
     general = sides.general
     accounts = [
@@ -189,6 +202,7 @@ def _make_data(
         "sources": [asdict(report) for report in train.reports],
         "evalSources": [asdict(report) for report in held.reports] if own_eval else [],
         "generalSources": [asdict(report) for report in general.reports] if general else [],
+        **({"augment": counts(config.data, augmented, read)} if augmented else {}),
         "accounts": [account.summary() for account in accounts],
         "warnings": report["warnings"],
     }
@@ -317,7 +331,7 @@ def _check_packing(config: RunConfig, model: dict[str, Any]) -> None:
         )
 
 
-def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
+def _input_digest(config: RunConfig, model: dict[str, Any], augmented: Path | None = None) -> str:
     sources = (*config.data.train, *config.data.eval, *config.data.general)
     paths = {source.path for source in sources if source.path is not None}
     weighted = any(source.weight is not None for source in sources)
@@ -326,7 +340,10 @@ def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
             **({"seed": config.training.seed} if weighted else {}),
             "version": manifests.VERSION,
             "data": config.data.model_dump(),
+            "paired": [each.model_dump() for each in config.evaluation.paired_prompts],
             "model": model["digest"],
+            # By content: what a container wrote again has other times.
+            "augmented": augmented and manifests.describe_files(augmented),
             "files": {
                 path: manifests.fingerprint(Path(path))
                 for path in sorted(paths)
@@ -338,8 +355,9 @@ def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
 
 def _counts(manifest: dict[str, Any]) -> dict[str, Any]:
     keys = (
-        "rows kept changed dropped reported truncated tokens supervisedTokens packedRows evalRows "
-        "evalTokens evalPackedRows generalRows generalTokens longestRow mostSupervised digest"
+        "augment rows kept changed dropped reported truncated tokens supervisedTokens packedRows "
+        "evalRows evalTokens evalPackedRows generalRows generalTokens longestRow mostSupervised "
+        "digest"
     )
     reports = [*manifest["sources"], *manifest["evalSources"], *manifest["generalSources"]]
     sources = [

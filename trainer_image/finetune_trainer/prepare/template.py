@@ -87,7 +87,8 @@ class ChatRenderer:
         for turn in turns:
             before = self._text(messages[:turn], prompt=True, **options)
             bare = self._text(messages[:turn], **options)
-            upto = self._text(messages[: turn + 1], **options)
+            last = turn + 1 == len(messages)
+            upto = whole.text if last else self._text(messages[: turn + 1], **options)
             start = len(before)
             if not upto.startswith(before) or not whole.text.startswith(upto):
                 raise TemplateError(

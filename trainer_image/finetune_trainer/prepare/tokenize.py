@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from finetune_trainer.errors import BadData, ModelLoad
 from finetune_trainer.prepare.cleaning.rules import NO_TARGETS, NO_TARGETS_IN_LENGTH, TOO_LONG
 from finetune_trainer.prepare.encode import Encoded, Encoder
 from finetune_trainer.prepare.formats import SourceReport
+from finetune_trainer.prepare.lists import Lists
 from finetune_trainer.prepare.store import Segment
 from finetune_trainer.prepare.template import ChatRenderer, Message, TemplateError
 
@@ -69,8 +71,16 @@ class Tokenized:
 
     def segment(self, place: int) -> Segment:
         """The segment at this place of ``kept``."""
-        row = self.table[self.kept[place]]
-        return Segment(row["input_ids"], row["supervised"], self.samples[place])
+        row = self.kept[place]
+        return Segment(self._ids[row], self._supervised[row], self.samples[place])
+
+    @cached_property
+    def _ids(self) -> Lists:
+        return Lists(self.table.data.column("input_ids"))
+
+    @cached_property
+    def _supervised(self) -> Lists:
+        return Lists(self.table.data.column("supervised"))
 
 
 class Tokenization:

@@ -1,6 +1,7 @@
 """The destinations of the result, one after the other. What lies on the claim stays, come what may.
 
-Each takes a new version at once or not at all: a tag and a branch move with the last request.
+Each takes a new version at once or not at all: a tag, a branch and the manifest in a bucket move
+with the last request.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from finetune_trainer.config import Destination, JobRef, OciPlace
 from finetune_trainer.errors import PublishFailed, PublishRefused
-from finetune_trainer.publishing import hub
+from finetune_trainer.object_store import BucketError
+from finetune_trainer.publishing import hub, s3
 from finetune_trainer.publishing.image import build_image
 from finetune_trainer.publishing.registry import Registry, RegistryError, read_login
 
@@ -37,9 +39,9 @@ def push_all(
         log.info("pushing the %s to %s", folder.name, each.name)
         try:
             uri, digest = _push(each, folder, job, digests[folder.name], pause_seconds)
-        except (RegistryError, hub.HubPushError) as error:
+        except (RegistryError, hub.HubPushError, BucketError) as error:
             kind = PublishFailed if error.again else PublishRefused
-            place = f"{each.field}.{'hub' if each.hub else 'oci'}"
+            place = f"{each.field}.{'hub' if each.hub else 'oci' if each.oci else 's3'}"
             stays = f"; the result lies on its claim, {_told(pushed)}"
             raise kind(f"{place} ({each.name}): {error}{stays}", error.hint) from error
         pushed.append({"name": each.name, "uri": uri, "digest": digest})
@@ -53,7 +55,10 @@ def _push(
         message = f"{job.namespace}/{job.name}: {digest}"
         commit = hub.push(folder, each.hub, message, pause_seconds)
         return f"hf://{each.hub.repository}", commit
-    assert each.oci is not None  # noqa: S101 - one of the two, by the API
+    if each.s3:
+        s3.push(folder, each.s3)
+        return each.s3.uri, digest
+    assert each.oci is not None  # noqa: S101 - one of the three, by the API
     host, repository, tag = split_image(each.oci.image)
     login = read_login(Path(each.oci.login_path), host) if each.oci.login_path else None
     registry = Registry(

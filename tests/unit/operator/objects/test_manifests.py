@@ -37,9 +37,12 @@ EVERYTHING = make_spec(
             {"name": "rows", "uri": "pvc://datasets/rows.jsonl", "format": "Instruction"},
             {"name": "more", "uri": "pvc://work/more"},
             {"name": "hub", "uri": "hf://datasets/org/rows"},
+            {"name": "far", "uri": "s3://rows/a/", "s3": {"secretRef": {"name": "s3-read"}}},
+            {"name": "also-far", "uri": "s3://rows/b", "s3": {"secretRef": {"name": "s3-read"}}},
         ],
         "eval": [{"name": "held", "uri": "image://example.test/model:1//held.jsonl"}],
         "general": [{"name": "everyday", "uri": "pvc://datasets/everyday.jsonl"}],
+        "augment": {"image": "example.test/paraphrase:1", "args": ["--seed=1"]},
     },
     workers={
         "count": 3,
@@ -99,6 +102,7 @@ EVERYTHING = make_spec(
                 "hub": {"repository": "team/bot", "secretRef": {"name": "write"}},
             },
             {"name": "near", "oci": {"image": "near.test/bot:1", "plainHTTP": "Enabled"}},
+            {"name": "bucket", "s3": {"uri": "s3://out/bot", "secretRef": {"name": "s3-write"}}},
         ],
     },
 )
@@ -145,16 +149,16 @@ def test_every_pod_fits_the_restricted_profile(pod: dict[str, Any]) -> None:
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
-    for forbidden in ("hostNetwork", "hostPID", "hostIPC", "initContainers"):
+    for forbidden in ("hostNetwork", "hostPID", "hostIPC"):
         assert forbidden not in pod
-    for container in pod["containers"]:
+    for container in (*pod["containers"], *pod.get("initContainers", ())):
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
     kinds = {next(name for name in volume if name != "name") for volume in pod["volumes"]}
-    allowed = {"emptyDir", "configMap", "secret", "persistentVolumeClaim", "image"}
+    allowed = {"emptyDir", "configMap", "secret", "projected", "persistentVolumeClaim", "image"}
     assert kinds <= allowed
 
 
@@ -191,6 +195,20 @@ def test_a_scorer_sees_the_answers_and_nothing_else() -> None:
         assert answers["readOnly"] and answers["subPath"].endswith("/attempts/2/answers.jsonl")
         assert tmp["name"] == f"tmp-{container['name']}"
         assert "secret" not in str(pod["volumes"])
+
+
+def test_a_container_for_the_rows_sees_rows_and_nothing_else() -> None:
+    pod = build_prepare_job(FULL, 3)["spec"]["template"]["spec"]
+    fetch, augment = pod["initContainers"]
+    (main,) = pod["containers"]
+    assert {**main, "name": "fetch", "args": ["fetch"]} == fetch
+    paths = {mount["mountPath"]: mount.get("subPath", "") for mount in augment["volumeMounts"]}
+    assert set(paths) == {"/tmp", "/rows/in", "/rows/out"}
+    assert paths["/rows/in"].endswith("/augment/3/in")
+    assert paths["/rows/out"].endswith("/augment/3/out")
+    told = {each["name"]: each.get("value") for each in main["env"]}
+    assert told["FINETUNE_AUGMENTED"] == "/workspace/augment/3"
+    assert "FINETUNE_AUGMENTED" not in str(build_prepare_job(SMALL, 0))
 
 
 def test_only_training_pods_ask_for_gpus() -> None:

@@ -104,6 +104,21 @@ def test_scores_source_by_source_are_bounded_and_stay_until_the_next() -> None:
     assert later is not None and later.datasets == metrics.datasets
 
 
+def test_paired_prompts_are_told_with_the_untouched_model() -> None:
+    numbers = {"difference": 0.4, "absoluteDifference": 0.6, "firstLikelier": 1}
+    each = {"name": "pronouns", "pairs": 8, **numbers, "baseline": {**numbers, "difference": -1}}
+    told = MetricsReport.model_validate({"pairedPrompts": [each] * 9})
+    metrics = read_metrics(told, None)
+    assert metrics is not None and metrics.paired_prompts is not None
+    assert len(metrics.paired_prompts) == 4
+    assert metrics.paired_prompts[0].wire() == {
+        "name": "pronouns", "pairs": 8,
+        "difference": "0.4", "absoluteDifference": "0.6", "firstLikelier": "1",
+        "baseline": {"difference": "-1", "absoluteDifference": "0.6", "firstLikelier": "1"},
+    }  # fmt: skip
+    assert MetricsReport.model_validate({"pairedPrompts": [{}]}).paired_prompts == ()
+
+
 @pytest.mark.parametrize(
     "wrong", [3, [3], [{"name": "x"}], [{**DATASET, "role": "Train"}], [{**DATASET, "name": ""}]]
 )

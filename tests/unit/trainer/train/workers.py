@@ -28,6 +28,7 @@ from finetune_trainer.gang import Gang
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.judging.datasets import ScoredRows
 from finetune_trainer.judging.decode import Decoding, Signals, decode
+from finetune_trainer.judging.paired import PairedRows
 from finetune_trainer.judging.prompts import Prompt
 from finetune_trainer.judging.questions import Questions
 from finetune_trainer.loop import Loop
@@ -79,6 +80,8 @@ class Job:
     bad_row: int | None = None
     """The only train row with the token ``BAD_TOKEN``."""
     general_lengths: list[list[int]] = field(default_factory=list)
+    paired_lengths: list[list[int]] = field(default_factory=list)
+    """Rows for the paired prompts of ``config``, two for each."""
     start: Path | None = None
     """Folder of the model to start from; None: the random one of ``model``."""
     bad: str = "output"
@@ -200,7 +203,15 @@ def assembled(job: Job, place: Place, shared: Path | None = None, attempt: int =
         reporter=recorder(place, folder, attempt),
         state=state,
         questions=questions(job, config, workspace),
+        paired_rows=paired_rows(job, config, scratch, workspace),
     )
+
+
+def paired_rows(job: Job, config: RunConfig, scratch: Path, workspace: Path) -> PairedRows | None:
+    if not job.paired_lengths:
+        return None
+    rows = rows_in(scratch / "paired", 4, job.paired_lengths, job.supervised)
+    return PairedRows(config.evaluation.paired_prompts, rows, workspace / "answers")
 
 
 def scored_rows(scratch: Path, job: Job) -> list[ScoredRows]:
