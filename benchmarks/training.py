@@ -6,6 +6,7 @@ Ours runs as in two training pods, on packed rows; peers run as two ranks, see `
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -26,6 +27,8 @@ from benchmarks.training_peers import LEARNING_RATE, Settings
 from finetune_trainer.fast import matrix
 
 RANKS = 2
+ALIKE = 0.03
+"""By so much the tokens of a step may differ between contestants."""
 WARM_UP = 1
 """First steps, which do not count."""
 SMOLLM2: dict[str, Any] = {
@@ -82,18 +85,25 @@ def save_model(folder: Path, layers: int) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def race(folder: Path, samples: Samples, *, parameters: int, rows: int, micros: list[int],
-         steps: int) -> Race:  # fmt: skip
-    """Lay the samples out for everybody. Each step has ``rows`` packed rows, or as many samples as
-    have their tokens; these are a multiple of every micro-batch in ``micros``."""
+def race(
+    folder: Path, samples: Samples, *, parameters: int, rows: int, micros: list[int], steps: int
+) -> Race:
+    """Lay the samples out for everybody.
+
+    Each step has ``rows`` packed rows or a few more: as few as have the tokens of a whole number of
+    samples, within 3 %, that is a multiple of every micro-batch in ``micros`` on all ranks.
+    """
     folder.mkdir()
     samples.save(folder / "samples.npz")
     packed = training_data.write_packed(samples, folder / "data" / "train")
     training_data.write_nothing(folder / "data" / "eval")
-    least = max(micros) * RANKS
-    wanted = rows * len(samples.lengths) / packed
-    per_step = max(least, round(wanted / least) * least)
-    return Race(folder, samples, parameters, rows, per_step, steps)
+    least = math.lcm(*micros) * RANKS
+    in_row = len(samples.lengths) / packed
+    for count in range(rows, rows + 100 * RANKS, RANKS):
+        per_step = round(count * in_row / least) * least
+        if abs(per_step / (count * in_row) - 1) <= ALIKE:
+            break
+    return Race(folder, samples, parameters, count, per_step, steps)
 
 
 def ours(race: Race, model: Path, lora: dict[str, Any] | None) -> Result:

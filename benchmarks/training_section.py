@@ -53,7 +53,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-full-rows", action="store_true", help="leave full rows out")
     parser.add_argument("--peers", nargs="+", choices=[*MODES, HAND], default=[*MODES, HAND])
     parser.add_argument("--steps", type=int, default=3, help="of each run, the first is warm-up")
-    parser.add_argument("--rows", type=int, default=6, help="packed rows of an optimizer step")
+    parser.add_argument(
+        "--rows", type=int, default=6, help="packed rows of an optimizer step, at least"
+    )
     parser.add_argument("--layers", type=int, default=30, help="of the model, to run it small")
 
 
@@ -64,7 +66,7 @@ def _measure(options: argparse.Namespace) -> str:
         parameters = training.save_model(model, options.layers)
         sizes = {"parameters": parameters, "rows": options.rows, "steps": options.steps}
         # Enough that no sampler comes to its end; an epoch's last step may be short.
-        packed = options.rows * (options.steps + 1)
+        packed = 2 * options.rows * (options.steps + 1)
         tail = training.race(
             folder / "tail", training_data.long_tailed(packed * 8), micros=options.micro_batches,
             **sizes,
@@ -141,9 +143,10 @@ random weights) in FP32, ZeRO-2 (by hand: DDP), AdamW, clipping, two ranks with 
 Chat data with a long tail: lengths are log-normal, median {median(lengths):.0f} tokens, 95th
 percentile {sorted(lengths)[len(lengths) * 95 // 100]}, cut at {training_data.LONGEST}; two thirds
 of a sample are supervised. An optimizer step has {race.rows_per_step} packed rows or
-{race.samples_per_step} samples, which have as many tokens. Contestants alternate; medians of
-{options.rounds} runs with {options.steps - training.WARM_UP} steps after {training.WARM_UP} of
-warm-up; Hugging Face's Trainer at the micro-batch that was fastest in the first round.
+{race.samples_per_step} samples, which have as many tokens, within {training.ALIKE:.0%}. Contestants
+alternate; medians of {options.rounds} runs with {options.steps - training.WARM_UP} steps after
+{training.WARM_UP} of warm-up; Hugging Face's Trainer at the micro-batch that was fastest in the
+first round.
 
 Ours multiplies matrices by {library} on this processor. The ceiling: fp32 matrix products of both
 ranks at once by the faster of MKL and oneDNN, probed before and after each run; a token has 4 FLOPs
