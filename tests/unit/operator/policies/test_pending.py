@@ -131,7 +131,7 @@ def test_the_sentence_names_the_cause(facts: Facts, reason: Reason, part: str) -
         pytest.param(ROWS[3].values[0], "; check spec.model.uri where", id="no such image"),
         pytest.param(ROWS[4].values[0], "spec.model.chatTemplate.configMap", id="no ConfigMap"),
         pytest.param(ROWS[6].values[0], "spec.workers.serviceAccountName", id="no account"),
-        pytest.param(ROWS[7].values[0], "correct spec.model.secretRef", id="no Secret"),
+        pytest.param(ROWS[7].values[0], "correct the field's secretRef", id="no Secret"),
     ],
 )
 def test_the_sentence_ends_with_what_to_do(facts: Facts, hint: str) -> None:
