@@ -142,13 +142,22 @@ def share_of(
     return share
 
 
-def collate(rows: Sequence[PackedRow]) -> Batch:
+def few_lengths(length: int) -> int:
+    """The next length of which there are sixteen between any number and its double."""
+    step = 1 << max(0, length.bit_length() - 5)
+    return -(-length // step) * step
+
+
+def collate(rows: Sequence[PackedRow], *, rounded: bool = False) -> Batch:
     """Pad rows to the longest of them and stack; no rows give one row that weighs nothing.
+
+    ``rounded``: to one of a few lengths, for kernels that are compiled for each.
 
     The tail of a short row is a segment of its own (positions restart at 0) without targets: no
     attention mask is needed, and none may be passed, since a mask switches isolation off.
     """
     length = max((len(row.input_ids) for row in rows), default=1)
+    length = few_lengths(length) if rounded else length
     count = max(len(rows), 1)
     input_ids = torch.zeros((count, length), dtype=torch.long)
     position_ids = torch.zeros((count, length), dtype=torch.long)

@@ -124,7 +124,8 @@ class Engine:
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ConfigInvalid("spec.method.lora.targetModules: no parameter would be trained")
-        accelerate(model, stage=stage, on_gpu=on_gpu)
+        self.few_shapes = accelerate(model, stage=stage, on_gpu=on_gpu)
+        """Batches of few different lengths take less memory: kernels are kept for each."""
         self.precision: Precision = precision
         self.stage = stage
         self.config = deepspeed_config(

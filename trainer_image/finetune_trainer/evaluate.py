@@ -84,7 +84,8 @@ def evaluate(
     try:
         with torch.no_grad(), torch.random.fork_rng(devices):
             for numbers in share:
-                batch = collate([rows.row(int(number)) for number in numbers])
+                chosen = [rows.row(int(number)) for number in numbers]
+                batch = collate(chosen, rounded=engine.few_shapes)
                 losses, met = losses_and_hits(
                     engine,
                     batch.to(engine.device),

@@ -267,7 +267,8 @@ class Loop:
         )
 
     def _batch(self, rows: Indices) -> Batch:
-        return collate([self.train_rows.row(int(number)) for number in rows])
+        chosen = [self.train_rows.row(int(number)) for number in rows]
+        return collate(chosen, rounded=self.engine.few_shapes)
 
     def _scale(self, window: Window) -> float:
         return self.gang.place.world_size / window.supervised

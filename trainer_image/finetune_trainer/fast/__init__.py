@@ -12,8 +12,11 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 
-def accelerate(model: Any, *, stage: int, on_gpu: bool) -> None:
-    """Let a loaded model, with its adapter if it has one, use what fits it."""
+def accelerate(model: Any, *, stage: int, on_gpu: bool) -> bool:
+    """Let a loaded model, with its adapter if it has one, use what fits it.
+
+    Returns whether it compiles something for each new shape of its inputs.
+    """
     from finetune_trainer.fast import attention, linear, matrix
 
     used = []
@@ -25,7 +28,9 @@ def accelerate(model: Any, *, stage: int, on_gpu: bool) -> None:
 
         if count := lora.attach(model):
             used.append(f"{count} adapted layers in one piece")
-    if stage < 3 and not on_gpu and matrix.faster():
+    compiles = stage < 3 and not on_gpu and matrix.faster()
+    if compiles:
         count = linear.attach(model)
         used.append(f"oneDNN, also in {count} other layers")
     log.info("faster forms in use: %s", ", ".join(used) or "none")
+    return compiles

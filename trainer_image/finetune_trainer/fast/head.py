@@ -85,10 +85,14 @@ def head_of(model: Any) -> Head | None:
     return Head(layer)
 
 
+def _chunk_size(vocabulary: int) -> int:
+    return max(1, CHUNK_ELEMENTS // vocabulary)
+
+
 def _chunks(
     hidden: torch.Tensor, targets: torch.Tensor, vocabulary: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    size = _chunk_size(vocabulary)
     return zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
 
 
@@ -108,7 +112,8 @@ class _LossSum(torch.autograd.Function):
         of_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
         at = 0
         for part, aims in _chunks(hidden, targets, len(weight)):
-            logits = times(part, weight)
+            rest = len(part) < _chunk_size(len(weight))
+            logits = times(part, weight, rare=rest)
             if bias is not None:
                 logits += bias
             likely = functional.log_softmax(logits.float(), dim=1)
@@ -119,7 +124,7 @@ class _LossSum(torch.autograd.Function):
             likely.scatter_add_(1, aims[:, None], likely.new_full((len(part), 1), -1.0))
             of_logits = likely.to(hidden.dtype)
             if of_hidden is not None:
-                of_hidden[at : at + len(part)] = times(of_logits, weight.t())
+                of_hidden[at : at + len(part)] = times(of_logits, weight.t(), rare=rest)
             if of_weight is not None:
                 of_weight.addmm_(of_logits.t(), part)
             if of_bias is not None:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 LEAST = 1 << 22
-"""Multiplications of a product that is worth it: oneDNN compiles a kernel for each new shape."""
+"""Multiplications of a product that is worth it: oneDNN compiles a kernel for each new shape, and
+keeps the newest thousand; callers see to it that there are few."""
 
 
 @cache
@@ -32,11 +33,15 @@ def faster(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return there and hasattr(torch.ops.mkldnn, "_linear_pointwise") and not known
 
 
-def times(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """x [M, K] by the transpose of ``other`` [N, K]: [M, N], without a gradient of its own."""
+def times(x: torch.Tensor, other: torch.Tensor, *, rare: bool = False) -> torch.Tensor:
+    """x [M, K] by the transpose of ``other`` [N, K]: [M, N], without a gradient of its own.
+
+    ``rare``: products of such shapes hardly come again.
+    """
     found: torch.Tensor
     if (
-        x.dtype == other.dtype == torch.float32
+        not rare
+        and x.dtype == other.dtype == torch.float32
         and x.device.type == "cpu"
         and x.numel() * len(other) >= LEAST
         and faster()

@@ -56,10 +56,10 @@ def test_logits_of_a_chunk_are_the_most_there_is(monkeypatch: pytest.MonkeyPatch
     sizes: list[int] = []
     times = heads.times
 
-    def watched(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    def watched(x: torch.Tensor, other: torch.Tensor, **rest: bool) -> torch.Tensor:
         if other is each.lm_head.weight:
             sizes.append(len(x))
-        return times(x, other)
+        return times(x, other, **rest)
 
     monkeypatch.setattr(heads, "times", watched)
     loss_sum(each, packed, logits_to_keep=True, head=head_of(each)).backward()

@@ -27,6 +27,7 @@ class Unsharded:
     precision: str = "FP32"
     head: None = None
     costs = Costs(token=1, target=1, pair=1)
+    few_shapes = False
 
     @property
     def device(self) -> torch.device:

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.trainer.train.tiny import random_rows, row_lengths, write_rows
 
-from finetune_trainer.batches import IGNORE, Windows, collate, epoch_order, share_of
+from finetune_trainer.batches import (
+    IGNORE,
+    Windows,
+    collate,
+    epoch_order,
+    few_lengths,
+    share_of,
+)
 from finetune_trainer.prepare.store import PackedDataset
 
 
@@ -88,6 +95,22 @@ def test_trap_07_all_tensors_of_a_batch_share_one_length_and_padding_stands_apar
         assert torch.equal(batch.labels[index, :used], row.labels)
         assert batch.labels[index, used:].eq(IGNORE).all()
         assert batch.position_ids[index, used:].tolist() == list(range(longest - used))
+
+
+def test_rounded_batches_have_few_lengths_and_hold_the_same(data: PackedDataset) -> None:
+    assert [few_lengths(n) for n in (1, 16, 31, 33, 65, 1000, 1024)] == [
+        *(1, 16, 31),
+        *(34, 68, 1024, 1024),
+    ]
+    assert len({few_lengths(n) for n in range(512, 1024)}) == 17
+    assert all(n <= few_lengths(n) <= n * 1.07 for n in range(1, 5000))
+    rows = [data.row(0), data.row(3)]
+    plain, rounded = collate(rows), collate(rows, rounded=True)
+    used = plain.input_ids.shape[1]
+    assert rounded.input_ids.shape[1] == few_lengths(used)
+    assert torch.equal(rounded.input_ids[:, :used], plain.input_ids)
+    assert torch.equal(rounded.labels[:, :used], plain.labels)
+    assert rounded.labels[:, used:].eq(IGNORE).all()
 
 
 def test_no_rows_make_a_row_that_weighs_nothing() -> None:
