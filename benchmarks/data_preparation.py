@@ -109,6 +109,7 @@ def _memory(pid: int) -> int:
 def _ours(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]:
     from finetune_trainer.config import RunConfig
     from finetune_trainer.prepare import stage
+    from finetune_trainer.prepare.store import PackedDataset
 
     config = RunConfig.model_validate(
         {
@@ -139,6 +140,11 @@ def _ours(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]
         "near_duplicates": made["reported"].get("nearDuplicates", 0),
         "tokens": made["tokens"],
         "packed_rows": made["packedRows"],
+        "all_tokens": made["tokens"] + made["evalTokens"],
+        "all_targets": sum(
+            int(PackedDataset(folder / "data" / side).num_supervised.sum())
+            for side in ("train", "eval")
+        ),
     }
 
 
