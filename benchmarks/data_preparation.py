@@ -109,6 +109,7 @@ def _memory(pid: int) -> int:
 def _ours(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]:
     from finetune_trainer.config import RunConfig
     from finetune_trainer.prepare import stage
+    from finetune_trainer.prepare.model import prepare_model
     from finetune_trainer.prepare.store import PackedDataset
 
     config = RunConfig.model_validate(
@@ -130,7 +131,7 @@ def _ours(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]
             "workers": {"count": 1, "ranksPerWorker": 1, "device": "CPU"},
         }
     )
-    prepared = stage.prepare_model(config.model, folder)
+    prepared = prepare_model(config.model, folder)
     started = time.monotonic()
     made = stage.prepare_data(config, folder, prepared)
     seconds = time.monotonic() - started

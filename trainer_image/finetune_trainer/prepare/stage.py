@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer as Decoder
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -200,7 +201,7 @@ def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> Table:
 def _mixed(split: Split, table: Table, tokenized: Tokenized, seed: int) -> Tokenized:
     """The rows of an epoch, where the sources have weights."""
     weights = [Fraction(source.weight) for source in split.sources if source.weight is not None]
-    if not weights or not tokenized.samples:
+    if not weights or not len(tokenized.samples):
         return tokenized
     for source, account in zip(split.sources, split.accounts, strict=True):
         if not account.kept:
@@ -238,13 +239,14 @@ def _write(
     isolated = config.data.packing == "Isolated"
     lengths = tokenized.lengths
     rows = pack(lengths, config.data.sequence_length) if isolated else one_each(lengths)
-    write_split(folder / split.name, _segments(tokenized, rows), sum(lengths))
-    kept = len(set(tokenized.samples))
+    tokens = int(lengths.sum())
+    write_split(folder / split.name, _segments(tokenized, rows), tokens)
+    kept = len(np.unique(tokenized.samples))
     log.info("%s: %d of %d samples in %d rows", split.name, kept, len(split.samples), len(rows))
     if split.name == "eval":
         return {
             "evalRows": kept,
-            "evalTokens": sum(lengths),
+            "evalTokens": tokens,
             "evalPackedRows": len(rows),
         }
     if not rows:
@@ -263,7 +265,7 @@ def _write(
     write_witnesses(folder / split.name, witnesses)
     return {
         "kept": kept,
-        "tokens": sum(lengths),
+        "tokens": tokens,
         "supervisedTokens": tokenized.supervised,
         "packedRows": len(rows),
         "longestRow": int(written.row_lengths.max()),
