@@ -17,6 +17,7 @@ from benchmarks import (
     recovery_section,
     start_up_section,
     trainer_section,
+    training_section,
 )
 from benchmarks.record import Section, measured
 
@@ -25,6 +26,7 @@ SECTIONS: dict[str, Section] = {
     "start-up": start_up_section.SECTION,
     "recovery": recovery_section.SECTION,
     "trainer": trainer_section.SECTION,
+    "training": training_section.SECTION,
     "checkpoint": checkpoint_section.SECTION,
     "memory": memory_section.SECTION,
     "data": data_section.SECTION,

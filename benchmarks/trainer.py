@@ -31,6 +31,7 @@ class Speed:
     steps: int
     step_seconds: float
     """Median time from the end of one step to the end of the next."""
+    mean_seconds: float
     tokens_per_second: float
     outside: float
     """Share of that time that is not forward, backward or optimizer."""
@@ -38,7 +39,7 @@ class Speed:
 
 def prepare(workspace: Path, model: Path, *, sequence_length: int = 256) -> None:
     """Model and data on ``workspace``, by the prepare stage."""
-    _run_json(workspace, model, {}, 1, {"sequenceLength": sequence_length}, {})
+    _run_json(workspace, model, {}, 1, {"sequenceLength": sequence_length}, {}, {})
     stage("prepare", workspace, {})
 
 
@@ -56,9 +57,10 @@ def run(
     *,
     data: dict[str, Any] | None = None,
     checkpoint: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
 ) -> Path:
-    """Train, and return the run's metrics.jsonl. ``data`` and ``checkpoint``: as in run.json."""
-    _run_json(workspace, model, method, steps, data or {}, checkpoint or {})
+    """Train, and return the run's metrics.jsonl. The keyword arguments go into run.json."""
+    _run_json(workspace, model, method, steps, data or {}, checkpoint or {}, training or {})
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
     pods = [
@@ -80,15 +82,16 @@ def run(
     return workspace / "attempts" / str(attempt) / "metrics.jsonl"
 
 
-def speed(metrics: Path) -> Speed:
-    """The figures of a run from its steps after the warm-up."""
+def speed(metrics: Path, warm_up: int = WARM_UP) -> Speed:
+    """The figures of a run from its steps after the warm-up, at least one."""
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    steps = [line for line in lines if "computeSeconds" in line][WARM_UP - 1 :]
+    steps = [line for line in lines if "computeSeconds" in line][warm_up - 1 :]
     seconds = [late["at"] - early["at"] for early, late in pairwise(steps)]
     counted = steps[1:]
     return Speed(
         steps=len(counted),
         step_seconds=median(seconds),
+        mean_seconds=sum(seconds) / len(seconds),
         tokens_per_second=sum(line["tokens"] for line in counted) / sum(seconds),
         outside=1 - sum(line["computeSeconds"] for line in counted) / sum(seconds),
     )
@@ -101,6 +104,7 @@ def _run_json(
     steps: int,
     data: dict[str, Any],
     checkpoint: dict[str, Any],
+    training: dict[str, Any],
 ) -> None:
     def source(split: str, file: str) -> dict[str, str]:
         return {"name": split, "field": f"spec.data.{split}[0]", "path": str(DATA), "file": file}
@@ -120,6 +124,7 @@ def _run_json(
             "microBatchSize": 1,
             "accumulation": 1,
             "learningRate": 2e-3 if method else 1e-5,
+            **training,
         },
         "zeroStage": 2,
         "workers": {"count": WORKERS, "ranksPerWorker": 1, "device": "CPU"},

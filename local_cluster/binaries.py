@@ -24,6 +24,11 @@ from local_cluster.toolchain import GO_SOURCES, find_go
 
 Report = Callable[[str, str], None]
 
+
+def silent(_stage: str, _detail: str) -> None:
+    """A `Report` that nobody reads."""
+
+
 # Measured for all families from nothing: 3.9 GB of modules, 5.6 GB of build cache, the programs.
 BUILD_DISK = 11 * 2**30
 

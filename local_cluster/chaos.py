@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from local_cluster.api import wait_for
 from local_cluster.gpus import advertise_gpus
 from local_cluster.layout import write_private
 from local_cluster.network import Network
+from local_cluster.readiness import await_ready
 
 if TYPE_CHECKING:
     from local_cluster.cluster import LocalCluster
@@ -45,8 +45,7 @@ def heal(cluster: LocalCluster, node: Node) -> None:
     """Back from any of them; returns when the node is Ready."""
     reconnect(_network(cluster), node)
     node.start()
-    wait_for(f"Node {node.name} is not Ready", node.ready, 90,
-             f"see {cluster.processes.log(node.kubelet)}.")  # fmt: skip
+    await_ready([node], cluster.processes)
     state = cluster.state
     if state is not None and state.gpus:
         advertise_gpus(cluster.control_plane().api, node.name, state.gpus)

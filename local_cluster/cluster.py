@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from local_cluster import chaos, dns, preflight, registry
 from local_cluster.api import wait_for
-from local_cluster.binaries import CLUSTER_FAMILIES, Binaries
+from local_cluster.binaries import CLUSTER_FAMILIES, Binaries, Report, silent
 from local_cluster.cgroups import Cgroup
 from local_cluster.control_plane import ControlPlane
 from local_cluster.debian import debian_binary, prepare_host
@@ -35,20 +35,13 @@ from local_cluster.nodes import Node
 from local_cluster.oci import BUSYBOX, ensure_base_images
 from local_cluster.processes import ProcessTable
 from local_cluster.proxy import start_proxy
+from local_cluster.readiness import await_ready
 from local_cluster.recycler import start_recycler
 from local_cluster.seed import clone_seed
 from local_cluster.storage import ensure_volumes
 from local_cluster.subnets import Subnet, choose_subnet, host_routes, require_free
 
-Report = Callable[[str, str], None]
-
 DEFAULT_NODES = 3
-KUBELET_RESTARTS = 3
-"""How often ``up`` starts a kubelet again that ended before its node was Ready."""
-
-
-def _silent(_stage: str, _detail: str) -> None:
-    return None
 
 
 @dataclass(frozen=True)
@@ -145,7 +138,7 @@ class LocalCluster:
     # --- prepare -------------------------------------------------------------------------------
 
     def prepare(
-        self, report: Report = _silent, nodes: int | None = None, gpus: int | None = None
+        self, report: Report = silent, nodes: int | None = None, gpus: int | None = None
     ) -> None:
         """Install, fetch and build what `up` needs and this host lacks (minutes at first).
 
@@ -165,7 +158,7 @@ class LocalCluster:
     # --- up ------------------------------------------------------------------------------------
 
     def up(
-        self, nodes: int | None = None, gpus: int | None = None, report: Report = _silent
+        self, nodes: int | None = None, gpus: int | None = None, report: Report = silent
     ) -> None:
         """Bring the cluster up, or back to what it should be; returns when every node is Ready.
 
@@ -291,25 +284,7 @@ class LocalCluster:
         ensure_base_images(self.cache, f"{subnet.door}:{registry.REGISTRY_PORT}")
 
     def _await_ready(self, nodes: list[Node], report: Report) -> None:
-        left = {node.name: node for node in nodes}
-        restarts = dict.fromkeys(left, 0)
-
-        def all_ready() -> bool:
-            for node in list(left.values()):
-                if self.processes.identity(node.kubelet) is None:
-                    # All kubelets of a host share one socket for device plugins, at a fixed path.
-                    # Of two that take it in the same moment, one ends; it just starts again.
-                    if restarts[node.name] == KUBELET_RESTARTS:
-                        raise self.processes.died(node.kubelet)
-                    restarts[node.name] += 1
-                    node.start()
-                elif node.ready():
-                    del left[node.name]
-                    report("nodes", f"{node.name} is Ready")
-            return not left
-
-        logs = self.paths.logs
-        wait_for("Not every node is Ready", all_ready, 90, f"see {logs}/kubelet-n*.log.", 0.2)
+        await_ready(nodes, self.processes, report=report)
         report("dns", "waiting for an answer")
         wait_for(
             "The cluster's DNS does not answer",
@@ -335,7 +310,7 @@ class LocalCluster:
 
     # --- down ----------------------------------------------------------------------------------
 
-    def down(self, report: Report = _silent) -> None:
+    def down(self, report: Report = silent) -> None:
         """Stop and delete everything but the cache; harmless where there is nothing."""
         with self._locked():
             if self._owner() not in (None, str(self.paths.home)):

@@ -37,7 +37,7 @@ def ensure_volumes(api: Api, paths: ClusterPaths) -> None:
     for name in volume_names():
         folder = paths.volumes / name
         folder.mkdir(parents=True, exist_ok=True)
-        api.apply(f"/api/v1/persistentvolumes/{name}", _volume(name, folder))
+        api.apply(f"/api/v1/persistentvolumes/{name}", volume(name, folder))
 
 
 def recycle_volumes(api: Api, paths: ClusterPaths) -> list[str]:
@@ -64,7 +64,8 @@ def volume_names() -> list[str]:
     return [f"shared-{number:02d}" for number in range(1, VOLUMES + 1)]
 
 
-def _volume(name: str, folder: Path) -> dict[str, Any]:
+def volume(name: str, folder: Path) -> dict[str, Any]:
+    """A PersistentVolume that is a folder of the host, on every node."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",

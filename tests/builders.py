@@ -200,6 +200,8 @@ def status_in(stage: StageName, **fields: Any) -> FineTuneJobStatus:
     known["observed_generation"] = 1
     if stage is not StageName.PREPARE:
         known |= {"prepared": NOW - seconds(60), "attempt": 0}
+    if stage is StageName.SCORE:
+        known |= {"trained": NOW - seconds(40), "score_attempt": 0}
     if stage is StageName.EXPORT:
         known |= {"trained": NOW - seconds(40), "export_attempt": 0}
     return FineTuneJobStatus(**{**known, **fields})

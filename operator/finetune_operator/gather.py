@@ -166,7 +166,7 @@ class Gatherer:
             found = output_of(source, read_status(source.status), _checkpoint(job.spec))
             if isinstance(found, ResolvedOutput):
                 outputs[source.name] = found
-        told = status.lock, status.reused, status.human_evaluation
+        told = status.lock, status.reused, status.human_evaluation, status.scorers
         inputs = job.spec, status.resolved, told, outputs
         known, planned = self._plans.get(job.uid, (None, (None, ())))
         if known == inputs:

@@ -34,6 +34,8 @@ PEFT, as measured. GPU: context, NCCL and workspaces on the device; a first esti
 LOSS_BYTES = 12
 """Of a logit when backward begins: log-probability, its gradient, and that of the logit, in fp32;
 the logit itself is freed by then."""
+CHUNK_ELEMENTS = 1 << 23
+"""Logits at a time where the trainer makes the loss in chunks (``fast/head.py``)."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Shape:
     """Norms are RMSNorm, computed in fp32 from single operations; else LayerNorm."""
     stepwise_gelu: bool = False
     """The MLP's activation is computed in single steps, each of which keeps its result."""
+    chunked_loss: bool = False
+    """The loss can be made in chunks of logits, gradients included."""
+    by_sample: bool = False
+    """On CPUs attention has no mask. Such architectures have ordinary linear layers, too, and
+    adapters on these keep less."""
     adapters: int = 0
     """Linear layers with an adapter."""
     adapter_inputs: int = 0
@@ -149,14 +156,19 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
         "runtime": RUNTIME_BYTES[setup.device],
     }
     logits = targets * shape.vocabulary
+    # Made with the loss, and kept until backward: the gradient of what the head was given.
+    loss, of_head = LOSS_BYTES * logits, (4 + c) * logits
+    if chunked := _chunked_loss(shape, setup, fit):
+        of_head = c * targets * shape.hidden
+        loss = (4 + c) * min(logits, CHUNK_ELEMENTS) + of_head
     again = layer if fit.activation_checkpointing else 0
     return {
         "loss": Memory(
             parameters=parameters + live,
             gradients=held,
             activations=kept,
-            logits=LOSS_BYTES * logits,
-            buffers=filling,
+            logits=loss,
+            buffers=filling + (trains_head if chunked else 0),
             **always,
         ),
         "end of forward": Memory(
@@ -170,7 +182,7 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
             parameters=parameters + live,
             gradients=held,
             activations=kept,
-            logits=(4 + c) * logits,
+            logits=of_head,
             buffers=filling + trains_head,
             **always,
         ),
@@ -210,6 +222,12 @@ def zero_stage(fit: Fit, setup: Setup) -> int:
     return 1 if fit.zero_stage == 0 and setup.precision != "FP32" else fit.zero_stage
 
 
+def _chunked_loss(shape: Shape, setup: Setup, fit: Fit) -> bool:
+    """Not where ZeRO 3 divides the head, nor where a trained one has 16 bits."""
+    exact = setup.lora_rank > 0 or setup.precision == "FP32"
+    return shape.chunked_loss and exact and zero_stage(fit, setup) < 3
+
+
 def weights(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int]:
     """cP; in ZeRO-3 cP/w, and besides what is gathered while forward and backward run."""
     c, everything = setup.number_bytes, shape.parameters
@@ -238,24 +256,20 @@ def _gradients(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int, int, int
 
     ZeRO 0 and 1 hold 4T, ZeRO 2 and 3 hold 4T/w. In FP32 ZeRO 2 adds a micro-batch's gradients to
     those before it, in memory of their own. FP32 gradients are flattened into a copy before the
-    update. AdamW of torch makes two temporaries as large as what it updates, unless it is fused
-    (on GPUs): at ZeRO 0 a parameter, else this rank's whole part.
+    update, which needs no temporaries: it is fused.
     """
     stage, exact = zero_stage(fit, setup), setup.precision == "FP32"
     full, part = 4 * shape.trainable, _share(4 * shape.trainable, fit)
     several = fit.accumulation > 1
-    unfused = setup.optimizer == "AdamW" and setup.device == "CPU"
     if stage == 0:
-        return (full if several else 0), full, full, 8 * shape.largest
-    update = 2 * part if unfused else 0
+        return (full if several else 0), full, full, 0
     flattened = part if exact else 0
-    at_step, temporaries = part, max(update, flattened)
     if stage == 3:
-        return part, part, 2 * part, update
+        return part, part, 2 * part, 0
     if stage == 1:
-        return (full if several else 0), full, at_step, temporaries
+        return (full if several else 0), full, part, flattened
     whole = 2 * part if exact and several else part
-    return (part if several else 0), whole, at_step, temporaries
+    return (part if several else 0), whole, part, flattened
 
 
 def _scattered(bucket: int, setup: Setup, fit: Fit) -> int:
@@ -286,9 +300,10 @@ def layer_activations(shape: Shape, setup: Setup, fit: Fit) -> int:
     4h: input and output of both norms; 4a: queries, keys, values (repeated for grouped queries) and
     the output of attention; m: 4 for a gated MLP, 2 else, 5 where GELU is computed in steps.
     RMSNorm keeps its input in fp32 and, where its weight is trained, the normalized input. Packed
-    rows have a mask of one number for each pair of tokens of a row. An adapter keeps its inner
-    numbers, with dropout a mask and its own input, and with DoRA what the layer and the adapter
-    give, which the magnitudes multiply.
+    rows have a mask of one number for each pair of tokens of a row; or, sample by sample, the
+    output of attention a second time, put together again. An adapter keeps its inner numbers, with
+    dropout a mask and, where it is not one piece with its layer, its own input, and with DoRA what
+    the layer and the adapter give, which the magnitudes multiply.
     """
     c, tokens = setup.number_bytes, fit.micro * setup.row_tokens
     wide = 4 if shape.gated else 5 if shape.stepwise_gelu else 2
@@ -296,14 +311,16 @@ def layer_activations(shape: Shape, setup: Setup, fit: Fit) -> int:
     if shape.rms_norm and not setup.lora_rank:
         numbers += 2 * shape.hidden
     if setup.packed:
-        numbers += setup.row_tokens
+        apart = shape.by_sample and setup.device == "CPU"
+        numbers += shape.attention if apart else setup.row_tokens
     size = c * numbers
     if shape.rms_norm and c == 2:
         size += 2 * 2 * shape.hidden
     if setup.lora_rank and shape.layers:
         adapted = c * setup.lora_rank * shape.adapters
         if setup.lora_dropout:
-            adapted += (c + 1) * shape.adapter_inputs
+            one_piece = shape.by_sample and not setup.dora and zero_stage(fit, setup) < 3
+            adapted += (1 if one_piece else c + 1) * shape.adapter_inputs
         if setup.dora:
             adapted += 2 * c * shape.adapter_outputs
         size += -(-adapted // shape.layers)

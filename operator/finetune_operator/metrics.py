@@ -66,6 +66,16 @@ JOB_METRICS = (
         ("metrics", "baseline", "evalLoss"),
     ),
     JobMetric(
+        "finetune_job_general_loss",
+        "Newest loss on the rows of spec.data.general.",
+        ("metrics", "generalLoss"),
+    ),
+    JobMetric(
+        "finetune_job_baseline_general_loss",
+        "Loss of the untouched model on the rows of spec.data.general.",
+        ("metrics", "baseline", "generalLoss"),
+    ),
+    JobMetric(
         "finetune_job_human_win_rate",
         "Share of people's ratings that the tuned model wins; ties count as half.",
         ("humanEvaluation", "winRate"),
@@ -217,6 +227,36 @@ class JobCollector(Collector):
             "The same of the untouched model.",
             labels=(*LABELS, "metric"),
         )
+        dataset_losses = GaugeMetricFamily(
+            "finetune_job_dataset_loss",
+            "Newest loss on the rows of one source that is not trained on, as role/name.",
+            labels=(*LABELS, "dataset"),
+        )
+        base_dataset_losses = GaugeMetricFamily(
+            "finetune_job_baseline_dataset_loss",
+            "The same of the untouched model.",
+            labels=(*LABELS, "dataset"),
+        )
+        said = GaugeMetricFamily(
+            "finetune_job_scorer_score",
+            "What a scorer of the user said of the tuned model.",
+            labels=(*LABELS, "scorer", "metric"),
+        )
+        base_said = GaugeMetricFamily(
+            "finetune_job_baseline_scorer_score",
+            "What it said of the untouched model.",
+            labels=(*LABELS, "scorer", "metric"),
+        )
+        paired = GaugeMetricFamily(
+            "finetune_job_paired_difference",
+            "Log-likelihood of answers with the first term less that with the second, in nats.",
+            labels=(*LABELS, "list"),
+        )
+        base_paired = GaugeMetricFamily(
+            "finetune_job_baseline_paired_difference",
+            "The same of the untouched model.",
+            labels=(*LABELS, "list"),
+        )
         families = [GaugeMetricFamily(m.name, m.help, labels=LABELS) for m in JOB_METRICS]
         for job in shown:
             now, status = job.phase or Phase.PENDING.value, job.status
@@ -236,6 +276,27 @@ class JobCollector(Collector):
                 for series, path in ((scores, ()), (base_scores, ("baseline",))):
                     if (value := _number(status, ("metrics", *path, name))) is not None:
                         series.add_metric((*job.key, name), value)
+            for each in _entries(_section(status, "metrics"), "datasets"):
+                name = f"{str(each.get('role')).lower()}/{each.get('name')}"
+                for series, numbers in (
+                    (dataset_losses, each),
+                    (base_dataset_losses, _section(each, "baseline")),
+                ):
+                    if (value := _number(numbers, ("loss",))) is not None:
+                        series.add_metric((*job.key, name), value)
+            for each in _entries(_section(status, "metrics"), "pairedPrompts"):
+                for series, numbers in (
+                    (paired, each),
+                    (base_paired, _section(each, "baseline")),
+                ):
+                    if (value := _number(numbers, ("difference",))) is not None:
+                        series.add_metric((*job.key, str(each.get("name"))), value)
+            for scorer in _entries(status, "scorers"):
+                for series, side in ((said, "tuned"), (base_said, "base")):
+                    for name in _section(scorer, side):
+                        value = _number(scorer, (side, name))
+                        if value is not None:
+                            series.add_metric((*job.key, str(scorer.get("name")), name), value)
             for family, metric in zip(families, JOB_METRICS, strict=True):
                 value = _number(status, metric.path)
                 if value is not None:
@@ -249,6 +310,12 @@ class JobCollector(Collector):
         yield gpu_seconds
         yield scores
         yield base_scores
+        yield dataset_losses
+        yield base_dataset_losses
+        yield paired
+        yield base_paired
+        yield said
+        yield base_said
         yield from families
 
     def _by_phase(self, jobs: list[StoredJob]) -> Metric:
@@ -281,6 +348,11 @@ def _time_spent(status: Any, now: float) -> Iterator[tuple[str, float]]:
     for cause in Cause:
         count = _number(account, ("seconds", cause.value)) or 0.0
         yield cause.value, count + (since if account.get("current") == cause.value else 0.0)
+
+
+def _entries(place: Any, name: str) -> list[Any]:
+    found = place.get(name) if hasattr(place, "get") else None
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def _section(place: Any, name: str) -> Any:

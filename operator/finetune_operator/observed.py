@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from .api.types import KIND
+from .api.types import KIND, StageName
 from .engine.store import Key
 from .engine.wire import parse, render
 from .objects.labels import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, STAGE_LABEL, UID_LABEL
@@ -138,10 +138,17 @@ class ChildPod:
     waiting: tuple[str, str] | None
     """Why its container does not run: reason and message."""
     terminated: Termination | None
+    """How it ended; of several containers, once all have: the first that failed."""
     scheduled: datetime | None
     """When it got its node."""
     disruption: str
     """Reason of condition DisruptionTarget, or of the pod's own eviction; empty: none."""
+    ended: tuple[tuple[str, Termination], ...] = ()
+    """Containers of scorers that have ended, by name."""
+    stuck_in: str = ""
+    """Container of its beginning that failed; then ``terminated`` is that one's."""
+    overdue: bool = False
+    """It was ended for its own deadline."""
 
     @property
     def finished(self) -> bool:
@@ -252,8 +259,13 @@ def read_admission(workloads: Iterable[Raw]) -> Admission:
 def read_child_pod(raw: Raw) -> ChildPod:
     meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
-    container: Raw = next(iter(status.get("containerStatuses") or ()), {})
-    state = container.get("state") or {}
+    containers: list[Raw] = list(status.get("containerStatuses") or ())
+    container: Raw = containers[0] if containers else {}
+    ends = [_termination(_state(each).get("terminated")) for each in containers]
+    beginners: list[Raw] = list(status.get("initContainerStatuses") or ())
+    stuck, stuck_end = _failed_beginner(beginners)
+    begins = any(_state(each).get("running") for each in beginners)
+    scores = _label(meta, STAGE_LABEL) == StageName.SCORE.value
     return ChildPod(
         key=_key(meta),
         name=meta["name"],
@@ -266,7 +278,7 @@ def read_child_pod(raw: Raw) -> ChildPod:
         index=_integer(_label(meta, INDEX_LABEL)),
         created=_time(meta.get("creationTimestamp")),
         phase=status.get("phase", "Pending"),
-        ready=conditions.get("Ready", {}).get("status") == "True",
+        ready=conditions.get("Ready", {}).get("status") == "True" or begins,
         silent=_silent(conditions),
         due=_time(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
         node=spec.get("nodeName", ""),
@@ -274,11 +286,44 @@ def read_child_pod(raw: Raw) -> ChildPod:
         image=_image(spec),
         image_id=str(container.get("imageID", ""))[:MAX_TEXT],
         unscheduled=_unscheduled(conditions.get("PodScheduled", {})),
-        waiting=_waiting(state.get("waiting")),
-        terminated=_termination(state.get("terminated")),
+        waiting=_first_waiting([*beginners, *containers]),
+        terminated=stuck_end or _of_all(ends),
         scheduled=_scheduled(conditions.get("PodScheduled", {})),
         disruption=_disruption(conditions.get("DisruptionTarget", {}), status),
+        ended=tuple(
+            (str(each.get("name", "")), end)
+            for each, end in zip(containers, ends, strict=True)
+            if end is not None and scores
+        ),
+        stuck_in=stuck,
+        overdue=status.get("reason") == "DeadlineExceeded",
     )
+
+
+def _state(container: Raw) -> Raw:
+    state: Raw = container.get("state") or {}
+    return state
+
+
+def _first_waiting(containers: list[Raw]) -> tuple[str, str] | None:
+    """Of the first container that does not run yet; those of the beginning run before the rest."""
+    states = (_state(each).get("waiting") for each in containers)
+    return next((_waiting(state) for state in states if state), None)
+
+
+def _failed_beginner(beginners: list[Raw]) -> tuple[str, Termination | None]:
+    for each in beginners:
+        end = _termination(_state(each).get("terminated"))
+        if end is not None and end.exit_code != 0:
+            return str(each.get("name", "")), end
+    return "", None
+
+
+def _of_all(ends: list[Termination | None]) -> Termination | None:
+    known = [end for end in ends if end is not None]
+    if not known or len(known) < len(ends):
+        return None
+    return next((end for end in known if end.exit_code != 0), known[0])
 
 
 def _gpu_seconds(account: Any) -> int:

@@ -19,6 +19,8 @@ from .api.types import (
     Lock,
     Resolved,
     Reused,
+    Scorer,
+    ScorerStatus,
     StageName,
     Switch,
     decimal_string,
@@ -38,7 +40,12 @@ FIRST_MASTER_PORT = 23_000
 MASTER_PORTS = 8_000  # below the ephemeral ports of Linux, which begin at 32768
 IMAGE_VOLUMES_SINCE = 35
 NOT_KNOWN = "Auto: it is not known what a rank needs and has"
-_LETTERS = {StageName.PREPARE: "p", StageName.TRAIN: "a", StageName.EXPORT: "x"}
+_LETTERS = {
+    StageName.PREPARE: "p",
+    StageName.TRAIN: "a",
+    StageName.SCORE: "s",
+    StageName.EXPORT: "x",
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ class TrainingPlan:
     """The result that is taken instead of training."""
     accepted: HumanEvaluation | None = None
     """What people said, once that let the model pass."""
+    scored: tuple[ScorerStatus, ...] = ()
+    """What the scorers said, once they have ended."""
 
     @cached_property
     def run_config(self) -> Mapping[str, Any]:
@@ -152,6 +161,12 @@ class TrainingPlan:
         if self.output_claim:
             uses.append(ClaimUse(self.output_claim, "spec.output.uri", False))
         return tuple(uses)
+
+    @property
+    def scorers(self) -> tuple[Scorer, ...]:
+        """Containers that score the answers."""
+        generation = self.spec.evaluation.generation
+        return (generation and generation.scorers) or ()
 
     def job_name(self, stage: StageName, attempt: int) -> str:
         """Name of the Kubernetes Job of one attempt of a stage."""
@@ -281,6 +296,7 @@ def plan_training(
         lock=status.lock,
         reused=in_use(status.reused),
         accepted=people if people and people.accepted_time else None,
+        scored=status.scorers or (),
     )
 
 

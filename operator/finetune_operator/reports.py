@@ -14,6 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.alias_generators import to_camel
 
 MAX_MESSAGE_BYTES = 4096
+MAX_DATASETS = 16
+MAX_LISTS = 4
 
 
 def _finite(value: Any) -> Any:
@@ -44,6 +46,52 @@ class ScoresReport(_Report):
     json_valid: Number = None
     train_sample_loss: Number = None
     generalization_gap: Number = None
+    general_loss: Number = None
+    general_perplexity: Number = None
+
+
+class DatasetNumbers(_Report):
+    loss: Number = None
+    perplexity: Number = None
+
+
+class DatasetReport(DatasetNumbers):
+    """Scores on the rows of one source."""
+
+    role: Literal["Eval", "General"]
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    tokens: Count | None = None
+    baseline: DatasetNumbers | None = None
+
+
+def _datasets(value: Any) -> Any:
+    """The first ones; those that make no sense are none: the rest of the report still counts."""
+    try:
+        return [DatasetReport.model_validate(each) for each in value[:MAX_DATASETS]]
+    except (TypeError, ValidationError):
+        return []
+
+
+class PairedNumbersReport(_Report):
+    difference: Number = None
+    absolute_difference: Number = None
+    first_likelier: Number = None
+
+
+class PairedReport(PairedNumbersReport):
+    """A list of paired prompts."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    pairs: Count | None = None
+    baseline: PairedNumbersReport | None = None
+
+
+def _paired(value: Any) -> Any:
+    """The first ones; those that make no sense are none: the rest of the report still counts."""
+    try:
+        return [PairedReport.model_validate(each) for each in value[:MAX_LISTS]]
+    except (TypeError, ValidationError):
+        return []
 
 
 class MetricsReport(ScoresReport):
@@ -51,6 +99,8 @@ class MetricsReport(ScoresReport):
     learning_rate: Number = None
     grad_norm: Number = None
     baseline: ScoresReport | None = None
+    datasets: Annotated[tuple[DatasetReport, ...], BeforeValidator(_datasets)] = ()
+    paired_prompts: Annotated[tuple[PairedReport, ...], BeforeValidator(_paired)] = ()
 
 
 class CheckpointReport(_Report):
@@ -173,6 +223,8 @@ class ShapeReport(_Report):
     gated: bool | None = None
     rms_norm: bool | None = None
     stepwise_gelu: bool | None = None
+    chunked_loss: bool | None = None
+    by_sample: bool | None = None
     adapters: Count | None = None
     adapter_inputs: Count | None = None
     adapter_outputs: Count | None = None
@@ -210,7 +262,13 @@ class SourceReport(_Report):
     dropped: Counts | None = None
 
 
+class AugmentReport(_Report):
+    rows_in: Count | None = None
+    rows_out: Count | None = None
+
+
 class DataReport(_Report):
+    augment: AugmentReport | None = None
     rows: Count | None = None
     kept: Count | None = None
     changed: Count | None = None
@@ -222,6 +280,8 @@ class DataReport(_Report):
     packed_rows: Count | None = None
     eval_rows: Count | None = None
     eval_tokens: Count | None = None
+    general_rows: Count | None = None
+    general_tokens: Count | None = None
     longest_row: Count | None = None
     most_supervised: Count | None = None
     digest: Word | None = None

@@ -9,10 +9,12 @@ from .api.types import (
     Baseline,
     Cleaning,
     FineTuneJobSpec,
+    Generation,
     HumanEvaluation,
     PassedOver,
     Reuse,
     Switch,
+    UserContainer,
 )
 from .destinations import destinations
 from .engine.store import Key
@@ -44,7 +46,7 @@ def run_config(
     outputs: Mapping[str, ResolvedOutput] | None = None,
     accepted: HumanEvaluation | None = None,
 ) -> dict[str, Any]:
-    """run.json as a dict; camelCase, absent instead of null."""
+    """run.json as a dict, with all defaults; camelCase, absent instead of null."""
     by_slot = {source.slot: source for source in sources}
     config: dict[str, Any] = _without_nulls(
         {
@@ -104,6 +106,10 @@ def _data(spec: FineTuneJobSpec, by_slot: dict[str, Source]) -> dict[str, Any]:
     return {
         "train": [data_source(s, by_slot[f"train-{i}"]) for i, s in enumerate(data.train)],
         "eval": [data_source(s, by_slot[f"eval-{i}"]) for i, s in enumerate(data.eval or ())],
+        "general": [
+            data_source(s, by_slot[f"general-{i}"]) for i, s in enumerate(data.general or ())
+        ],
+        "augment": data.augment and _container(data.augment),
         "evalFraction": _number(data.eval_fraction),
         "sequenceLength": data.sequence_length,
         "packing": data.packing.value,
@@ -180,7 +186,8 @@ def _evaluation(key: Key, spec: FineTuneJobSpec) -> dict[str, Any]:
     return {
         "everySteps": evaluation.every_steps,
         "baseline": evaluation.baseline is Baseline.MEASURE,
-        "generation": evaluation.generation.wire() if evaluation.generation else None,
+        "generation": evaluation.generation and _generation(evaluation.generation),
+        "pairedPrompts": [each.wire() for each in evaluation.paired_prompts or ()],
         "human": human and {"configMap": human.config_map or ratings_name(key)},
         "overfitting": {
             "action": evaluation.overfitting.action.value,
@@ -191,6 +198,20 @@ def _evaluation(key: Key, spec: FineTuneJobSpec) -> dict[str, Any]:
     }
 
 
+def _container(wish: UserContainer) -> dict[str, Any]:
+    """What decides what it makes."""
+    content = wish.wire()
+    content.pop("resources", None)
+    return content
+
+
+def _generation(generation: Generation) -> dict[str, Any]:
+    """``scorers`` run without the trainer; they stand here because they decide the result."""
+    wish = generation.wire()
+    wish.pop("scorerDeadlineSeconds")
+    return wish | {"scorers": [_container(scorer) for scorer in generation.scorers or ()]}
+
+
 def ratings_name(key: Key) -> str:
     """ConfigMap of ratings, where the spec names none."""
     return f"{key.name}-ratings"
@@ -199,6 +220,7 @@ def ratings_name(key: Key) -> str:
 def _gate(spec: FineTuneJobSpec, accepted: HumanEvaluation | None) -> dict[str, Any] | None:
     if spec.gate is None:
         return None
+    forgetting = spec.gate.forgetting
     said = {"bundle": accepted.bundle, "finding": accepted.finding} if accepted else {}
     return {
         "human": said if spec.gate.human else None,
@@ -211,6 +233,16 @@ def _gate(spec: FineTuneJobSpec, accepted: HumanEvaluation | None) -> dict[str, 
             }
             for score in spec.gate.scores or ()
         ],
+        "scorers": [
+            {
+                "name": bound.name,
+                "metric": bound.metric,
+                "atLeast": _number(bound.at_least),
+                "minImprovement": _number(bound.min_improvement),
+            }
+            for bound in spec.gate.scorers or ()
+        ],
+        "forgetting": forgetting and {"maxLossIncrease": float(forgetting.max_loss_increase)},
     }
 
 

@@ -60,7 +60,7 @@ class Source:
     """One place to read from. Exactly one of image, claim, hub, bucket, url is set."""
 
     slot: str
-    """Name of the mount below /sources: model, train-0, eval-1."""
+    """Name of the mount below /sources: model, train-0, eval-1, general-0."""
     field: str
     """Path in the FineTuneJob: ``spec.data.train[0].uri``."""
     image: str | None = None
@@ -93,12 +93,12 @@ def locate_sources(
     spec: FineTuneJobSpec, outputs: Mapping[str, ResolvedOutput]
 ) -> tuple[tuple[Source, ...], tuple[Fault, ...]]:
     """All sources, the model first, and what is wrong with them."""
-    model = spec.model
+    model, data = spec.model, spec.data
     wishes = [(MODEL, "spec.model.uri", model.uri, model.revision, model.s3)]
-    for part, sources in (("train", spec.data.train), ("eval", spec.data.eval or ())):
+    for part, sources in (("train", data.train), ("eval", data.eval), ("general", data.general)):
         wishes += [
             (f"{part}-{i}", f"spec.data.{part}[{i}].uri", source.uri, None, source.s3)
-            for i, source in enumerate(sources)
+            for i, source in enumerate(sources or ())
         ]
     found, faults = [], []
     for slot, place, uri, revision, access in wishes:

@@ -34,6 +34,7 @@ from .policies.out_of_reach import lost_nodes
 from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
 from .policies.preflight import memory_short, preflight
 from .policies.resize import growing, too_little_room
+from .policies.scoring import scored, scorers_ended
 from .policies.secrets import without_secrets
 from .policies.suspend import resumed, suspended
 from .policies.telling import event_of, with_event
@@ -45,6 +46,7 @@ Rule = Callable[[Facts], Verdict | None]
 RULES: tuple[Rule, ...] = (
     finished,  # the end is absorbing
     spec_invalid,  # no pod is ever started for a wish that cannot work
+    scorers_ended,  # well or not, the model goes on to its gate
     stage_completed,  # what is done counts, even if it was to be stopped
     job_failed,  # an attempt that ended must be judged before anything else ends it
     job_failing,
@@ -190,6 +192,7 @@ def _conditions(
         ConditionType.PREFLIGHT_PASSED.value: preflight(status),
         ConditionType.GANG_READY.value: gang,
         ConditionType.OVERFITTING.value: _kept(facts, ConditionType.OVERFITTING) or pending,
+        ConditionType.SCORED.value: scored(facts, status),
         ConditionType.GATE_PASSED.value: _gate(facts, verdict),
         ConditionType.PUBLISHED.value: _published(facts) if status.exported else lost,
         **verdict.conditions,

@@ -142,7 +142,7 @@ def _run(
         engine=engine,
         gang=gang,
         train_rows=train_rows,
-        eval_rows=None,
+        scored_rows=(),
         checkpoints=Checkpoints(workspace, 0, gang, keep=1, identity={}),
         shutdown=NeverStop(),  # type: ignore[arg-type]
         reporter=reporter,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
 from api_cases import SAMPLES
 from builders import make_plan, make_spec
+from pydantic import BaseModel
 
 from finetune_operator import run_config as operator_side
 from finetune_operator.errors import InvalidSpec
+from finetune_operator.run_defaults import DEFAULTS, Part, without_defaults
 from finetune_trainer import config as trainer_side
 from finetune_trainer.config import ConfigError, RunConfig, load_run_config
 
@@ -67,6 +69,63 @@ def test_every_sample_of_the_api_becomes_a_run_json_that_is_read(name: str) -> N
     except InvalidSpec as error:
         pytest.fail(f"no plan for the sample: {error}")
     RunConfig.model_validate(plan.run_config)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_what_is_left_out_is_what_the_trainer_takes_anyway(name: str) -> None:
+    spec = yaml.safe_load((SAMPLE_FILES / f"{name}.yaml").read_text())["spec"]
+    whole = make_plan(spec).run_config
+    assert RunConfig.model_validate(without_defaults(whole)) == RunConfig.model_validate(whole)
+
+
+def test_a_small_job_is_told_in_the_keys_that_it_needs() -> None:
+    """A key that is always written would end running jobs of earlier images at an upgrade."""
+    small = without_defaults(make_plan(make_spec()).run_config)
+    assert set(small) == {"job", "model", "data", "method", "training", "workers", "zeroStage"}
+
+
+def test_every_default_of_the_trainer_is_known_to_the_operator() -> None:
+    assert defaults_of(RunConfig) == plain(DEFAULTS)
+
+
+def defaults_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Defaults by key, as deep as they go. None is left out: run.json says it by absence."""
+    found: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        inner = section_in(field.annotation)
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if inner:
+            below = defaults_of(inner)
+            many = get_origin(field.annotation) is tuple
+            always = isinstance(default, inner)
+            if below or always:
+                found[field.alias or name] = [below] if many else (below, not always)
+            elif many and not field.is_required():
+                found[field.alias or name] = []
+        elif default is not None:
+            found[field.alias or name] = list(default) if isinstance(default, tuple) else default
+    return found
+
+
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds: itself, or None, or in a tuple."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(section_in, get_args(annotation))), None)
+
+
+def plain(part: Part) -> dict[str, Any]:
+    """The same of the operator's table."""
+    found: dict[str, Any] = {}
+    for name, default in part.keys.items():
+        match default:
+            case Part():
+                found[name] = (plain(default), default.asked_for)
+            case [Part() as each]:
+                found[name] = [plain(each)]
+            case _:
+                found[name] = default
+    return found
 
 
 def test_sources_carry_the_field_that_messages_name() -> None:

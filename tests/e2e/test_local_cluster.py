@@ -8,7 +8,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -346,10 +346,8 @@ def test_up_repairs_what_a_crash_left_and_pods_live_through_it(
     assert gpus == [str(GPUS)] * 3
 
 
-def test_a_kubelet_that_ends_while_it_starts_is_started_again(
-    cluster: LocalCluster, kube: Kubectl
-) -> None:
-    """As it does where another one of the host takes the socket for device plugins from it."""
+def lose_a_starting_kubelet(cluster: LocalCluster, start: Callable[[], None]) -> None:
+    """Run `start` and kill the kubelet of node 2 that it starts, as soon as it is there."""
     name, before = "kubelet-n2", running(cluster)["kubelet-n2"]
     os.kill(before, signal.SIGKILL)
     killed: list[int] = []
@@ -362,9 +360,18 @@ def test_a_kubelet_that_ends_while_it_starts_is_started_again(
 
     with ThreadPoolExecutor(1) as pool:
         murder = pool.submit(kill_its_successor)
-        cluster.up()
+        start()
         murder.result()
     assert running(cluster)[name] not in (before, *killed)
+
+
+@pytest.mark.parametrize("way", ["up", "heal"])
+def test_a_kubelet_that_ends_while_it_starts_is_started_again(
+    cluster: LocalCluster, kube: Kubectl, way: str
+) -> None:
+    """As it does where another one of the host takes the socket for device plugins from it."""
+    start = {"up": cluster.up, "heal": lambda: chaos.heal(cluster, cluster.node("n2"))}[way]
+    lose_a_starting_kubelet(cluster, start)
     assert is_ready(kube, "test-one-n2") == "True"
 
 

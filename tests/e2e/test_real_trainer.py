@@ -458,6 +458,15 @@ def rate(files: Path, status: dict[str, Any], folder: Path) -> None:
     (folder / "ratings-ann.json").write_text(json.dumps(content))
 
 
+SCORER = """
+import json, os
+rows = [json.loads(line) for line in open(os.environ["ANSWERS"])]
+def met(side):
+    return {"met": sum(row[side]["text"] == row["reference"] for row in rows) / len(rows)}
+json.dump({side: met(side) for side in ("tuned", "base")}, open(os.environ["SCORES"], "w"))
+"""
+
+
 def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
     jobs: Jobs,
     cluster: LocalCluster,
@@ -497,8 +506,13 @@ def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
         workers={"resources": ONE_CPU},
         deepspeed={"zeroStage": 3},
         evaluation={"generation": {"metrics": ["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex"],
-                                   "regex": "pods[.]$", "maxNewTokens": 24}, "human": {}},
-        gate={"human": {"minWinRate": "0.9", "minRatings": 1}},
+                                   "regex": "pods[.]$", "maxNewTokens": 24, "scorers": [
+            {"name": name, "image": images.trainer, "command": ["python", "-c", text],
+             "resources": ONE_CPU}
+            for name, text in (("met", SCORER), ("broken", "raise SystemExit('no judge')"))
+        ]}, "human": {}},
+        gate={"human": {"minWinRate": "0.9", "minRatings": 1},
+              "scorers": [{"name": "met", "metric": "met", "minImprovement": "0.01"}]},
         output={"destinations": [
             {"name": "registry", "oci": {
                 "image": f"{registry}/results/asked:v1", "plainHTTP": "Enabled"}},
@@ -526,6 +540,13 @@ def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
     print({name: (baseline[name], metrics[name]) for name in scores})
     assert float(baseline["exactMatch"]) == 0.0 < float(metrics["exactMatch"])
     assert float(baseline["chrF"]) < float(metrics["chrF"])
+
+    met, broken = status["scorers"]
+    assert float(met["tuned"]["met"]) == float(metrics["exactMatch"]) and met["base"]["met"] == "0"
+    assert broken["failure"] == "ended with exit code 1: no judge"
+    assert conditions(status)["Scored"]["reason"] == "ScorerFailed"
+    assert "met of scorer met is " in conditions(status)["GatePassed"]["message"]
+    assert "Job/asked-s1" not in jobs.children("asked", "jobs")
 
     page = files / status["logs"]["answersPath"]
     published = files / status["artifact"]["path"] / "merged"
@@ -625,17 +646,29 @@ def asked_in_a_pod(
     return str(json.loads(line)["answer"])
 
 
+AUGMENT = """
+import json, os
+for name in os.listdir(os.environ["ROWS_IN"]):
+    rows = open(os.path.join(os.environ["ROWS_IN"], name)).read()
+    with open(os.path.join(os.environ["ROWS_OUT"], name), "w") as out:
+        out.write(rows + rows.replace("gang", "team"))
+"""
+
+
 def test_a_model_that_its_gate_holds_back_is_not_published(
-    jobs: Jobs, kubectl: Kubectl, files: Path, attempts: Any
+    jobs: Jobs, kubectl: Kubectl, files: Path, attempts: Any, images: Images
 ) -> None:
     jobs.apply(
         "short",
         steps=3,
-        data={**DATA, "evalFraction": "0.2"},
+        data={**DATA, "evalFraction": "0.2",
+              "augment": {"image": images.trainer, "command": ["python", "-c", AUGMENT]}},
         workers={"resources": ONE_CPU},
-        evaluation={"generation": {"metrics": ["ExactMatch"], "maxNewTokens": 8}},
+        evaluation={"generation": {"metrics": ["ExactMatch"], "maxNewTokens": 8},
+                    "pairedPrompts": [{"name": "groups", "terms": ["gang", "team"], "prompts": [
+                        {"prompt": "What is a {term}?", "answer": "A set of pods."}]}]},
         gate={"scores": [{"metric": "ExactMatch", "atLeast": "1"}]},
-    )
+    )  # fmt: skip
     status = jobs.wait_phase("short", "Succeeded", "Failed", seconds=WORK_SECONDS)
     told = conditions(status)
     assert (status["phase"], status["failure"]["class"]) == ("Failed", "GateFailed")
@@ -644,7 +677,13 @@ def test_a_model_that_its_gate_holds_back_is_not_published(
         assert (told[name]["status"], told[name]["reason"]) == (value, "GateFailed")
         assert sentence in told[name]["message"]
     assert "artifact" not in status and "restarts" not in status
+    assert status["data"]["augment"] == {"rowsIn": ROWS, "rowsOut": 2 * ROWS}
+    assert status["data"]["rows"] == 2 * ROWS
+    (groups,) = status["metrics"]["pairedPrompts"]
+    assert (groups["name"], groups["pairs"]) == ("groups", 1)
+    assert groups["difference"] != groups["baseline"]["difference"]
     attempt = attempts("short") / "0"
+    assert (attempt / "paired-prompts.jsonl").exists()
     assert (attempt / "adapter/adapter_model.safetensors").exists()
     assert (attempt / "answers.html").exists()
     output = attempt.parent.parent / "output"
@@ -662,17 +701,21 @@ def test_training_that_learns_by_heart_is_stopped_and_its_best_weights_are_publi
         for n in range(ROWS)
     ]
     (files / "lots.jsonl").write_text("\n".join(rows))
+    general = [chat_row(f"Is {n} a number?", "It is one.") for n in range(6)]
+    (files / "everyday.jsonl").write_text("\n".join(general))
     steps = 2000
     jobs.apply(
         "heart",
         steps=steps,
         data={"train": [{"name": "rows", "uri": "pvc://work/lots.jsonl"}],
+              "general": [{"name": "everyday", "uri": "pvc://work/everyday.jsonl"}],
               "evalFraction": "0.3", "sequenceLength": 64},
         method={"full": {}},
         training={"learningRate": "1e-2", "schedule": {"type": "Constant"}},
         workers={"resources": ONE_CPU},
         evaluation={"everySteps": 5,
                     "overfitting": {"action": "StopKeepBest", "patience": 4, "minDelta": "0.001"}},
+        gate={"forgetting": {"maxLossIncrease": "10"}},
     )  # fmt: skip
     status = jobs.wait_phase("heart", "Succeeded", "Failed", seconds=WORK_SECONDS)
     assert status["phase"] == "Succeeded", status.get("failure")
@@ -691,6 +734,19 @@ def test_training_that_learns_by_heart_is_stopped_and_its_best_weights_are_publi
     lines = [line for line in written if "evalLoss" in line]
     losses = {line["step"]: line["evalLoss"] for line in lines if not line.get("restored")}
     assert min(losses, key=lambda step: losses[step]) == best["step"]
+
+    metrics, passed = status["metrics"], conditions(status)["GatePassed"]
+    tuned, base = float(metrics["generalLoss"]), float(metrics["baseline"]["generalLoss"])
+    assert passed["message"].startswith(f"generalLoss is {tuned:.4g} after {base:.4g} of the untou")
+    assert (passed["status"], status["data"]["generalRows"]) == ("True", 6)
+    kept = next(line for line in lines if line.get("restored") == best["step"])
+    assert tuned == pytest.approx(kept["generalLoss"], rel=1e-4)
+    of_rows, of_general = metrics["datasets"]
+    assert (of_rows["role"], of_rows["name"]) == ("Eval", "rows")
+    assert (of_general["role"], of_general["name"]) == ("General", "everyday")
+    assert float(of_general["loss"]) == pytest.approx(tuned, rel=1e-4)
+    assert float(of_general["baseline"]["loss"]) == pytest.approx(base, rel=1e-4)
+    assert float(of_rows["loss"]) == pytest.approx(float(metrics["evalLoss"]), rel=1e-4)
 
 
 def test_a_job_goes_on_from_the_adapter_of_another_and_its_result_is_used_again(

@@ -19,21 +19,49 @@ from unit.trainer.train.workers import (
     Job,
     diverge,
     one_bad_step,
+    starting_model,
     stop_in,
     train,
     train_in_fp16,
+    train_rows,
     whole,
 )
 
-from finetune_trainer.batches import epoch_order
+from finetune_trainer.batches import epoch_order, share_of
+from finetune_trainer.costs import costs_of
+from finetune_trainer.session import adapt
 
 SEED, ROWS, STEPS = 42, 11, 9
 RECORD = ("skipped", "bad_steps", "bad_in_a_row", "loss_spikes", "recent_losses", "skipped_steps")
 
 
 def row_of(step: int, rows: int = ROWS, batch: int = 4, *, place: int = 1) -> int:
-    """The row at ``place`` of a step of the first epoch; place 1 belongs to rank 1 of 2."""
+    """The row at ``place`` of a step of the first epoch."""
     return int(epoch_order(SEED, 0, rows)[(step - 1) * batch + place])
+
+
+def holder(folder: Path, small: Job, row: int, step: int = 2) -> str:
+    """The micro-batch and rank of 2 that a row of a step is dealt to, as a message says it."""
+    config = small.run_config(2)
+    costs = costs_of(adapt(starting_model(small), config)).of(train_rows(folder / "rows", small))
+    rows = epoch_order(SEED, 0, ROWS)[(step - 1) * 4 : step * 4]
+    found = [
+        f"micro-batch {number} of rank {rank}"
+        for rank in range(2)
+        for number, dealt in enumerate(
+            share_of(
+                rows,
+                costs[rows],
+                rank=rank,
+                world_size=2,
+                micro_batch_size=config.training.micro_batch_size,
+            ),
+            1,
+        )
+        if row in dealt
+    ]
+    assert len(found) == 1
+    return found[0]
 
 
 def job(bad: str = "output", *, step: int = 2, stage: int = 2, **config: Any) -> Job:
@@ -158,13 +186,15 @@ def test_a_spike_in_fp16_leaves_the_loss_scale_alone_even_at_its_minimum() -> No
     assert set(result["scales"]) == {1.0}
 
 
-def test_stop_ends_at_the_bad_step_and_names_rank_micro_batch_and_layer() -> None:
-    results = run_gang(diverge, 2, job(recovery={"onNonFinite": "Stop"}))
+def test_stop_ends_at_the_bad_step_and_names_rank_micro_batch_and_layer(tmp_path: Path) -> None:
+    small = job(recovery={"onNonFinite": "Stop"})
+    results = run_gang(diverge, 2, small)
     assert [result["error"] for result in results] == ["NonFinite"] * 2
     message = results[0]["message"]
     assert message == results[1]["message"]
     assert message.startswith("loss or gradients are not finite at step 2: loss nan, gradient norm")
-    assert f"micro-batch 1 of rank 1 (packed rows {row_of(2)}), first in the output of" in message
+    place = f"{holder(tmp_path, small, row_of(2))} (packed rows {row_of(2)})"
+    assert f"{place}, first in the output of" in message
     assert message.endswith("layers.1.mlp.act_fn")
     assert "spec.training.learningRate" in results[0]["hint"]
     assert results[0]["beat"] == 1, "the last step that was done, as the failure record tells it"
@@ -176,14 +206,16 @@ def test_stop_ends_at_the_bad_step_and_names_rank_micro_batch_and_layer() -> Non
     [
         ("gradient", 1, "first in the gradient of"),
         ("weight", 1, "embed_tokens.weight itself is not finite"),
-        ("loss", 2, "micro-batch 2 of rank 0"),
+        ("loss", 0, "first in the output of"),
+        ("loss", 2, "first in the output of"),
     ],
 )
-def test_the_place_is_told_whatever_it_is(bad: str, place: int, says: str) -> None:
+def test_the_place_is_told_whatever_it_is(tmp_path: Path, bad: str, place: int, says: str) -> None:
     small = job(bad, recovery={"onNonFinite": "Stop"})
     small.bad_row = row_of(2, place=place)
     message = run_gang(diverge, 2, small)[0]["message"]
     assert says in message, message
+    assert holder(tmp_path, small, small.bad_row) in message or bad == "weight", message
 
 
 def test_a_spike_that_ends_training_names_the_rows_that_made_it() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer import outcome
+from finetune_trainer import lean_imports, outcome
 from finetune_trainer.config import RUN_JSON, WORKSPACE, Lock, RunConfig, load_run_config
 from finetune_trainer.errors import DiskFull, Preempted, failure_class
 from finetune_trainer.logs import configure, redact_streams
@@ -31,6 +31,8 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
     match stage:
         case "prepare":
             return _report("prepare", env, _prepare)
+        case "fetch":  # the beginning of prepare, where a container of the user follows
+            return _report("prepare", env, _fetch, told_in="fetch")
         case "export":
             return _report("export", env, _export)
         case "train":
@@ -38,8 +40,10 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
 
             return launcher.main()
         case "answer":
+            lean_imports.begin()
             from finetune_trainer import answer
 
+            lean_imports.end()
             configure()
             return answer.main(rest)
     sys.stderr.write(f"{USAGE}\n")
@@ -48,14 +52,28 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
 
 def _prepare(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:
     # Imports torch and transformers: later, so that even their failure is reported.
+    lean_imports.begin()
     from finetune_trainer.prepare import stage
 
-    return stage.run(config, workspace)
+    lean_imports.end()
+    augmented = env.get("FINETUNE_AUGMENTED")
+    return stage.run(config, workspace, Path(augmented) if augmented else None)
+
+
+def _fetch(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:
+    lean_imports.begin()
+    from finetune_trainer.prepare import augment
+
+    lean_imports.end()
+    return augment.fetch_rows(config.data, Path(env["FINETUNE_AUGMENTED"]))
 
 
 def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:
+    lean_imports.begin()
     from finetune_trainer import export, published, reuse
+    from finetune_trainer.judging.scorers import read_words
 
+    lean_imports.end()
     output = Path(env.get("FINETUNE_OUTPUT", OUTPUT)) if config.output.external else None
     place = output or workspace / "output"
     lock = Lock.model_validate_json(env["FINETUNE_LOCK"]) if "FINETUNE_LOCK" in env else None
@@ -66,7 +84,8 @@ def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[
             source = Path(env.get("FINETUNE_REUSED", REUSED))
             return reuse.reuse_result(config, lock, other, source, place, serving)
         attempt = export.newest_attempt(config, workspace) if named is None else int(named)
-        return export.run(config, workspace, place, attempt, serving, lock)
+        said = read_words(env.get("FINETUNE_SCORERS"))
+        return export.run(config, workspace, place, attempt, serving, lock, said)
     except Exception as error:
         if output is None or failure_class(error) is not DiskFull.failure:
             raise
@@ -80,8 +99,10 @@ def _report(
     stage: str,
     env: Mapping[str, str],
     run: Callable[[RunConfig, Path, Mapping[str, str]], dict[str, Any]],
+    told_in: str | None = None,
 ) -> int:
-    """Run a stage of one process; whatever happens, its outcome is reported."""
+    """Run a stage of one process; whatever happens, its outcome is reported. ``told_in``: name of
+    its file on the volume; None: that of the stage."""
     configure()
     # Progress bars are noise in a pod's log. The libraries read this when they are imported.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -108,7 +129,7 @@ def _report(
         log.exception("%s failed", stage)
         result = outcome.failed(stage, attempt, error, recent.lines)
         code = int(result["failure"]["exitCode"])
-    outcome.report(result, workspace / f"{stage}.json", termination_log)
+    outcome.report(result, workspace / f"{told_in or stage}.json", termination_log)
     return code
 
 

@@ -43,6 +43,10 @@ class PackedRows(Protocol):
     def row(self, index: int) -> PackedRow: ...
     @property
     def row_lengths(self) -> Indices: ...
+    @property
+    def num_pairs(self) -> Indices:
+        """int64 [R]: pairs of tokens of the same sample in each row, a token with itself too."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -108,16 +112,34 @@ class Windows:
         return epoch * len(self._data) + place * self._size
 
 
-def share_of(rows: Indices, *, rank: int, world_size: int, micro_batch_size: int) -> list[Indices]:
+def share_of(
+    rows: Indices, costs: Indices, *, rank: int, world_size: int, micro_batch_size: int
+) -> list[Indices]:
     """The micro-batches of one rank: row numbers, at most ``micro_batch_size`` each.
 
     Every rank gets the same number of micro-batches, because ZeRO runs collectives in each backward
     pass: a rank with fewer rows gets empty micro-batches, which `collate` turns into rows that
-    weigh nothing.
+    weigh nothing. As the ranks wait for each other there, the rows of a pass are dealt by
+    ``costs`` [as many]: costly rows with costly ones, the next one always to the rank that has
+    least to do. One rank alone takes them in their order.
     """
-    per_rank = -(-len(rows) // world_size)
-    mine = rows[rank::world_size]
-    return [mine[at : at + micro_batch_size] for at in range(0, per_rank, micro_batch_size)]
+    if world_size == 1:
+        return [rows[at : at + micro_batch_size] for at in range(0, len(rows), micro_batch_size)]
+    order = np.argsort(-costs, kind="stable")
+    whole = world_size * micro_batch_size
+    so_far = [0] * world_size
+    share = []
+    for at in range(0, len(rows), whole):
+        dealt: list[list[int]] = [[] for _ in range(world_size)]
+        now = [0] * world_size
+        for place in order[at : at + whole]:
+            free = (each for each in range(world_size) if len(dealt[each]) < micro_batch_size)
+            idle = min(free, key=lambda each: (now[each], so_far[each]))
+            dealt[idle].append(int(place))
+            now[idle] += int(costs[place])
+        so_far = [before + more for before, more in zip(so_far, now, strict=True)]
+        share.append(rows[sorted(dealt[rank])])
+    return share
 
 
 def collate(rows: Sequence[PackedRow]) -> Batch:

@@ -149,7 +149,7 @@ class Expect(_Section):
     max_truncated_fraction: float | None = None
     """Of the rows to train on: those whose end is cut off."""
     max_leaked_fraction: float = 0.5
-    """Of the held-out rows: those that are equal to a training row."""
+    """Of the held-out rows, and of the general ones: those that are equal to a training row."""
 
 
 class TermList(_Section):
@@ -167,9 +167,21 @@ class Report(_Section):
     terms: tuple[TermList, ...] = ()
 
 
+class UserContainer(_Section):
+    """A program of the user's, which does not run here."""
+
+    image: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+
+
 class Data(_Section):
     train: tuple[DataSource, ...]
     eval: tuple[DataSource, ...] = ()
+    general: tuple[DataSource, ...] = ()
+    """Rows for what the model could do before; they are only scored."""
+    augment: UserContainer | None = None
+    """See ``prepare.augment``."""
     eval_fraction: float = 0.05
     """Share of train rows held out by content hash, used where ``eval`` is empty."""
     sequence_length: int
@@ -249,6 +261,12 @@ class Workers(_Section):
 Metric = Literal["BLEU", "ChrF", "RougeL", "ExactMatch", "Regex", "JSONValid"]
 
 
+class Scorer(UserContainer):
+    """A program of the user's that reads the answers, in a pod of its own."""
+
+    name: str
+
+
 class Generation(_Section):
     """Answers to held-out prompts, always the likeliest token, and what they are scored by."""
 
@@ -259,6 +277,7 @@ class Generation(_Section):
     max_new_tokens: int = 128
     every_steps: int | None = None
     """None: only before the first and after the last step."""
+    scorers: tuple[Scorer, ...] = ()
 
 
 class Human(_Section):
@@ -266,6 +285,21 @@ class Human(_Section):
 
     config_map: str
     """Where their ratings are to be put; the page tells it to them."""
+
+
+class PairedPrompt(_Section):
+    """``{term}`` stands for each of the two terms."""
+
+    prompt: str
+    answer: str
+
+
+class PairedPrompts(_Section):
+    """See ``judging.paired``."""
+
+    name: str
+    terms: tuple[str, str]
+    prompts: tuple[PairedPrompt, ...]
 
 
 class Overfitting(_Section):
@@ -287,6 +321,7 @@ class Evaluation(_Section):
     """Score the untouched model first."""
     generation: Generation | None = None
     human: Human | None = None
+    paired_prompts: tuple[PairedPrompts, ...] = ()
     overfitting: Overfitting = Overfitting()
 
 
@@ -309,10 +344,30 @@ class HumanGate(_Section):
     """What they said, once that let the model pass."""
 
 
+class Forgetting(_Section):
+    """What may be lost on the general rows."""
+
+    max_loss_increase: float
+    """Over the untouched model, in nats per token."""
+
+
+class ScorerBound(_Section):
+    """See ``judging.gate``. More is better."""
+
+    name: str
+    """Of the scorer."""
+    metric: str
+    at_least: float | None = None
+    min_improvement: float | None = None
+    """Over the untouched model."""
+
+
 class Gate(_Section):
     """What the model has to reach to be published."""
 
     scores: tuple[GateScore, ...] = ()
+    scorers: tuple[ScorerBound, ...] = ()
+    forgetting: Forgetting | None = None
     human: HumanGate | None = None
 
 

@@ -17,7 +17,10 @@ from typing import Any
 import torch
 
 from finetune_trainer.config import Training
+from finetune_trainer.costs import costs_of
 from finetune_trainer.errors import ConfigInvalid, NonFinite, StageError
+from finetune_trainer.fast import accelerate
+from finetune_trainer.fast.head import head_of
 from finetune_trainer.partition import Partition, Piece
 from finetune_trainer.zero_config import Precision, deepspeed_config
 
@@ -121,6 +124,7 @@ class Engine:
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ConfigInvalid("spec.method.lora.targetModules: no parameter would be trained")
+        accelerate(model, stage=stage, on_gpu=on_gpu)
         self.precision: Precision = precision
         self.stage = stage
         self.config = deepspeed_config(
@@ -133,7 +137,7 @@ class Engine:
         try:
             self._engine, self._optimizer, *_ = deepspeed.initialize(
                 model=model,
-                optimizer=_optimizer(list(trainable.values()), training, fused=on_gpu or None),
+                optimizer=_optimizer(list(trainable.values()), training),
                 config=self.config,
             )
         except (ValueError, AssertionError, NotImplementedError) as error:
@@ -143,6 +147,9 @@ class Engine:
         if self._guard is not None:
             self.base_optimizer.register_step_pre_hook(self._guard)
         self._check()
+        self.head = head_of(self.module)
+        """What makes the loss without all logits at once; None where the model does not fit."""
+        self.costs = costs_of(self.module)
 
     @property
     def module(self) -> Any:
@@ -371,9 +378,7 @@ class Engine:
 _SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
-def _optimizer(
-    parameters: list[torch.nn.Parameter], training: Training, *, fused: bool | None
-) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
     settings = training.optimizer
     decayed = [p for p in parameters if settings.weight_decay and _ndim(p) >= 2]
     kept = [p for p in parameters if not settings.weight_decay or _ndim(p) < 2]
@@ -390,7 +395,7 @@ def _optimizer(
         lr=training.learning_rate,
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,
-        fused=fused,
+        fused=True,  # one pass over the states instead of one for each operation
     )
 
 

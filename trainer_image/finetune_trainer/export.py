@@ -17,6 +17,8 @@ from finetune_trainer.config import Lock, RunConfig
 from finetune_trainer.errors import StageError
 from finetune_trainer.judging import bundle as rating
 from finetune_trainer.judging.gate import pass_gate, waits_for_people
+from finetune_trainer.judging.paired import TABLE as PAIRED_TABLE
+from finetune_trainer.judging.scorers import ScorerWords
 from finetune_trainer.judging.table import ANSWERS, PAGE
 from finetune_trainer.lock import lock_content, write_lock
 from finetune_trainer.merge import merge
@@ -38,16 +40,19 @@ def run(
     train_attempt: int,
     serving: Path | None = None,
     lock: Lock | None = None,
+    scorers: tuple[ScorerWords, ...] = (),
 ) -> dict[str, Any]:
     """Publish ``output.formats`` of the attempt below ``output``: ``adapter`` and/or ``merged``.
 
     Beside ``merged`` lies a copy of ``serving``, the manifest that serves it; ``lock`` is published
-    with each. Returns ``artifact``, ``rating`` where people are to compare answers, and the train
-    result's ``train``. While the gate waits for people there is no ``artifact``, and nothing but
-    what they need is written. Repeating it is harmless. Raises ``StageError`` when the weights are
-    damaged or behave differently after the export; ``GateFailed``, before anything is written, when
-    they are not good enough; ``PublishRefused`` or ``PublishFailed``, with the result in
-    ``output``, when a destination does not take it.
+    with each. ``scorers``: what the user's programs said of the answers.
+
+    Returns ``artifact``, ``rating`` where people are to compare answers, and the train result's
+    ``train``. While the gate waits for people there is no ``artifact``, and nothing but what they
+    need is written. Repeating it is harmless. Raises ``StageError`` when the weights are damaged or
+    behave differently after the export; ``GateFailed``, before anything is written, when they are
+    not good enough; ``PublishRefused`` or ``PublishFailed``, with the result in ``output``, when a
+    destination does not take it.
     """
     attempt = workspace / "attempts" / str(train_attempt)
     trained = attempt / ("adapter" if config.method.lora else "model")
@@ -58,8 +63,11 @@ def run(
     base = manifests.read_manifest(workspace / "model")
     data = manifests.read_manifest(workspace / "data")
     result = _train_result(attempt)
-    passed = pass_gate(config.gate, result.get("metrics") or {}) if config.gate else None
-    work = _Work(config, workspace, attempt, trained, output, base, data, result, passed, lock)
+    metrics = result.get("metrics") or {}
+    passed = pass_gate(config.gate, metrics, scorers) if config.gate else None
+    work = _Work(
+        config, workspace, attempt, trained, output, base, data, result, passed, lock, scorers
+    )
     bundle = rating.read_bundle(config, attempt)
     waits = waits_for_people(config.gate, bundle.digest if bundle else None)
     output.mkdir(parents=True, exist_ok=True)
@@ -91,6 +99,7 @@ class _Work:
     result: dict[str, Any]
     gate: str | None
     lock: Lock | None
+    scorers: tuple[ScorerWords, ...] = ()
 
     @property
     def told(self) -> dict[str, Any]:
@@ -125,6 +134,7 @@ class _Work:
             self.gate,
             lock_content(self.lock, self.base),
             load_tokenizer(folder).chat_template is not None,
+            self.scorers,
         )
         (folder / "README.md").write_text(model_card(facts, form))
         _copy_reports(self.workspace / "data", self.attempt, folder)
@@ -223,9 +233,10 @@ def _copy_adapter(trained: Path, folder: Path, base: dict[str, Any]) -> None:
 
 
 def _copy_reports(data: Path, attempt: Path, folder: Path) -> None:
-    """The report on the data and the table of answers."""
+    """The report on the data and the tables of answers and of paired prompts."""
     reports = [(data / name, f"data-{name}") for name in (REPORT_JSON, REPORT_PAGE)]
-    for path, name in [*reports, *((attempt / name, name) for name in (ANSWERS, PAGE))]:
+    tables = [(attempt / name, name) for name in (ANSWERS, PAGE, PAIRED_TABLE)]
+    for path, name in [*reports, *tables]:
         # Jobs without answers have none, and data that an older version prepared.
         if path.exists():
             shutil.copyfile(path, folder / name)

@@ -13,18 +13,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from finetune_trainer.eager import leave_out_compiler
+
 TABLE = "transformers_exports"
 """Module that holds the table; only the image has it, by ``exports_of_transformers.py``."""
 _SCANNER = "transformers.utils.import_utils"
 
 
-def postpone_collection() -> None:
-    """Do not look for garbage while importing: what imports make stays, and each search costs."""
+def begin() -> None:
+    """To be called before torch is imported."""
+    leave_out_compiler()
+    know_exports_of_transformers()
+    # Not while importing: what imports make stays, and each search for garbage costs.
     gc.disable()
 
 
-def resume_collection() -> None:
-    """Look for garbage again, but never among what is there now."""
+def end() -> None:
+    """The big imports are done: look for garbage again, but never among what is there now."""
     gc.freeze()
     gc.enable()
 

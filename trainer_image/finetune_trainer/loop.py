@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,10 @@ from finetune_trainer.engine import Engine, StepOutcome
 from finetune_trainer.errors import BadData, NonFinite, Preempted
 from finetune_trainer.gang import Gang
 from finetune_trainer.heartbeat import Phase
+from finetune_trainer.judging.datasets import ScoredRows
 from finetune_trainer.judging.decode import Signals
 from finetune_trainer.judging.evaluator import Evaluator
+from finetune_trainer.judging.paired import PairedRows
 from finetune_trainer.loss import accepts_logits_to_keep, loss_sum
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.saver import Saver
@@ -57,12 +59,13 @@ class Loop:
     engine: Engine
     gang: Gang
     train_rows: PackedRows
-    eval_rows: PackedRows | None
+    scored_rows: Sequence[ScoredRows]
     checkpoints: Checkpoints
     shutdown: Shutdown
     reporter: Reporter
     state: TrainState = field(default_factory=TrainState)
     questions: Questions | None = None
+    paired_rows: PairedRows | None = None
 
     def __post_init__(self) -> None:
         training = self.config.training
@@ -78,6 +81,7 @@ class Loop:
         self._parts: list[tuple[Indices, torch.Tensor]] = []
         """Rows and summed loss of each micro-batch of the current step, on this rank."""
         self._keep = accepts_logits_to_keep(self.engine.module)
+        self._costs = self.engine.costs.of(self.train_rows)
         self._first = self.state.step
         self.kept: int | None = None
         """The step that the final weights are of, where that is not the last one."""
@@ -104,9 +108,10 @@ class Loop:
                 vote=lambda: self.saver.vote,
                 voted=lambda votes: self.saver.settle(votes, self.state),
             ),
-            eval_rows=self.eval_rows,
+            scored_rows=self.scored_rows,
             train_rows=self.train_rows,
             questions=self.questions,
+            paired_rows=self.paired_rows,
             logits_to_keep=self._keep,
             steps=self.steps,
         )
@@ -230,7 +235,12 @@ class Loop:
         for number, rows in enumerate(share, 1):
             batch = self._batch(rows)
             began = time.monotonic()
-            summed = loss_sum(self.engine, batch.to(self.engine.device), logits_to_keep=self._keep)
+            summed = loss_sum(
+                self.engine,
+                batch.to(self.engine.device),
+                logits_to_keep=self._keep,
+                head=self.engine.head,
+            )
             total += summed.detach()
             self._parts.append((rows, summed.detach()))
             if number == len(share) and unwanted is not None:
@@ -250,6 +260,7 @@ class Loop:
         seed_for_step(training.seed, window.step, place.rank)
         return share_of(
             window.rows,
+            self._costs[window.rows],
             rank=place.rank,
             world_size=place.world_size,
             micro_batch_size=training.micro_batch_size,

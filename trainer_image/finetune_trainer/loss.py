@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from finetune_trainer.batches import IGNORE, Batch
+from finetune_trainer.fast.head import Head
 
 
 def accepts_logits_to_keep(model: Any) -> bool:
@@ -33,21 +34,44 @@ def count_targets(batch: Batch) -> int:
     return int((shifted_targets(batch.labels) != IGNORE).sum())
 
 
-def loss_sum(model: Any, batch: Batch, *, logits_to_keep: bool) -> torch.Tensor:
+def loss_sum(
+    model: Any, batch: Batch, *, logits_to_keep: bool, head: Head | None = None
+) -> torch.Tensor:
     """Summed cross-entropy of the batch's targets in fp32; 0 (with a gradient) where it has none.
 
     ``position_ids`` without a mask and ``use_cache=False``: only so does the model keep the samples
-    of a packed row apart.
+    of a packed row apart. ``head``: of this model, to do without all logits at once.
     """
+    if head is not None and head.usable:
+        return head.loss_sum(*_before(head, model, batch))
     logits, targets = predictions(model, batch, logits_to_keep)
     return functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def loss_and_hits(model: Any, batch: Batch, *, logits_to_keep: bool) -> tuple[float, int]:
-    """The same as a number, and how many targets were the likeliest token."""
+def losses_and_hits(
+    model: Any, batch: Batch, *, logits_to_keep: bool, head: Head | None = None
+) -> tuple[list[float], int]:
+    """The same row by row, as numbers, and how many targets were the likeliest token."""
+    if head is not None and head.usable:
+        of_token, hits = head.losses_and_hits(*_before(head, model, batch))
+        return _by_row(of_token, batch), hits
     logits, targets = predictions(model, batch, logits_to_keep)
-    summed = functional.cross_entropy(logits.float(), targets, reduction="sum")
-    return float(summed), int((logits.argmax(-1) == targets).sum())
+    of_token = functional.cross_entropy(logits.float(), targets, reduction="none")
+    return _by_row(of_token, batch), int((logits.argmax(-1) == targets).sum())
+
+
+def _by_row(of_token: torch.Tensor, batch: Batch) -> list[float]:
+    """Sums of the losses [N] of all targets of the batch."""
+    in_row = (shifted_targets(batch.labels) != IGNORE).sum(1).tolist()
+    of_row = torch.stack([part.sum(dtype=torch.float64) for part in torch.split(of_token, in_row)])
+    found: list[float] = of_row.tolist()
+    return found
+
+
+def _before(head: Head, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states [N, h] and int64 [N] of the N targets of the batch."""
+    with head.left_out():
+        return predictions(model, batch, logits_to_keep=True)
 
 
 def predictions(

@@ -41,6 +41,10 @@ METRICS = (
     Metric("baseline_eval_loss", Gauge, "eval_loss of the untouched model", "dataset"),
     Metric("eval_score", Gauge, "Score of the answers to held-out prompts", "metric"),
     Metric("baseline_eval_score", Gauge, "eval_score of the untouched model", "metric"),
+    Metric(
+        "paired_difference", Gauge, "Log-likelihood with the first term less the second", "list"
+    ),
+    Metric("baseline_paired_difference", Gauge, "The same of the untouched model", "list"),
     Metric("generalization_gap", Gauge, "eval_loss less the loss on training rows, both alike"),
     Metric("best_eval_loss", Gauge, "Lowest eval_loss so far"),
     Metric("best_step", Gauge, "Step of the lowest eval_loss"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from huggingface_hub import EvalResult, ModelCardData
 
 from finetune_trainer.config import DataSource, Lora, RunConfig
+from finetune_trainer.judging.scorers import ScorerWords
 from finetune_trainer.judging.table import TITLES
 from finetune_trainer.model_loading import loading
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
@@ -24,6 +25,7 @@ _HELD_OUT = {
     "perplexity": "perplexity",
     "tokenAccuracy": "token accuracy",
 }
+_GENERAL = {"generalLoss": "loss on general rows"}
 _PACKAGES = ("torch", "transformers", "peft", "deepspeed", "tokenizers")
 
 
@@ -40,6 +42,7 @@ class CardFacts:
     lock: Mapping[str, Any] = field(default_factory=dict)
     chat: bool = True
     """The tokenizer has a chat template."""
+    scorers: Sequence[ScorerWords] = ()
 
 
 def model_card(facts: CardFacts, form: Literal["Adapter", "Merged"]) -> str:
@@ -57,6 +60,7 @@ def model_card(facts: CardFacts, form: Literal["Adapter", "Merged"]) -> str:
         "",
         *_section("How to load it", loading(config, facts.model, form, chat=facts.chat)),
         *_section("Scores on held-out rows", _scores(facts)),
+        *_section("Paired prompts", _paired(facts)),
         *_section("Base model", _table(_base(facts))),
         *_section("Data", _data(facts)),
         *_section("Training", _table(_training(facts))),
@@ -136,10 +140,11 @@ def _scores(facts: CardFacts) -> list[str]:
     baseline = metrics.get("baseline") or {}
     rows = [
         f"| {name} | {_figure(baseline.get(key))} | {_figure(metrics[key])} |"
-        for key, name in (*_HELD_OUT.items(), *TITLES.items())
+        for key, name in (*_HELD_OUT.items(), *_GENERAL.items(), *TITLES.items())
         if metrics.get(key) is not None
     ]
     lines = ["| held out | base | fine-tuned |", "|---|---|---|", *rows] if rows else []
+    lines += _said(facts.scorers)
     if facts.gate:
         lines += ["", f"Published because {facts.gate} (`spec.gate`)."]
     if facts.config.evaluation.generation:
@@ -152,22 +157,69 @@ def _scores(facts: CardFacts) -> list[str]:
     return lines
 
 
+def _paired(facts: CardFacts) -> list[str]:
+    """What training made of two terms."""
+    found = {
+        each["name"]: each for each in (facts.result.get("metrics") or {}).get("pairedPrompts", ())
+    }
+    rows = []
+    for wish in facts.config.evaluation.paired_prompts:
+        if told := found.get(wish.name):
+            base = told.get("baseline") or {}
+            sizes = [_figure(each.get("absoluteDifference")) for each in (base, told)]
+            rows.append(
+                f"| {wish.name}: {' against '.join(map(_cell, wish.terms))} | {told['pairs']} "
+                f"| {_figure(base.get('difference'))} | {_figure(told.get('difference'))} "
+                f"| {' → '.join(sizes)} |"
+            )
+    if not rows:
+        return []
+    return [
+        "How much likelier an answer is with the first term than with the second, in nats "
+        "(log-likelihood, mean over the pairs; below 0: less likely), and the mean size of that.",
+        "",
+        "| list | pairs | base | fine-tuned | size |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        "Pair by pair: [paired-prompts.jsonl](paired-prompts.jsonl).",
+    ]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _said(scorers: Sequence[ScorerWords]) -> list[str]:
+    """What programs of the user's said of the answers."""
+    rows = [
+        f"| {words.name}: {name} | {_figure(words.base.get(name))} | {_figure(value)} |"
+        for words in scorers
+        for name, value in words.tuned.items()
+    ]
+    failed = [f"Scorer {words.name} {words.failure}." for words in scorers if words.failure]
+    table = ["", "| scorer | base | fine-tuned |", "|---|---|---|", *rows] if rows else []
+    return [*table, *(["", *failed] if failed else [])]
+
+
 def _data(facts: CardFacts) -> list[str]:
     data = facts.data
     rows = [
         f"| {report['name']} | {_origin(source, report)} | {account['rows']:,} "
         f"| {account['kept']:,}{_drawn(account)} |"
         for source, report, account in zip(
-            (*facts.config.data.train, *facts.config.data.eval),
-            (*data["sources"], *data["evalSources"]),
+            (*facts.config.data.train, *facts.config.data.eval, *facts.config.data.general),
+            (*data["sources"], *data["evalSources"], *data.get("generalSources", ())),
             data["accounts"],
             strict=False,  # data that an older version prepared
         )
     ]
     counts = {
         "Digest": data["digest"],
+        "Rows before and after `spec.data.augment`": _augmented(data),
         "Training samples": f"{data['kept']:,} ({data['supervisedTokens']:,} target tokens)",
         "Held-out samples": f"{data['evalRows']:,}",
+        "General samples": f"{general:,}" if (general := data.get("generalRows")) else None,
         "Sequence length": f"{data['sequenceLength']:,} tokens",
     }
     warnings = list(_warnings(data))
@@ -185,6 +237,11 @@ def _data(facts: CardFacts) -> list[str]:
 
 def _drawn(account: Mapping[str, Any]) -> str:
     return f" (drawn {account['drawn']:,} times an epoch)" if "drawn" in account else ""
+
+
+def _augmented(data: Mapping[str, Any]) -> str | None:
+    told = data.get("augment")
+    return told and f"{told['rowsIn']:,} → {told['rowsOut']:,}"
 
 
 def _origin(source: DataSource, report: Mapping[str, Any]) -> str:

@@ -147,6 +147,11 @@ def _shrink(outcome: dict[str, Any]) -> bool:
     for key in ("sources", "warnings"):
         if outcome.get("data", {}).pop(key, None) is not None:
             return True
+    for told in (outcome, outcome.get("train", {})):
+        for key in ("datasets", "pairedPrompts"):
+            if parts := told.get("metrics", {}).get(key):
+                parts.pop()
+                return True
     for key in ("checkpoints", "metrics", "train", "data"):
         if outcome.pop(key, None) is not None:
             return True

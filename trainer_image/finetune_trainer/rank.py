@@ -84,8 +84,7 @@ class Rank:
         """Do the work. Returns the outcome; on ranks other than 0 it only says that all is well."""
         self.heartbeat.beat("init", 0)
         shutdown = Shutdown(self.leave)
-        lean_imports.postpone_collection()
-        lean_imports.know_exports_of_transformers()
+        lean_imports.begin()
         from finetune_trainer.session import train  # torch comes with it
 
         numbers = train(self, shutdown)

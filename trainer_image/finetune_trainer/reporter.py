@@ -22,7 +22,9 @@ from finetune_trainer.progress import Progress, finite
 LOG_SECONDS = 10.0
 """At most one line about a step in this time."""
 DATASET = "eval"
-"""Label of the held-out rows."""
+"""Label of the held-out rows; a source of theirs has ``eval/<name>``."""
+GENERAL = "general"
+"""Label of the general rows; a source of theirs has ``general/<name>``."""
 
 log = logging.getLogger(__name__)
 
@@ -208,20 +210,20 @@ class Reporter:
     def evaluated(
         self,
         state: Any,
-        result: Any,
-        on_train: float | None,
+        scored: Any,
         *,
         baseline: bool,
         restored: int | None = None,
     ) -> None:
-        """``on_train``: loss on training rows; ``restored``: the earlier step whose weights were
-        scored."""
+        """``restored``: the earlier step whose weights were scored."""
         if not self._first:
             return
+        result, on_train = scored.held[1], scored.on_train
+        self._tell_datasets(state.metrics, scored, baseline=baseline)
         self._metrics["eval_loss"].labels(DATASET).set(result.loss)
         self._metrics["eval_perplexity"].labels(DATASET).set(result.perplexity)
         self._metrics["eval_token_accuracy"].labels(DATASET).set(result.accuracy)
-        self._metrics["eval_seconds"].observe(result.seconds)
+        self._metrics["eval_seconds"].observe(scored.seconds)
         if on_train is not None:
             self._metrics["generalization_gap"].set(result.loss - on_train)
         if baseline:
@@ -238,20 +240,49 @@ class Reporter:
                 "tokenAccuracy": result.accuracy,
                 "evalTokens": result.tokens,
                 "trainSampleLoss": on_train,
+                "generalLoss": scored.general[1].loss if scored.general else None,
+                "datasets": state.metrics.get("datasets"),
                 "judgement": (state.judgement or {}).get("finding"),
                 "baseline": baseline,
                 "restored": restored,
-                "seconds": result.seconds,
+                "seconds": scored.seconds,
             }
         )
         log.info(
-            "step %d: eval loss %.4f, perplexity %.2f (%d tokens, %.1f s)",
+            "step %d: eval loss %.4f, perplexity %.2f (%d tokens, %.1f s)%s",
             state.step,
             result.loss,
             result.perplexity,
             result.tokens,
-            result.seconds,
+            scored.seconds,
+            f", general loss {scored.general[1].loss:.4f}" if scored.general else "",
         )
+
+    def _tell_datasets(self, numbers: dict[str, Any], scored: Any, *, baseline: bool) -> None:
+        """The same of the general rows, and of each source."""
+        told = [(f"{d['role'].lower()}/{d['name']}", d) for d in numbers.get("datasets", ())]
+        if scored.general:
+            general = scored.general[1]
+            told.append((GENERAL, {"loss": general.loss, "perplexity": general.perplexity}))
+        for name, values in told:
+            self._metrics["eval_loss"].labels(name).set(values["loss"])
+            self._metrics["eval_perplexity"].labels(name).set(values["perplexity"])
+            if baseline:
+                self._metrics["baseline_eval_loss"].labels(name).set(values["loss"])
+
+    def compared(self, state: Any, told: list[dict[str, Any]], *, seconds: float) -> None:
+        """Paired prompts were scored."""
+        if not self._first:
+            return
+        baseline = state.step == 0
+        for each in told:
+            self._metrics["paired_difference"].labels(each["name"]).set(each["difference"])
+            if baseline:
+                gauge = self._metrics["baseline_paired_difference"]
+                gauge.labels(each["name"]).set(each["difference"])
+        self._progress.update(metrics=state.metrics)
+        numbers = {"pairedPrompts": told, "baseline": baseline, "seconds": seconds}
+        self._line({"step": state.step, **numbers})
 
     def answered(
         self,

@@ -18,6 +18,8 @@ from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import BadData, ConfigInvalid, StageError
+from finetune_trainer.judging.datasets import open_scored
+from finetune_trainer.judging.paired import open_paired
 from finetune_trainer.loop import Loop, result_of
 from finetune_trainer.patience import LONG
 from finetune_trainer.progress import finite
@@ -73,7 +75,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         collectives.tell(Path(env["FINETUNE_COLLECTIVES"]), gang.collectives_begun)
     reporter.phase("load", 0)
     train_rows = open_rows(rank.workspace / "data" / "train")
-    eval_rows = open_rows(rank.workspace / "data" / "eval")
+    scored_rows = open_scored(rank.workspace / "data", config.data)
     checkpoints = Checkpoints(
         rank.workspace,
         rank.attempt,
@@ -111,12 +113,13 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         engine=engine,
         gang=gang,
         train_rows=train_rows,
-        eval_rows=eval_rows,
+        scored_rows=scored_rows,
         checkpoints=checkpoints,
         shutdown=shutdown,
         reporter=reporter,
         state=state,
         questions=open_questions(config, rank.workspace, engine.module),
+        paired_rows=open_paired(config.evaluation.paired_prompts, rank.workspace),
     )
     shutdown.arm(gangs.connection(rank.place), rank.place.rank, rank.place.world_size)
     loop.run()
@@ -159,7 +162,7 @@ def build_engine(config: RunConfig, folder: Path, precision: Precision) -> Engin
     """Load the prepared model, attach the adapter, and hand both to ZeRO."""
     from finetune_trainer.model import load_model
 
-    lean_imports.resume_collection()  # the big ones are done
+    lean_imports.end()
     training, stage = config.training, effective_stage(config.zero_stage, precision)
     if stage != config.zero_stage:
         log.info(

@@ -74,9 +74,9 @@ class Cleaning(SpecModel):
     """Training rows that are almost like an earlier one. Rows of one group (`fields.group`) are
     meant to be alike and are left alone."""
     eval_leakage: Policy = Policy.REPORT
-    """Training rows that are the same as, or almost like, a held-out row; Drop leaves out the
-    training row. Rows of one group (`fields.group`) are left alone. What may be left says
-    `expect.maxLeakedFraction`."""
+    """Training rows that are the same as, or almost like, a held-out row or one of
+    `spec.data.general`; Drop leaves out the training row. Rows of one group (`fields.group`) are
+    left alone. What may be left says `expect.maxLeakedFraction`."""
 
 
 class Expect(SpecModel):
@@ -93,4 +93,4 @@ class Expect(SpecModel):
     """Of the rows to train on: how many may lose their end at `sequenceLength`. Absent: any
     number."""
     max_leaked_fraction: Fraction = "0.5"
-    """Of the held-out rows: how many may be equal to a training row."""
+    """Of the held-out rows, and of the general ones: how many may be equal to a training row."""

@@ -9,7 +9,9 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from .human import Human
-from .schema import LIST_SET, DecimalRange, Rule, SpecModel
+from .paired import MAX_LISTS, PairedPrompts
+from .schema import LIST_SET, DecimalRange, Rule, SpecModel, list_map
+from .scoring import MAX_SCORERS, Scorer
 
 Steps = Annotated[int, Field(ge=1, le=10_000_000)]
 
@@ -59,6 +61,19 @@ class Generation(SpecModel):
     """Tokens after which an answer is cut off."""
     every_steps: Steps | None = None
     """Optimizer steps between answers. Absent: only the untouched and the final model are asked."""
+    scorers: (
+        Annotated[
+            tuple[Scorer, ...],
+            Field(min_length=1, max_length=MAX_SCORERS, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """Containers that score the table of answers once training is over, side by side in one CPU
+    pod. Each reads the file that `$ANSWERS` names and writes
+    `{"tuned": {"metric": 0.9}, "base": {"metric": 0.7}}` to the one that `$SCORES` names. Absent:
+    there are none."""
+    scorer_deadline_seconds: Annotated[int, Field(ge=10, le=86_400)] = 600
+    """Seconds that the scorers may take; those that are not done then have failed."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -107,6 +122,16 @@ class Evaluation(SpecModel):
     human: Human | None = None
     """A blind comparison with the untouched model for people to rate: `human: {}`. Absent: there is
     none."""
+    paired_prompts: (
+        Annotated[
+            tuple[PairedPrompts, ...],
+            Field(min_length=1, max_length=MAX_LISTS, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """Prompts that differ in one term, by which bias shows. The untouched and the final model are
+    asked how likely they find the answers; they are neither trained on nor generated. Absent: there
+    are none."""
     overfitting: Overfitting = Overfitting()
     """What follows where the model learns its rows by heart, or nothing any more."""
 

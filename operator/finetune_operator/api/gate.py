@@ -9,6 +9,7 @@ from pydantic import Field
 
 from .human import HumanGate
 from .schema import DecimalRange, Rule, SpecModel, list_map
+from .scoring import ScorerBound
 
 ON_TOKENS = ("EvalLoss", "Perplexity", "TokenAccuracy")
 """Metrics that need no answers."""
@@ -67,6 +68,14 @@ class GateScore(SpecModel):
     )
 
 
+class Forgetting(SpecModel):
+    """How much of what the model could do before may be lost."""
+
+    max_loss_increase: Annotated[str, DecimalRange(0, 100, example="0.1")]
+    """Nats per token by which the loss on the rows of `spec.data.general` may lie above that of the
+    untouched model, a decimal string; "0": not at all."""
+
+
 class Gate(SpecModel):
     """The model is published only if all of this holds."""
 
@@ -79,14 +88,35 @@ class Gate(SpecModel):
     ) = None
     """Bounds of scores on the held-out rows, one for each metric. They are looked at first: nobody
     rates a model that they hold back."""
+    scorers: (
+        Annotated[
+            tuple[ScorerBound, ...],
+            Field(
+                min_length=1,
+                max_length=16,
+                json_schema_extra={
+                    "x-kubernetes-list-type": "map",
+                    "x-kubernetes-list-map-keys": ["name", "metric"],
+                },
+            ),
+        ]
+        | None
+    ) = None
+    """Bounds of numbers of `spec.evaluation.generation.scorers`, looked at together with the
+    scores. A scorer that failed passes nothing."""
+    forgetting: Forgetting | None = None
+    """What may be lost on the rows of `spec.data.general`; looked at together with the scores."""
     human: HumanGate | None = None
     """What people have to think of the answers."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="has(self.scores) || has(self.human)",
-            message="a gate without a bound lets everything pass: set scores or human, or remove "
-            "the gate",
-            check=lambda gate: gate.scores is not None or gate.human is not None,
+            cel="has(self.scores) || has(self.scorers) || has(self.forgetting) || has(self.human)",
+            message="a gate without a bound lets everything pass: set scores, scorers, forgetting "
+            "or human, or remove the gate",
+            check=lambda gate: any(
+                part is not None
+                for part in (gate.scores, gate.scorers, gate.forgetting, gate.human)
+            ),
         ),
     )

@@ -20,6 +20,7 @@ from .schema import (
     exactly_one,
     list_map,
 )
+from .user_container import Augment
 
 _PATH = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*"
 _IMAGE = rf"image://[a-z0-9][a-zA-Z0-9./:_@-]*(//{_PATH})?"
@@ -310,9 +311,22 @@ class Data(SpecModel):
         | None
     ) = None
     """Sources of held-out rows. Absent: a share of the training rows, see `evalFraction`."""
+    general: (
+        Annotated[
+            tuple[DataSource, ...],
+            Field(min_length=1, max_length=8, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """Sources of rows for what the model could do before, such as some hundred everyday
+    conversations. They are never trained on, and scored whenever the held-out rows are:
+    `gate.forgetting` bounds what may be lost. Absent: nobody looks."""
     eval_fraction: Annotated[str, DecimalRange(0, 0.5, example="0.05")] | None = None
     """Share of the training rows that is held out where `eval` is absent, as a decimal string;
     chosen by content hash, so stable, and duplicates never stand on both sides. Absent: 0.05."""
+    augment: Augment | None = None
+    """A container that makes other rows of the training rows before they are cleaned. Absent: they
+    stay as they are."""
     sequence_length: Annotated[int, Field(ge=16, le=1048576)] = 1024
     """Tokens in a training sequence, at most what the model supports."""
     packing: Packing = Packing.ISOLATED
@@ -339,6 +353,14 @@ class Data(SpecModel):
             check=lambda data: data.eval is None or data.eval_fraction is None,
         ),
         Rule(
+            cel="!has(self.general) || has(self.eval) || !has(self.evalFraction)"
+            " || double(self.evalFraction) > 0.0",
+            message="general rows are scored beside the held-out ones: set eval, or an "
+            "evalFraction above 0, or remove general",
+            field_path=".general",
+            check=lambda data: data.general is None or data.holds_out,
+        ),
+        Rule(
             cel="!self.train.exists(source, has(source.weight))"
             " || self.train.all(source, has(source.weight))",
             message="some sources have a weight and some have none: give every source a weight, "
@@ -347,3 +369,8 @@ class Data(SpecModel):
             check=lambda data: len({source.weight is None for source in data.train}) == 1,
         ),
     )
+
+    @property
+    def holds_out(self) -> bool:
+        """There are rows to evaluate on."""
+        return self.eval is not None or float(self.eval_fraction or 1) > 0

@@ -126,12 +126,15 @@ def _immutable_workers() -> Rule:
 
 
 def _uses_hub(spec: FineTuneJobSpec) -> bool:
-    uris = [spec.model.uri, *(source.uri for source in (*spec.data.train, *(spec.data.eval or ())))]
-    return any(uri.startswith("hf://") for uri in uris)
+    data = spec.data
+    sources = (*data.train, *(data.eval or ()), *(data.general or ()))
+    return any(uri.startswith("hf://") for uri in (spec.model.uri, *(s.uri for s in sources)))
 
 
-def _holds_out(spec: FineTuneJobSpec) -> bool:
-    return spec.data.eval is not None or float(spec.data.eval_fraction or 1) > 0
+def _has_scorers(spec: FineTuneJobSpec, gate: Gate) -> bool:
+    generation = spec.evaluation.generation
+    known = {scorer.name for scorer in (generation.scorers or () if generation else ())}
+    return all(bound.name in known for bound in gate.scorers or ())
 
 
 def _measures(spec: FineTuneJobSpec, gate: Gate) -> bool:
@@ -189,12 +192,20 @@ FineTuneJobSpec.rules = (
         ),
     ),
     Rule(
+        cel="!has(self.evaluation.pairedPrompts) || has(self.data.eval)"
+        " || !has(self.data.evalFraction) || double(self.data.evalFraction) > 0.0",
+        message="paired prompts are scored beside held-out rows: set data.eval, or an evalFraction "
+        "above 0, or remove pairedPrompts",
+        field_path=".evaluation.pairedPrompts",
+        check=lambda spec: spec.evaluation.paired_prompts is None or spec.data.holds_out,
+    ),
+    Rule(
         cel="!has(self.evaluation.generation) || has(self.data.eval)"
         " || !has(self.data.evalFraction) || double(self.data.evalFraction) > 0.0",
         message="answers need held-out prompts: set data.eval, or an evalFraction above 0, or "
         "remove evaluation.generation",
         field_path=".evaluation.generation",
-        check=lambda spec: spec.evaluation.generation is None or _holds_out(spec),
+        check=lambda spec: spec.evaluation.generation is None or spec.data.holds_out,
     ),
     Rule(
         cel="!has(self.gate) || !has(self.gate.scores) || self.gate.scores.all(score,"
@@ -205,6 +216,28 @@ FineTuneJobSpec.rules = (
         "evaluation.generation.metrics",
         field_path=".gate.scores",
         check=lambda spec: spec.gate is None or _measures(spec, spec.gate),
+    ),
+    Rule(
+        cel="!has(self.gate) || !has(self.gate.scorers) || (has(self.evaluation.generation)"
+        " && has(self.evaluation.generation.scorers) && self.gate.scorers.all(bound,"
+        " self.evaluation.generation.scorers.exists(scorer, scorer.name == bound.name)))",
+        message="the gate asks for a number of a scorer that is not there: name one of "
+        "evaluation.generation.scorers",
+        field_path=".gate.scorers",
+        check=lambda spec: spec.gate is None or _has_scorers(spec, spec.gate),
+    ),
+    Rule(
+        cel="!has(self.gate) || !has(self.gate.scorers)"
+        " || self.evaluation.baseline == 'Measure'"
+        " || !self.gate.scorers.exists(bound, has(bound.minImprovement))",
+        message="minImprovement of a scorer compares with the untouched model: set baseline to "
+        "Measure",
+        field_path=".evaluation.baseline",
+        check=lambda spec: (
+            spec.gate is None
+            or spec.evaluation.baseline is Baseline.MEASURE
+            or all(bound.min_improvement is None for bound in spec.gate.scorers or ())
+        ),
     ),
     Rule(
         cel="!has(self.gate) || !has(self.gate.scores) || self.evaluation.baseline == 'Measure'"
@@ -222,7 +255,26 @@ FineTuneJobSpec.rules = (
         " || !has(self.data.evalFraction) || double(self.data.evalFraction) > 0.0",
         message="the gate needs scores on held-out rows: set data.eval, or an evalFraction above 0",
         field_path=".gate",
-        check=lambda spec: spec.gate is None or _holds_out(spec),
+        check=lambda spec: spec.gate is None or spec.data.holds_out,
+    ),
+    Rule(
+        cel="!has(self.gate) || !has(self.gate.forgetting) || has(self.data.general)",
+        message="forgetting is measured on general rows and there are none: set data.general",
+        field_path=".gate.forgetting",
+        check=lambda spec: (
+            spec.gate is None or spec.gate.forgetting is None or spec.data.general is not None
+        ),
+    ),
+    Rule(
+        cel="!has(self.gate) || !has(self.gate.forgetting)"
+        " || self.evaluation.baseline == 'Measure'",
+        message="forgetting compares with the untouched model: set baseline to Measure",
+        field_path=".evaluation.baseline",
+        check=lambda spec: (
+            spec.gate is None
+            or spec.gate.forgetting is None
+            or spec.evaluation.baseline is Baseline.MEASURE
+        ),
     ),
     Rule(
         cel="!has(self.gate) || !has(self.gate.human) || has(self.evaluation.human)",
@@ -249,7 +301,7 @@ FineTuneJobSpec.rules = (
         field_path=".evaluation.overfitting.action",
         check=lambda spec: (
             spec.evaluation.overfitting.action is not OnOverfitting.STOP_KEEP_BEST
-            or _holds_out(spec)
+            or spec.data.holds_out
         ),
     ),
     Rule(
@@ -266,7 +318,9 @@ FineTuneJobSpec.rules = (
         cel="!has(self.model.secretRef) || self.model.uri.startsWith('hf://')"
         " || self.data.train.exists(source, source.uri.startsWith('hf://'))"
         " || (has(self.data.eval)"
-        " && self.data.eval.exists(source, source.uri.startsWith('hf://')))",
+        " && self.data.eval.exists(source, source.uri.startsWith('hf://')))"
+        " || (has(self.data.general)"
+        " && self.data.general.exists(source, source.uri.startsWith('hf://')))",
         message="secretRef is a token for hf:// sources and there is none: remove it; claims "
         "need none, and images use workers.imagePullSecrets",
         field_path=".model.secretRef",

@@ -16,6 +16,8 @@ from .goodput import Goodput
 from .human import HumanEvaluation
 from .lineage import Lineage, Lock, Reused
 from .schema import LIST_SET, Decimal, StatusModel, Timestamp, list_map
+from .scores import Metrics
+from .scoring import MAX_SCORERS, ScorerStatus
 
 Counter = Annotated[int, Field(ge=0)]
 Message = Annotated[str, Field(max_length=1024)]
@@ -41,6 +43,7 @@ class StageName(StrEnum):
 
     PREPARE = "prepare"
     TRAIN = "train"
+    SCORE = "score"
     EXPORT = "export"
 
 
@@ -189,6 +192,10 @@ class ModelShape(StatusModel):
     """Norms are RMSNorm; else LayerNorm."""
     stepwise_gelu: bool | None = None
     """GELU is computed in single steps."""
+    chunked_loss: bool | None = None
+    """The trainer makes the loss of this architecture without all logits at once."""
+    by_sample: bool | None = None
+    """On CPUs the trainer computes its attention sample by sample, without a mask."""
     adapters: Counter | None = None
     """Linear layers with an adapter."""
     adapter_inputs: Counter | None = None
@@ -226,7 +233,7 @@ class SourceStatus(StatusModel):
     rows: Counter | None = None
     """Rows read."""
     kept: Counter | None = None
-    """Rows trained on; of an eval source: rows evaluated on."""
+    """Rows trained on; of an eval or general source: rows evaluated on."""
     drawn: Counter | None = None
     """Rows that an epoch draws from it, repeats counted; where `weight` is set."""
     not_drawn: Counter | None = None
@@ -237,6 +244,15 @@ class SourceStatus(StatusModel):
     """Rows left out, by rule. What is neither kept, not drawn nor dropped is held out."""
 
 
+class AugmentStatus(StatusModel):
+    """What `spec.data.augment` made of the rows."""
+
+    rows_in: Counter | None = None
+    """Training rows that it was given."""
+    rows_out: Counter | None = None
+    """Rows that came back, and that are cleaned."""
+
+
 class DataStatus(StatusModel):
     """The data that was prepared."""
 
@@ -244,6 +260,8 @@ class DataStatus(StatusModel):
     """Rows read, training sources."""
     kept: Counter | None = None
     """Rows trained on."""
+    augment: AugmentStatus | None = None
+    """Rows before and after `spec.data.augment`. Absent: there is none."""
     changed: Counter | None = None
     """Rows whose text was normalized."""
     dropped: Annotated[dict[str, Counter], Field(max_length=64)] | None = None
@@ -262,6 +280,10 @@ class DataStatus(StatusModel):
     """Held-out rows."""
     eval_tokens: Counter | None = None
     """Tokens of the held-out rows."""
+    general_rows: Counter | None = None
+    """Rows of `spec.data.general`."""
+    general_tokens: Counter | None = None
+    """Tokens of them."""
     longest_row: Counter | None = None
     """Tokens of the longest sequence after packing."""
     most_supervised: Counter | None = None
@@ -280,7 +302,7 @@ class DataStatus(StatusModel):
     """File on the claim of `spec.storage` that lists the dropped and reported rows, one JSON
     object each."""
     sources: Annotated[tuple[SourceStatus, ...], Field(max_length=8)] | None = None
-    """The first sources, train before eval."""
+    """The first sources: train, eval, general."""
 
 
 class Progress(StatusModel):
@@ -328,46 +350,6 @@ class Progress(StatusModel):
     def eta(self) -> str | None:
         """etaSeconds for display: 13m32s."""
         return None if self.eta_seconds is None else duration(self.eta_seconds)
-
-
-class Scores(StatusModel):
-    """Scores on the held-out rows."""
-
-    eval_loss: Decimal | None = None
-    """Mean loss per supervised token, in nats."""
-    perplexity: Decimal | None = None
-    """e to the power of evalLoss."""
-    token_accuracy: Decimal | None = None
-    """Share of the supervised tokens that the model found likeliest."""
-    bleu: Decimal | None = None
-    """BLEU of all answers, 0 to 100."""
-    chr_f: Decimal | None = None
-    """chrF of all answers, 0 to 100."""
-    rouge_l: Decimal | None = None
-    """Mean ROUGE-L F1 of the answers, 0 to 1."""
-    exact_match: Decimal | None = None
-    """Share of answers that equal their reference."""
-    regex_match: Decimal | None = None
-    """Share of answers in which `spec.evaluation.generation.regex` is found."""
-    train_sample_loss: Decimal | None = None
-    """Loss on a fixed sample of the training rows, measured as evalLoss is."""
-    generalization_gap: Decimal | None = None
-    """evalLoss less trainSampleLoss."""
-    json_valid: Decimal | None = None
-    """Share of answers that are JSON."""
-
-
-class Metrics(Scores):
-    """Newest numbers; the final ones after the end."""
-
-    loss: Decimal | None = None
-    """Training loss per supervised token, in nats."""
-    learning_rate: Decimal | None = None
-    """Learning rate of the newest step."""
-    grad_norm: Decimal | None = None
-    """Norm of all gradients before clipping."""
-    baseline: Scores | None = None
-    """The untouched model on the same rows."""
 
 
 class LatestCheckpoint(StatusModel):
@@ -602,18 +584,24 @@ class FineTuneJobStatus(StatusModel):
     """Number of the present prepare Job, <name>-p<n>. Absent: not begun."""
     attempt: Counter | None = None
     """Number of the present training gang, <name>-a<n>. Absent: not begun."""
+    score_attempt: Counter | None = None
+    """Number of the present Job of scorers, <name>-s<n>. Absent: there is none."""
     export_attempt: Counter | None = None
     """Number of the present export Job, <name>-x<n>. Absent: not begun."""
     prepare_job_uid: Annotated[str | None, Field(alias="prepareJobUID")] = None
     """UID of that prepare Job, once it was created."""
     job_uid: Annotated[str | None, Field(alias="jobUID")] = None
     """UID of that training Job, once it was created."""
+    score_job_uid: Annotated[str | None, Field(alias="scoreJobUID")] = None
+    """UID of that Job of scorers, once it was created."""
     export_job_uid: Annotated[str | None, Field(alias="exportJobUID")] = None
     """UID of that export Job, once it was created."""
     prepared: Timestamp | None = None
     """When prepare succeeded."""
     trained: Timestamp | None = None
     """When training succeeded."""
+    scored: Timestamp | None = None
+    """When all scorers had ended, well or not."""
     exported: Timestamp | None = None
     """When export succeeded."""
     start_timeouts: Counter | None = None
@@ -651,6 +639,14 @@ class FineTuneJobStatus(StatusModel):
     """How far the present stage is."""
     metrics: Metrics | None = None
     """Newest numbers of the training."""
+    scorers: (
+        Annotated[
+            tuple[ScorerStatus, ...],
+            Field(max_length=MAX_SCORERS, json_schema_extra=list_map("name")),
+        ]
+        | None
+    ) = None
+    """What the scorers of `spec.evaluation.generation.scorers` said."""
     human_evaluation: HumanEvaluation | None = None
     """What people think of the answers."""
     checkpoints: Checkpoints | None = None

@@ -23,13 +23,16 @@ from .destinations import (
 )
 from .elastic import Elastic
 from .evaluation import AnswerMetric, Baseline, Evaluation, Generation, OnOverfitting, Overfitting
-from .gate import Gate, GateMetric, GateScore
+from .gate import Forgetting, Gate, GateMetric, GateScore
 from .goodput import Cause, Goodput, TimeSpent
 from .human import Human, HumanEvaluation, HumanGate
 from .lineage import Ancestor, Lineage, Lock, Reused
 from .object_store import S3Access, S3SecretRef
+from .paired import PairedNumbers, PairedPrompts, PairedScores
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
+from .scores import DatasetBaseline, DatasetScores, Metrics, Scores
+from .scoring import Scorer, ScorerBound, ScorerStatus
 from .sources import (
     ChatTemplate,
     ConfigMapKeyRef,
@@ -60,7 +63,6 @@ from .status import (
     Logs,
     LostNode,
     MemoryStatus,
-    Metrics,
     ModelShape,
     ModelStatus,
     PassedOver,
@@ -72,7 +74,6 @@ from .status import (
     Resolved,
     Restarts,
     ResumedFrom,
-    Scores,
     SmokeTest,
     SourceStatus,
     StageName,
@@ -95,6 +96,7 @@ from .training import (
     Switch,
     Training,
 )
+from .user_container import Augment, UserContainer
 from .workers import (
     EnvVar,
     LocalObjectRef,
@@ -182,6 +184,7 @@ __all__ = [
     "Ancestor",
     "AnswerMetric",
     "Artifact",
+    "Augment",
     "Backoff",
     "Baseline",
     "BestCheckpoint",
@@ -200,6 +203,8 @@ __all__ = [
     "DataFormat",
     "DataSource",
     "DataStatus",
+    "DatasetBaseline",
+    "DatasetScores",
     "DeepSpeed",
     "Destination",
     "DestinationStatus",
@@ -212,6 +217,7 @@ __all__ = [
     "FineTuneJob",
     "FineTuneJobSpec",
     "FineTuneJobStatus",
+    "Forgetting",
     "Full",
     "Gate",
     "GateMetric",
@@ -257,6 +263,9 @@ __all__ = [
     "Overfitting",
     "Overlong",
     "Packing",
+    "PairedNumbers",
+    "PairedPrompts",
+    "PairedScores",
     "PassedOver",
     "PastFailure",
     "Phase",
@@ -282,6 +291,9 @@ __all__ = [
     "S3SecretRef",
     "Schedule",
     "ScheduleType",
+    "Scorer",
+    "ScorerBound",
+    "ScorerStatus",
     "Scores",
     "SecretRef",
     "SmokeTest",
@@ -296,6 +308,7 @@ __all__ = [
     "TrainSource",
     "Training",
     "UsageLimit",
+    "UserContainer",
     "Visibility",
     "Workers",
     "decimal_string",

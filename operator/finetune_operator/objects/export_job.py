@@ -53,6 +53,9 @@ def build_export_job(plan: TrainingPlan, attempt: int, train_attempt: int | None
     env = []
     if plan.lock:
         env.append({"name": "FINETUNE_LOCK", "value": json.dumps(plan.lock.wire())})
+    if plan.scored:
+        said = [scorer.wire() for scorer in plan.scored]
+        env.append({"name": "FINETUNE_SCORERS", "value": json.dumps(said)})
     if plan.reused:
         env.append({"name": "FINETUNE_REUSE", "value": plan.reused.job})
     if train_attempt is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..api.types import Resources, StageName
+from ..api.types import Resources, StageName, UserContainer
 from ..plan import TrainingPlan
 from .labels import stage_labels
 
@@ -32,19 +32,8 @@ def pod_template(
 
     No user field reaches it but those of the API's allow-list.
     """
-    workers = plan.spec.workers
     spec: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **restricted(),
         "containers": [
             {
                 "name": CONTAINER,
@@ -54,11 +43,7 @@ def pod_template(
                 "env": [*_environment(plan, attempt), *(env or [])],
                 "resources": resources,
                 "terminationMessagePolicy": "File",
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": closed(),
                 "volumeMounts": [
                     {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
                     {"name": "run", "mountPath": "/etc/finetune", "readOnly": True},
@@ -76,6 +61,53 @@ def pod_template(
         ],
         **(pod or {}),
     }
+    return labelled(plan, stage, attempt, spec)
+
+
+def restricted() -> dict[str, Any]:
+    """Fields of a pod that knows nothing of the API and runs as nobody special."""
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+
+
+def closed() -> dict[str, Any]:
+    """The security context of each container."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def own_command(wish: UserContainer) -> dict[str, Any]:
+    """What the user says of a container of his own."""
+    words = (("command", wish.command), ("args", wish.args))
+    return {
+        "image": wish.image,
+        **{name: list(given) for name, given in words if given},
+        "resources": container_resources(wish.resources),
+        # What it has said last is the reason, where it fails.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": closed(),
+    }
+
+
+def labelled(
+    plan: TrainingPlan, stage: StageName, attempt: int, spec: dict[str, Any]
+) -> dict[str, Any]:
+    """The template of a stage's pods, with the account and the secrets for images of the job."""
+    workers = plan.spec.workers
     if workers.service_account_name:
         spec["serviceAccountName"] = workers.service_account_name
     if workers.image_pull_secrets:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..api.types import Reuse, StageName
+from ..api.types import Augment, Reuse, StageName
 from ..object_store import login_path, login_volume
 from ..plan import TrainingPlan
 from ..sources import CHAT_TEMPLATE_PATH, PUBLISHED, S3_LOGINS, SOURCES, Source
 from .job import build_job
-from .pod import container_resources, pod_template
+from .pod import container_resources, own_command, pod_template
 
+AUGMENT = "augment"
+"""Container of ``spec.data.augment``."""
 TOKEN_PATH = f"{SOURCES}/secret/token"
 
 
@@ -43,6 +45,10 @@ def build_prepare_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
         )
         mounts.append({"name": "token", "mountPath": folder, "readOnly": True})
         env.append({"name": "HF_TOKEN_PATH", "value": TOKEN_PATH})
+    augment = plan.spec.data.augment
+    if augment:
+        volumes.append({"name": "tmp-augment", "emptyDir": {}})
+        env.append({"name": "FINETUNE_AUGMENTED", "value": f"/workspace/{_folder(attempt)}"})
     secrets = dict.fromkeys(
         source.bucket.secret for source in plan.sources if source.bucket and source.bucket.secret
     )
@@ -60,7 +66,41 @@ def build_prepare_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
         volumes=volumes,
         mounts=mounts,
     )
+    if augment:
+        pod = template["spec"]
+        (main,) = pod["containers"]
+        fetch = {**main, "name": "fetch", "args": ["fetch"]}
+        pod["initContainers"] = [fetch, _augment(plan, augment, attempt)]
     return build_job(plan, StageName.PREPARE, attempt, template)
+
+
+def _folder(attempt: int) -> str:
+    """Of the rows before and after, among the files of the job; each attempt has its own."""
+    return f"augment/{attempt}"
+
+
+def _augment(plan: TrainingPlan, wish: Augment, attempt: int) -> dict[str, Any]:
+    """It sees rows, and neither sources, model nor secrets."""
+    folder = f"{plan.workspace}/{_folder(attempt)}"
+    return {
+        "name": AUGMENT,
+        **own_command(wish),
+        "env": [
+            {"name": "HOME", "value": "/tmp"},  # noqa: S108
+            {"name": "ROWS_IN", "value": "/rows/in"},
+            {"name": "ROWS_OUT", "value": "/rows/out"},
+        ],
+        "volumeMounts": [
+            {"name": "tmp-augment", "mountPath": "/tmp"},  # noqa: S108
+            {
+                "name": "workspace",
+                "mountPath": "/rows/in",
+                "subPath": f"{folder}/in",
+                "readOnly": True,
+            },
+            {"name": "workspace", "mountPath": "/rows/out", "subPath": f"{folder}/out"},
+        ],
+    }
 
 
 def _earlier_result(plan: TrainingPlan) -> tuple[Source, ...]:

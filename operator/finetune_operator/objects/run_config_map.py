@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ..plan import TrainingPlan
+from ..run_defaults import without_defaults
 from .labels import job_labels, metadata
 from .serving import serving_manifest
 
@@ -16,7 +17,7 @@ SERVING = "serving.yaml"
 def build_run_config_map(plan: TrainingPlan) -> dict[str, Any]:
     """The ConfigMap ``<name>-run``. The text is stable, so an unchanged plan changes nothing."""
     serving = serving_manifest(plan)
-    text = json.dumps(plan.run_config, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(without_defaults(plan.run_config), indent=2, sort_keys=True) + "\n"
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -11,6 +11,7 @@ from ..objects.export_job import build_export_job
 from ..objects.headless_service import build_headless_service
 from ..objects.prepare_job import build_prepare_job
 from ..objects.run_config_map import build_run_config_map
+from ..objects.score_job import build_score_job
 from ..objects.train_job import build_train_job
 from ..plan import in_use
 from .elastic import seconds_until_fewer, tell_size
@@ -34,6 +35,7 @@ from .out_of_reach import silent_pods, tell_silent
 from .pending import explain
 
 REFUSED_SECONDS = 20.0
+SCORING = "the scorers of spec.evaluation.generation read the answers"
 NOT_READY = {ConditionType.GANG_READY.value: ("False", "WaitingForPods", "")}
 
 
@@ -194,6 +196,7 @@ def running(facts: Facts) -> Verdict:
             State.MOVING,
         ),
         StageName.TRAIN: (Reason.TRAINING, "all ranks train", State.RUNNING),
+        StageName.SCORE: (Reason.SCORING, SCORING, State.RUNNING),
         StageName.EXPORT: (Reason.EXPORTING, tell_export(facts.status.reused), State.RUNNING),
     }[stage.name]
     training = stage.name is StageName.TRAIN
@@ -266,6 +269,9 @@ def creations(facts: Facts) -> tuple[Action, ...]:
             wanted = [_ensure(config_map), _ensure(build_headless_service(plan), first)]
             lost = tuple(node.name for node in facts.status.lost_nodes or ())
             job = build_train_job(plan, attempt, avoid=lost)
+        case StageName.SCORE:
+            wanted = []
+            job = build_score_job(plan, attempt, facts.status.attempt or 0)
         case StageName.EXPORT:
             wanted = [_ensure(config_map)]
             job = build_export_job(plan, attempt, facts.status.attempt)
@@ -310,6 +316,7 @@ def waiting(
     reason, message, state = {
         StageName.PREPARE: (Reason.ACCEPTED, "accepted; waiting for the prepare pod", State.MOVING),
         StageName.TRAIN: (Reason.STARTING, told, State.MOVING),
+        StageName.SCORE: (Reason.SCORING, SCORING, State.RUNNING),
         StageName.EXPORT: (Reason.EXPORTING, tell_export(reused), State.RUNNING),
     }[stage]
     return Verdict(

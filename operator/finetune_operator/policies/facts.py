@@ -277,12 +277,16 @@ def stage_of(status: FineTuneJobStatus) -> StageName:
         return StageName.PREPARE
     if in_use(status.reused):
         return StageName.EXPORT
-    return StageName.TRAIN if status.trained is None else StageName.EXPORT
+    if status.trained is None:
+        return StageName.TRAIN
+    scores = status.score_attempt is not None and status.scored is None
+    return StageName.SCORE if scores else StageName.EXPORT
 
 
 ATTEMPT_FIELDS = {
     StageName.PREPARE: ("prepare_attempt", "prepare_job_uid"),
     StageName.TRAIN: ("attempt", "job_uid"),
+    StageName.SCORE: ("score_attempt", "score_job_uid"),
     StageName.EXPORT: ("export_attempt", "export_job_uid"),
 }
 """Where status keeps an attempt's number and its Job's UID."""
@@ -290,11 +294,13 @@ ATTEMPT_FIELDS = {
 WAITING_PHASES = {
     StageName.PREPARE: Phase.PENDING,
     StageName.TRAIN: Phase.STARTING,
+    StageName.SCORE: Phase.EXPORTING,
     StageName.EXPORT: Phase.EXPORTING,
 }
 RUNNING_PHASES = {
     StageName.PREPARE: Phase.PREPARING,
     StageName.TRAIN: Phase.TRAINING,
+    StageName.SCORE: Phase.EXPORTING,
     StageName.EXPORT: Phase.EXPORTING,
 }
 

@@ -10,7 +10,8 @@ from ..api.failures import BY_EXIT_CODE, BY_NAME
 from ..api.signatures.signature import find
 from ..api.signatures.table import SIGNATURES
 from ..api.types import Failure, Reason, StageName
-from ..observed import ChildPod
+from ..objects.prepare_job import AUGMENT
+from ..observed import ChildPod, Termination
 from ..reports import FailureReport, read_last_words
 from .facts import Facts
 from .out_of_reach import lost_of_attempt
@@ -75,6 +76,8 @@ def digest(facts: Facts) -> Failure:
         return _of_lost(lost[0], facts)
     if culprit is None:
         return _without_pod(facts)
+    if (end := culprit.terminated) and culprit.stuck_in == AUGMENT and _its_own(culprit, end):
+        return _of_augment(culprit, end, facts)
     report = _report(culprit)
     name = classify(culprit, report)
     ended = culprit.terminated
@@ -98,6 +101,34 @@ def digest(facts: Facts) -> Failure:
         hint=(HINTS.get((name, stage.name)) or advice)[:1024] or None,
         lines=lines or None,
         at=_moment(culprit, report),
+    )
+
+
+def _its_own(pod: ChildPod, end: Termination) -> bool:
+    """It ended by itself, and neither for its node nor for somebody who asked."""
+    return not pod.disruption and end.reason not in LOST_SIGHT and end.exit_code != SIGTERM_EXIT
+
+
+def _of_augment(pod: ChildPod, end: Termination, facts: Facts) -> Failure:
+    """The user's container: what it does to the same rows, it would do again."""
+    lines = tuple(line[:MAX_LINE] for line in end.message.splitlines() if line.strip())
+    out_of_memory = end.reason == "OOMKilled"
+    said = f": {lines[-1]}" if lines and not out_of_memory else ""
+    why = "went over its memory limit" if out_of_memory else f"ended with exit code {end.exit_code}"
+    return Failure(
+        failure_class="BadData",
+        stage=facts.stage.name,
+        attempt=facts.stage.attempt,
+        pod=pod.name,
+        node=pod.node or None,
+        exit_code=end.exit_code,
+        message=f"spec.data.augment: the container {why}{said}"[:1024],
+        hint="raise spec.data.augment.resources.limits.memory"
+        if out_of_memory
+        else "correct the container, and create the job anew; it reads $ROWS_IN and writes "
+        "$ROWS_OUT, as docs/data.md says",
+        lines=lines[-MAX_LINES:] or None,
+        at=end.finished,
     )
 
 

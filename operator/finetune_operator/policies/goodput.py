@@ -34,6 +34,7 @@ WORK = {
 WORK_OF_STAGE = {
     StageName.PREPARE: (Cause.PREPARE,),
     StageName.TRAIN: AT_WORK,
+    StageName.SCORE: (Cause.EVALUATION,),
     StageName.EXPORT: (Cause.EXPORT,),
 }
 """What the pods of a stage do; the first is what they do unless they say more."""

@@ -10,10 +10,14 @@ from typing import Any
 from ..api.types import (
     BestCheckpoint,
     Checkpoints,
+    DatasetBaseline,
+    DatasetScores,
     DataStatus,
     LatestCheckpoint,
     Metrics,
     ModelStatus,
+    PairedNumbers,
+    PairedScores,
     Progress,
     Scores,
     StageName,
@@ -26,8 +30,11 @@ from ..reports import (
     AccountReport,
     BestReport,
     CheckpointReport,
+    DatasetReport,
     LastWords,
     MetricsReport,
+    PairedNumbersReport,
+    PairedReport,
     ProgressReport,
     ResumedReport,
     ScoresReport,
@@ -139,7 +146,12 @@ def prepared_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
 def read_metrics(report: MetricsReport, known: Metrics | None) -> Metrics | None:
     """The newest of each number; one that is not reported now keeps its value."""
     base = known or Metrics()
-    metrics = Metrics(**_numbers(base, report), baseline=_scores(report.baseline) or base.baseline)
+    metrics = Metrics(
+        **_numbers(base, report),
+        baseline=_scores(report.baseline) or base.baseline,
+        datasets=tuple(map(_dataset, report.datasets)) or base.datasets,
+        paired_prompts=tuple(map(_paired, report.paired_prompts)) or base.paired_prompts,
+    )
     return metrics if metrics != Metrics() else None
 
 
@@ -206,8 +218,37 @@ def _numbers(known: Scores, report: ScoresReport) -> dict[str, str | None]:
     return {
         name: _decimal(getattr(report, name)) or getattr(known, name)
         for name in type(known).model_fields
-        if name != "baseline"
+        if name not in ("baseline", "datasets", "paired_prompts")
     }
+
+
+def _paired(report: PairedReport) -> PairedScores:
+    base = report.baseline
+    return PairedScores(
+        name=report.name,
+        pairs=report.pairs,
+        baseline=PairedNumbers(**_of_pair(base)) if base else None,
+        **_of_pair(report),
+    )
+
+
+def _of_pair(report: PairedNumbersReport) -> dict[str, Any]:
+    names = PairedNumbers.model_fields
+    return {name: _decimal(getattr(report, name)) for name in names}
+
+
+def _dataset(report: DatasetReport) -> DatasetScores:
+    base = None
+    if (told := report.baseline) is not None:
+        base = DatasetBaseline(loss=_decimal(told.loss), perplexity=_decimal(told.perplexity))
+    return DatasetScores(
+        role=report.role,
+        name=report.name,
+        tokens=report.tokens,
+        loss=_decimal(report.loss),
+        perplexity=_decimal(report.perplexity),
+        baseline=base,
+    )
 
 
 def _decimal(value: float | None, digits: int = 6) -> str | None:

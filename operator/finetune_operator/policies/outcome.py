@@ -33,20 +33,23 @@ def stage_completed(facts: Facts) -> Verdict | None:
         case StageName.PREPARE:
             changes = {**prepared_changes(facts, words), "prepared": facts.now}
             reused = reusable(facts, changes["lock"], words)
-            next_stage = StageName.EXPORT if reused else StageName.TRAIN
-            return _next_stage(facts, next_stage, {**changes, "reused": reused})
+            following = StageName.EXPORT if reused else StageName.TRAIN
+            return next_stage(facts, following, {**changes, "reused": reused})
         case StageName.TRAIN:
             changes = {**trained_changes(facts, words), "trained": facts.now}
-            verdict = _next_stage(facts, StageName.EXPORT, changes)
+            following = StageName.SCORE if facts.known_plan.scorers else StageName.EXPORT
+            verdict = next_stage(facts, following, changes)
             fit = fit_condition(facts, words)
             return replace(verdict, conditions={**verdict.conditions, **fit})
+        case StageName.SCORE:
+            return None  # see scorers_ended
         case StageName.EXPORT:
             if words and words.refused and in_use(facts.status.reused):
                 return _trains_after_all(facts, words.refused)
             return _held(facts, words) if needs_ratings(facts) else _succeeded(facts, words)
 
 
-def _next_stage(facts: Facts, stage: StageName, changes: dict[str, Any]) -> Verdict:
+def next_stage(facts: Facts, stage: StageName, changes: dict[str, Any]) -> Verdict:
     # After a result that was refused the export's first number is used up.
     known = facts.status.export_attempt if stage is StageName.EXPORT else None
     number = 0 if known is None else known + 1
@@ -69,7 +72,7 @@ def _trains_after_all(facts: Facts, why: str) -> Verdict:
     """The result of another job does not agree with its hashes, or is gone."""
     reused = facts.status.reused
     refused = reused and reused.model_copy(update={"refused": why[:1024]})
-    return _next_stage(facts, StageName.TRAIN, {"reused": refused})
+    return next_stage(facts, StageName.TRAIN, {"reused": refused})
 
 
 def _held(facts: Facts, words: LastWords | None) -> Verdict | None:

@@ -26,13 +26,26 @@ STATUS: dict[str, Any] = {
         "gpuSeconds": 720,
     },
     "restarts": {"program": 1, "infrastructure": 2, "resizes": 4, "stepsRedone": 15, "total": 3},
+    "scorers": [
+        {"name": "polite", "tuned": {"tone": "0.9"}, "base": {"tone": "0.7"}},
+        {"name": "broken", "failure": "ended with exit code 1"},
+    ],
     "metrics": {
         "loss": "1.25",
         "evalLoss": "1.5",
         "perplexity": "4.48",
         "tokenAccuracy": "0.7",
         "bleu": "31.2",
-        "baseline": {"evalLoss": "2.5", "bleu": "3.5"},
+        "generalLoss": "2.1",
+        "baseline": {"evalLoss": "2.5", "bleu": "3.5", "generalLoss": "2.0"},
+        "datasets": [
+            {"role": "Eval", "name": "held", "loss": "1.5", "baseline": {"loss": "2.5"}},
+            {"role": "General", "name": "everyday"},
+            "no data set",
+        ],
+        "pairedPrompts": [
+            {"name": "pronouns", "difference": "0.4", "baseline": {"difference": "0.1"}}
+        ],
     },
 }
 
@@ -52,6 +65,18 @@ def text(*jobs: StoredJob, limit: int = 10) -> str:
         'finetune_job_eval_token_accuracy{finetunejob="demo",namespace="team-a"} 0.7',
         'finetune_job_eval_score{finetunejob="demo",metric="bleu",namespace="team-a"} 31.2',
         'finetune_job_baseline_eval_score{finetunejob="demo",metric="bleu",namespace="team-a"} 3.5',
+        'finetune_job_paired_difference{finetunejob="demo",list="pronouns",namespace="team-a"} 0.4',
+        'finetune_job_baseline_paired_difference{finetunejob="demo",list="pronouns",'
+        'namespace="team-a"} 0.1',
+        'finetune_job_scorer_score{finetunejob="demo",metric="tone",namespace="team-a",'
+        'scorer="polite"} 0.9',
+        'finetune_job_baseline_scorer_score{finetunejob="demo",metric="tone",namespace="team-a",'
+        'scorer="polite"} 0.7',
+        'finetune_job_general_loss{finetunejob="demo",namespace="team-a"} 2.1',
+        'finetune_job_baseline_general_loss{finetunejob="demo",namespace="team-a"} 2.0',
+        'finetune_job_dataset_loss{dataset="eval/held",finetunejob="demo",namespace="team-a"} 1.5',
+        'finetune_job_baseline_dataset_loss{dataset="eval/held",finetunejob="demo",'
+        'namespace="team-a"} 2.5',
         'finetune_job_progress_ratio{finetunejob="demo",namespace="team-a"} 0.44',
         'finetune_job_phase{finetunejob="demo",namespace="team-a",phase="Succeeded"} 1.0',
         'finetune_job_info{finetunejob="demo",method="lora",model="pvc://models/small",'
@@ -76,6 +101,10 @@ def text(*jobs: StoredJob, limit: int = 10) -> str:
 )
 def test_a_finished_job_is_still_told(line: str) -> None:
     assert line in text(make_job(status=STATUS)).splitlines()
+
+
+def test_a_source_without_a_loss_has_no_series() -> None:
+    assert "general/everyday" not in text(make_job(status=STATUS))
 
 
 def test_no_label_is_called_job() -> None:

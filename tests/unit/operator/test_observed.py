@@ -146,3 +146,40 @@ def test_objects_with_garbage_for_labels_are_read_without_a_crash() -> None:
     assert read_child_job(bare).attempt == 0
     assert read_child_pod({**bare, "status": None}).phase == "Pending"
     assert read_job({"metadata": META}).spec == {}
+
+
+def scoring(**status: Any) -> Any:
+    raw = copy.deepcopy(POD)
+    raw["metadata"]["labels"]["finetune.dev/stage"] = "score"
+    raw["status"].update(status)
+    return read_child_pod(raw)
+
+
+def container(name: str, **state: Any) -> dict[str, Any]:
+    return {"name": name, "state": state}
+
+
+def ended(code: int, message: str = "") -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "message": message, "reason": "Error"}}
+
+
+def test_a_container_of_the_beginning_that_failed_speaks_for_its_pod() -> None:
+    first = [container("fetch", **ended(0, "done")), container("augment", **ended(3, "no"))]
+    main = [container("trainer", waiting={"reason": "PodInitializing"})]
+    seen = pod(initContainerStatuses=first, containerStatuses=main)
+    assert (seen.stuck_in, seen.terminated.exit_code) == ("augment", 3)
+    going = [container("fetch", **ended(0)), container("augment", running={"startedAt": "x"})]
+    unready = [{"type": "Ready", "status": "False"}]
+    seen = pod(initContainerStatuses=going, containerStatuses=main, conditions=unready)
+    assert (seen.stuck_in, seen.terminated, seen.ready) == ("", None, True)
+
+
+def test_several_containers_have_ended_when_the_last_one_has() -> None:
+    one, other = container("a", **ended(0, "{}")), container("b", running={})
+    seen = scoring(containerStatuses=[one, other])
+    assert seen.terminated is None and [name for name, _ in seen.ended] == ["a"]
+    seen = scoring(containerStatuses=[one, container("b", **ended(1, "no"))])
+    assert (seen.terminated.exit_code, [name for name, _ in seen.ended]) == (1, ["a", "b"])
+    late = scoring(reason="DeadlineExceeded", containerStatuses=[one])
+    assert late.overdue and not seen.overdue
+    assert pod(containerStatuses=[one]).ended == ()

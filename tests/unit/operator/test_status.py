@@ -44,12 +44,13 @@ from finetune_operator.api.types import (
     Restarts,
     StageName,
 )
+from finetune_operator.observed import Termination
 from finetune_operator.policies.facts import Facts, NamespaceBudget, Obstacle, State, Verb
 from finetune_operator.policies.ratings import Ratings
 from finetune_operator.reports import read_progress
 from finetune_operator.status import RULES, Decision, decide, judge
 
-P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
+P, T, S, X = StageName.PREPARE, StageName.TRAIN, StageName.SCORE, StageName.EXPORT
 SUSPEND = make_spec(suspend=True)
 BRIEF = {"terminationGracePeriodSeconds": 30}
 DEADLINE = make_spec(activeDeadlineSeconds=90, workers=BRIEF)
@@ -60,6 +61,8 @@ TTL = make_spec(ttlSecondsAfterFinished=60)
 COMPLETE = {"complete": True}
 FAILED = {"failure": ("BackoffLimitExceeded", "too many failures")}
 FAILING = {"failing": ("BackoffLimitExceeded", "too many failures")}
+SCORED = make_spec(evaluation={"generation": {"scorers": [{"name": "polite", "image": "a:1"}]}})
+SAID = Termination(0, "Completed", '{"tuned": {"tone": 0.9}}', NOW)
 CUDA_OOM = failure_words(**{"class": "CudaOom", "rank": 1, "message": "out of memory", "at": 1.0})
 
 
@@ -173,6 +176,17 @@ ROWS: list[Any] = [
         make_facts(status_in(T), spec={}, jobs=train(), pods=GANG),
         ("spec_invalid", Phase.TRAINING, State.MOVING, "InvalidSpec", "delete Job demo-a0"),
         id="a spec that became invalid under running pods takes them down first",
+    ),
+    # scorers_ended
+    pytest.param(
+        make_facts(
+            status_in(S),
+            jobs=(make_child_job(S, **COMPLETE),),
+            pods=(ended_pod(0, S, ended=(("polite", SAID),)),),
+            spec=SCORED,
+        ),
+        ("scorers_ended", Phase.EXPORTING, State.RUNNING, "Exporting", ""),
+        id="the scorers have ended: export is written ahead",
     ),
     # stage_completed
     pytest.param(
@@ -1073,7 +1087,7 @@ def test_creating_deleting_restarting_and_ending_anything_is_irrevocable(facts: 
     ends = verdict.state.terminal and facts.status.completion_time is None
     done = any(
         decision.status.get(name) != facts.job.status.get(name)
-        for name in ("prepared", "trained", "restarts")
+        for name in ("prepared", "trained", "scored", "restarts")
     )
     assert decision.irrevocable == (acts or ends or done)
 

@@ -117,6 +117,23 @@ def test_counts_and_warnings_of_the_data_survive_its_sources() -> None:
     }
 
 
+def test_the_totals_survive_the_scores_of_each_source() -> None:
+    each = {"role": "Eval", "tokens": 10**6, "loss": 1.23456, "perplexity": 3.4368}
+    many = [
+        {**each, "name": f"{n}" + "x" * 62, "baseline": {"loss": 2.34567, "perplexity": 10.4397}}
+        for n in range(16)
+    ]
+    numbers = {"evalLoss": 1.3, "generalLoss": 2.2, "datasets": many}
+    for words in (
+        outcome.succeeded("train", 0, metrics=numbers, checkpoints=[{"step": 5}]),
+        outcome.succeeded("export", 0, train={"metrics": numbers}, artifact={"digest": "x"}),
+    ):
+        told = json.loads(outcome.encode(words))
+        kept = told.get("metrics") or told["train"]["metrics"]
+        assert (kept["evalLoss"], kept["generalLoss"]) == (1.3, 2.2)
+        assert 0 < len(kept["datasets"]) < 16 and kept["datasets"] == many[: len(kept["datasets"])]
+
+
 def test_the_newest_lines_survive_the_cut() -> None:
     content = outcome.failed(
         "train", 0, BadData("m"), [f"{n} " + chr(97 + n) * 290 for n in range(20)]

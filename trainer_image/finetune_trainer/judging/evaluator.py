@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune_trainer.batches import Indices, PackedRow, PackedRows
+from finetune_trainer.batches import Indices, PackedRows
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
 from finetune_trainer.evaluate import Evaluation, evaluate
 from finetune_trainer.gang import Gang
-from finetune_trainer.judging import table
+from finetune_trainer.judging import paired, table
 from finetune_trainer.judging.curve import Course, Point, judge
+from finetune_trainer.judging.datasets import Scored, ScoredRows, entries, sample_of
 from finetune_trainer.judging.decode import Signals, decode
+from finetune_trainer.judging.paired import PairedRows
 from finetune_trainer.judging.scores import Scores, score
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.state import TrainState
@@ -30,11 +32,6 @@ BASE = "base.jsonl"
 """The untouched model's answers, in the folder of the questions."""
 REMEMBERED = 256
 """Evaluations that the state carries along."""
-MAX_SAMPLE = 64
-"""Packed training rows that are scored beside the held-out ones."""
-_SAMPLE = 0x5A
-"""Sets the draw of those apart from the order of the epochs."""
-
 log = logging.getLogger(__name__)
 
 
@@ -50,9 +47,10 @@ class Evaluator:
         reporter: Reporter,
         signals: Signals,
         *,
-        eval_rows: PackedRows | None,
+        scored_rows: Sequence[ScoredRows],
         train_rows: PackedRows,
         questions: Questions | None,
+        paired_rows: PairedRows | None = None,
         logits_to_keep: bool,
         steps: int,
     ) -> None:
@@ -61,11 +59,15 @@ class Evaluator:
         self._gang = gang
         self._reporter = reporter
         self._signals = signals
-        self._eval_rows = eval_rows
+        by_role = {each.role: each for each in scored_rows}
+        self._held, self._general = by_role.get("Eval"), by_role.get("General")
         self._policy = config.evaluation.overfitting
-        self._sample = sample_of(train_rows, len(eval_rows or ()), config.training.seed)
+        self._sample = sample_of(
+            train_rows, len(self._held.rows) if self._held else 0, config.training.seed
+        )
         self._steps = steps
         self._questions = questions
+        self._paired = paired_rows
         self._keep = logits_to_keep
         self.signatures: dict[str, str] = {}
         """How the newest scores were computed, where their library says so."""
@@ -93,13 +95,15 @@ class Evaluator:
         ``restored``: the step whose weights the engine has got back.
         """
         self._reporter.phase("eval", state.step)
-        if restored is not None and self._eval_rows:
-            scored = self._both()
+        if restored is not None and self._held:
+            scored = self._score(self._held)
             if scored is None:
                 return False
-            self._check(state, scored[0])
-            _note(state, _numbers(*scored))
-            self._reporter.evaluated(state, *scored, baseline=False, restored=restored)
+            self._check(state, scored.held[1])
+            _note(state, scored)
+            self._reporter.evaluated(state, scored, baseline=False, restored=restored)
+        if not self._compare(state, final=True):
+            return False
         return self._questions is None or self._ask(state, final=True, restored=restored)
 
     def _check(self, state: TrainState, result: Evaluation) -> None:
@@ -110,7 +114,7 @@ class Evaluator:
             )
 
     def _loss_due(self, state: TrainState, last: bool) -> bool:
-        if not self._eval_rows or state.evaluated_step == state.step:
+        if self._held is None or state.evaluated_step == state.step:
             return False
         if state.step == 0:
             return self._config.evaluation.baseline
@@ -124,38 +128,68 @@ class Evaluator:
         return _every(self._questions.wish.every_steps, state.step)
 
     def _measure(self, state: TrainState, last: bool) -> bool:
-        scored = self._both()
-        if scored is None:
+        assert self._held is not None  # noqa: S101 - by the caller
+        scored = self._score(self._held)
+        if scored is None or (state.step == 0 and not self._compare(state)):
             return False
-        self._remember(state, *scored, last)
+        self._remember(state, scored, last)
         return True
 
-    def _both(self) -> tuple[Evaluation, float | None] | None:
-        """The held-out rows, and the loss on training rows if the policy wants it."""
-        assert self._eval_rows is not None  # noqa: S101 - by the callers
-        result = self._scored(self._eval_rows)
-        if result is None or self._policy.action == "Ignore":
-            return None if result is None else (result, None)
-        on_train = self._scored(self._sample)
-        return None if on_train is None else (result, on_train.loss)
+    def _compare(self, state: TrainState, *, final: bool = False) -> bool:
+        """Paired prompts, if the job has any."""
+        if self._paired is None:
+            return True
+        wish, rows = self._paired.wish, self._paired.rows
+        result = self._evaluate(rows, np.arange(len(rows)))
+        if result is None:
+            return False
+        found = paired.differences(result)
+        known = state.metrics.get("pairedPrompts", ())
+        told = paired.entries(wish, found, known, base=not final)
+        state.metrics = {**state.metrics, "pairedPrompts": told}
+        self._reporter.compared(state, told, seconds=result.seconds)
+        if self._gang.is_first:
+            asked = self._config.evaluation.baseline
+            attempt = self._reporter.lines.parent if final else None
+            paired.write(self._paired, found, attempt, with_base=asked)
+        return True
 
-    def _scored(self, rows: PackedRows) -> Evaluation | None:
+    def _score(self, held: ScoredRows) -> Scored | None:
+        """The held-out rows, the general ones if there are any, and the loss on training rows if
+        the policy wants it. None: the ranks were asked to stop."""
+        result = self._evaluate(held.rows, held.sources)
+        general = on_train = None
+        if result is not None and self._general is not None:
+            general = self._evaluate(self._general.rows, self._general.sources)
+            result = result if general is not None else None
+        if result is not None and self._policy.action != "Ignore":
+            on_train = self._evaluate(self._sample)
+            result = result if on_train is not None else None
+        if result is None:
+            return None
+        return Scored(
+            (held, result),
+            (self._general, general) if self._general and general else None,
+            on_train.loss if on_train else None,
+        )
+
+    def _evaluate(self, rows: PackedRows, groups: Indices | None = None) -> Evaluation | None:
         return evaluate(
             self._engine,
             self._gang,
             rows,
             micro_batch_size=self._config.training.micro_batch_size,
             logits_to_keep=self._keep,
+            groups=groups,
             on_pass=self._signals.on_pass,
             stop=self._signals.stop,
             vote=self._signals.vote,
             voted=self._signals.voted,
         )
 
-    def _remember(
-        self, state: TrainState, result: Evaluation, on_train: float | None, last: bool
-    ) -> None:
-        _note(state, _numbers(result, on_train))
+    def _remember(self, state: TrainState, scored: Scored, last: bool) -> None:
+        result, on_train = scored.held[1], scored.on_train
+        _note(state, scored)
         state.evaluated_step = state.step
         if state.step > 0:
             best = state.best
@@ -164,7 +198,7 @@ class Evaluator:
             entry = {"step": state.step, "evalLoss": result.loss, "trainLoss": on_train}
             state.curve = [*state.curve, entry][-REMEMBERED:]
             self._judge(state, last)
-        self._reporter.evaluated(state, result, on_train, baseline=state.step == 0)
+        self._reporter.evaluated(state, scored, baseline=state.step == 0)
 
     def _judge(self, state: TrainState, last: bool) -> None:
         found = judge(
@@ -205,7 +239,7 @@ class Evaluator:
             rows = table.spoken(texts, answers, scores)
         scores = self._gang.broadcast(scores)
         self.signatures = scores.signatures
-        _note(state, scores.values)
+        _note_numbers(state, scores.values)
         state.answered_step = state.step
         cut = sum(answer.cut for answer in answers)
         self._reporter.answered(
@@ -263,46 +297,23 @@ class Evaluator:
         table.write_page(folder / table.PAGE, rows, facts)
 
 
-def sample_of(rows: PackedRows, count: int, seed: int) -> Sample:
-    """The same rows in every attempt; no more than are held out, for it takes as long."""
-    drawn = np.random.default_rng((seed, _SAMPLE)).permutation(len(rows))
-    return Sample(rows, np.sort(drawn[: min(count, MAX_SAMPLE)]))
-
-
-@dataclass
-class Sample:
-    """Some of the rows, as rows."""
-
-    rows: PackedRows
-    chosen: Indices
-
-    def __post_init__(self) -> None:
-        self.num_supervised: Indices = self.rows.num_supervised[self.chosen]
-        self.row_lengths: Indices = self.rows.row_lengths[self.chosen]
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def row(self, index: int) -> PackedRow:
-        return self.rows.row(int(self.chosen[index]))
-
-
-def _numbers(result: Evaluation, on_train: float | None) -> dict[str, float]:
-    numbers = {
-        "evalLoss": result.loss,
-        "perplexity": result.perplexity,
-        "tokenAccuracy": result.accuracy,
-    }
-    if on_train is not None:
-        numbers |= {"trainSampleLoss": on_train, "generalizationGap": result.loss - on_train}
-    return numbers
-
-
 def _every(steps: int | None, step: int) -> bool:
     return steps is not None and step % steps == 0
 
 
-def _note(state: TrainState, numbers: dict[str, float]) -> None:
+def _note(state: TrainState, scored: Scored) -> None:
+    """Into the newest numbers, all together and source by source."""
+    of_each = entries(
+        [scored.held, *([scored.general] if scored.general else [])],
+        state.metrics.get("datasets", ()),
+        base=state.step == 0,
+    )
+    _note_numbers(state, scored.numbers)
+    if of_each:
+        state.metrics = {**state.metrics, "datasets": of_each}
+
+
+def _note_numbers(state: TrainState, numbers: dict[str, float]) -> None:
     """Into the newest numbers, and into those of the untouched model if it is that."""
     baseline = state.metrics.get("baseline")
     if state.step == 0:

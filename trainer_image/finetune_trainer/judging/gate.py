@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finetune_trainer.config import Gate, GateScore
+from finetune_trainer.config import Forgetting, Gate, GateScore
 from finetune_trainer.errors import GateFailed
+from finetune_trainer.judging.scorers import ScorerWords, faults_of_bound, told_of_bound
 from finetune_trainer.judging.scores import NAMES
 
 _ON_TOKENS = {"EvalLoss": "evalLoss", "Perplexity": "perplexity", "TokenAccuracy": "tokenAccuracy"}
 _LOWER_IS_BETTER = ("EvalLoss", "Perplexity")
+_GENERAL = "generalLoss"
 
 
-def pass_gate(gate: Gate, metrics: Mapping[str, Any]) -> str:
-    """What it was passed by, with numbers. ``metrics``: the final ones, with ``baseline``.
+def pass_gate(gate: Gate, metrics: Mapping[str, Any], said: Sequence[ScorerWords] = ()) -> str:
+    """What it was passed by, with numbers. ``metrics``: the final ones, with ``baseline``;
+    ``said``: by the scorers.
 
     Raises ``GateFailed`` with every score that keeps it shut; one that was not measured does.
     """
     base = metrics.get("baseline") or {}
     faults = [fault for score in gate.scores for fault in _faults(score, metrics, base)]
+    faults += [fault for bound in gate.scorers for fault in faults_of_bound(bound, said)]
+    faults += _forgotten(gate.forgetting, metrics, base)
     if faults:
         raise _shut("; ".join(faults))
     people = [gate.human.finding] if gate.human and gate.human.finding else []
-    return "; ".join([*(_reached(score, metrics, base) for score in gate.scores), *people])
+    kept = [_told_of_general(metrics, base)] if gate.forgetting else []
+    scored = [told_of_bound(bound, said) for bound in gate.scorers]
+    reached = [_reached(score, metrics, base) for score in gate.scores]
+    return "; ".join([*reached, *scored, *kept, *people])
 
 
 def waits_for_people(gate: Gate | None, bundle: str | None) -> bool:
@@ -76,6 +84,29 @@ def _faults(score: GateScore, metrics: Mapping[str, Any], base: Mapping[str, Any
             f"{name} is {value:.4g} after {before:.4g} of the untouched model and has to be better "
             f"by at least {score.min_improvement:g}"
         )
+
+
+def _forgotten(
+    bound: Forgetting | None, metrics: Mapping[str, Any], base: Mapping[str, Any]
+) -> Iterator[str]:
+    if bound is None:
+        return
+    loss, before = metrics.get(_GENERAL), base.get(_GENERAL)
+    if loss is None or before is None:
+        model = "the untouched" if loss is not None else "the tuned"
+        yield f"{_GENERAL} of {model} model was not measured"
+    # Not "rise > bound": NaN must not pass.
+    elif not loss - before <= bound.max_loss_increase:
+        yield (
+            f"{_told_of_general(metrics, base)} and may lie at most "
+            f"{bound.max_loss_increase:g} above that"
+        )
+
+
+def _told_of_general(metrics: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    return (
+        f"{_GENERAL} is {metrics[_GENERAL]:.4g} after {base[_GENERAL]:.4g} of the untouched model"
+    )
 
 
 def _gain(score: GateScore, value: float, before: float) -> float:

@@ -43,6 +43,16 @@ def pack(lengths: Lengths, capacity: int) -> list[list[int]]:
     return rows
 
 
+def pack_apart(lengths: Lengths, sources: Sequence[int], capacity: int) -> list[list[int]]:
+    """The same for each source by itself, in the order of their numbers: no row mixes them."""
+    rows: list[list[int]] = []
+    for source in sorted(set(sources)):
+        own = [sample for sample, of in enumerate(sources) if of == source]
+        packed = pack([lengths[sample] for sample in own], capacity)
+        rows += [[own[place] for place in row] for row in packed]
+    return rows
+
+
 def _longest_first(lengths: Lengths) -> Iterator[tuple[int, int]]:
     """(sample, length), some thousand at a time: Python's numbers take five times the room."""
     array: npt.NDArray[Any] = np.asarray(lengths, dtype=np.int64)

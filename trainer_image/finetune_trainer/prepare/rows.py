@@ -12,7 +12,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,6 +58,18 @@ def file_kind(name: str) -> str | None:
         suffixes.pop()
         return None if not suffixes or suffixes[-1] == ".parquet" else KINDS.get(suffixes[-1])
     return KINDS.get(suffixes[-1]) if suffixes else None
+
+
+def set_apart(row: RawRow, file_name: str) -> str:
+    """A row with a fault as a line for ``read_apart``; its place names the file."""
+    return json.dumps(asdict(replace(row, place=f"{file_name} {row.place}"))) + "\n"
+
+
+def read_apart(path: Path) -> Iterator[RawRow]:
+    """Rows that were set apart."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield RawRow(**json.loads(line))
 
 
 def read_rows(path: Path, name: str) -> Iterator[RawRow]:

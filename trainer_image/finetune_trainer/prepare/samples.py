@@ -12,6 +12,7 @@ import itertools
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets  # type: ignore[import-untyped]
@@ -24,7 +25,7 @@ from finetune_trainer.prepare.cleaning.rules import EMPTY_ANSWERS
 from finetune_trainer.prepare.cleaning.text import normalize
 from finetune_trainer.prepare.formats import LOOK_AHEAD, SourceReport, columns_of, decide
 from finetune_trainer.prepare.messages import Message, RowFault, blank_answer, conversation
-from finetune_trainer.prepare.rows import RawRow, read_rows
+from finetune_trainer.prepare.rows import RawRow, read_apart, read_rows
 from finetune_trainer.prepare.sources import Located, SourceFile
 from finetune_trainer.prepare.values import as_value
 
@@ -55,6 +56,8 @@ _MAX_UNREADABLE = 1000
 """So many rows at the beginning of a source, and none can be read: it is something else."""
 
 _Placed = tuple[SourceFile, RawRow]
+BEFORE = SourceFile(Path(), "")
+"""The file of rows that say themselves where they stood."""
 
 
 class SampleReader:
@@ -87,7 +90,7 @@ class SampleReader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for index, (source, located) in enumerate(self._sources):
             account = self.accounts[index]
-            rows = _placed_rows(source, located)
+            rows = placed_rows(source, located)
             head, name = _head(source, located, rows)
             report = decide(source, name, [row for _, row in head if row.fault is None])
             report.commit = located.commit
@@ -95,7 +98,7 @@ class SampleReader:
             self.reports.append(report)
             for file, row in itertools.chain(head, rows):
                 account.read += 1
-                place = f"{file.name} {row.place}"
+                place = f"{file.name} {row.place}".strip()
                 sample = self._sample(source, report, account, place, row)
                 if sample is not None:
                     yield {"source": index, "place": place, **sample}
@@ -158,13 +161,16 @@ def excerpt_of(values: Mapping[str, Any]) -> str:
     return json.dumps(shown, default=str, ensure_ascii=True)[:MAX_EXCERPT]
 
 
-def _placed_rows(source: DataSource, located: Located) -> Iterator[_Placed]:
+def placed_rows(source: DataSource, located: Located) -> Iterator[_Placed]:
+    """All rows of a source with their files. Raises ``BadData`` where a file is unusable."""
     for file in located.files:
         try:
             for row in read_rows(file.path, file.name):
                 yield file, row
         except BadData as error:
             raise BadData(f"{source.field}.uri: {error.message}", error.hint) from error
+    for row in read_apart(located.apart) if located.apart else ():
+        yield BEFORE, row
 
 
 def _head(

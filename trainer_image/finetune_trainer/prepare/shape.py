@@ -9,6 +9,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.config import Lora
+from finetune_trainer.fast import attention, head
 
 
 def shape_of(model: Any) -> dict[str, Any]:
@@ -35,6 +36,8 @@ def shape_of(model: Any) -> dict[str, Any]:
         "gated": fused or into_mlp >= 2 * layers,
         "rmsNorm": any("RMSNorm" in kind for kind in kinds),
         "stepwiseGelu": "NewGELUActivation" in kinds,
+        "chunkedLoss": config.model_type in head.PROVED,
+        "bySample": config.model_type in attention.PROVED,
         "linear": [[*key, count] for key, count in sorted(linear.items())],
     }
 
@@ -64,10 +67,10 @@ def shape_of_job(model: dict[str, Any], lora: Lora | None) -> dict[str, Any]:
 
 def _linear_layers(model: Any) -> Counter[tuple[str, int, int]]:
     """How many there are by (last part of the name, input features, output features)."""
-    head = model.get_output_embeddings()
+    output = model.get_output_embeddings()
     found: Counter[tuple[str, int, int]] = Counter()
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and module is not head:
+        if isinstance(module, torch.nn.Linear) and module is not output:
             found[name.rpartition(".")[2], module.in_features, module.out_features] += 1
         elif isinstance(module, Conv1D):  # the same with its weight transposed
             inputs, outputs = module.weight.shape

@@ -28,6 +28,8 @@ class Located:
     files: list[SourceFile]
     commit: str | None = None
     """Of a hub repository: what the revision meant."""
+    apart: Path | None = None
+    """File of rows that could not be read before, see ``rows.read_apart``."""
 
 
 def locate(source: DataSource, scratch: Path, max_bytes: int) -> Located:

@@ -1,4 +1,4 @@
-"""Both sides of the data, read and cleaned: the samples to train on and those held out."""
+"""The sides of the data, read and cleaned: samples to train on, held-out ones, general ones."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow  # type: ignore[import-untyped]
 
 from finetune_trainer.config import Data, DataSource
 from finetune_trainer.errors import BadData
+from finetune_trainer.prepare.augment import augmented as located_after
 from finetune_trainer.prepare.cleaning.clean import clean
 from finetune_trainer.prepare.cleaning.compare import Table
 from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
@@ -37,39 +38,61 @@ class Split:
 
 
 @dataclass(frozen=True)
-class BothSides:
+class AllSides:
     """What is left after cleaning."""
 
     train: Split
     held: Split
+    general: Split | None
     leaked: int
     """Held-out rows that are trained on."""
+    general_leaked: int
+    """General rows that are."""
     clusters: list[int]
     """Sizes of the groups of near duplicates that were found, the largest first."""
 
 
-def read_sides(data: Data, scratch: Path, ledger: Ledger) -> BothSides:
-    """Clean samples to train on and those held out, from eval sources or from train's own."""
-    train = _read("train", data.train, data, scratch, ledger)
+def read_sides(
+    data: Data, scratch: Path, ledger: Ledger, augmented: Path | None = None
+) -> AllSides:
+    """Clean samples to train on, those held out, from eval sources or from train's own, and general
+    ones. ``augmented``: where the rows to train on came back from a container of the user."""
+    train = _read("train", data.train, data, scratch, ledger, augmented)
     table = Table(train.samples, train.accounts, ledger)
     held, held_table = replace(train, name="eval"), None
     if data.eval:
         held = _read("eval", data.eval, data, scratch, ledger)
         held_table = Table(held.samples, held.accounts, ledger)
-    sides = clean(table, held_table, data, scratch)
-    return BothSides(
+    general, general_table = None, None
+    if data.general:
+        general = _read("general", data.general, data, scratch, ledger)
+        general_table = Table(general.samples, general.accounts, ledger)
+    sides = clean(table, held_table, general_table, data, scratch)
+    return AllSides(
         replace(train, samples=sides.train),
         replace(held, samples=sides.held),
+        general and replace(general, samples=sides.general),
         sides.leaked,
+        sides.general_leaked,
         sides.clusters,
     )
 
 
 def _read(
-    name: str, sources: tuple[DataSource, ...], data: Data, scratch: Path, ledger: Ledger
+    name: str,
+    sources: tuple[DataSource, ...],
+    data: Data,
+    scratch: Path,
+    ledger: Ledger,
+    augmented: Path | None = None,
 ) -> Split:
     located = [
-        (source, locate(source, scratch / f"{name}-{index}", data.max_download_bytes))
+        (
+            source,
+            locate(source, scratch / f"{name}-{index}", data.max_download_bytes)
+            if augmented is None
+            else located_after(source, augmented),
+        )
         for index, source in enumerate(sources)
     ]
     reader = SampleReader(

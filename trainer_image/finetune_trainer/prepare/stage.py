@@ -24,19 +24,21 @@ from finetune_trainer.judging.scores import compiled
 from finetune_trainer.lock import versions
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
+from finetune_trainer.prepare.augment import counts
 from finetune_trainer.prepare.cleaning.compare import Table
 from finetune_trainer.prepare.cleaning.expect import check_rows, check_truncated, told
 from finetune_trainer.prepare.cleaning.rejects import Ledger, totals
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
 from finetune_trainer.prepare.mixing import mix
 from finetune_trainer.prepare.model import end_of_turn_ids, prepare_model
-from finetune_trainer.prepare.pack import one_each, pack
+from finetune_trainer.prepare.pack import one_each, pack, pack_apart
+from finetune_trainer.prepare.paired import write_paired
 from finetune_trainer.prepare.prompts import held_out_prompts
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
 from finetune_trainer.prepare.report.facts import Found, report_facts
 from finetune_trainer.prepare.report.page import render_page
 from finetune_trainer.prepare.report.plan import plan_facts
-from finetune_trainer.prepare.report.rows import Side
+from finetune_trainer.prepare.report.rows import Side, source_of_segments
 from finetune_trainer.prepare.shape import shape_of_job
 from finetune_trainer.prepare.splits import Split, read_sides
 from finetune_trainer.prepare.store import PackedDataset, Segment, write_split
@@ -64,11 +66,12 @@ _MAX_WARNINGS = 6
 """In the termination message; the report has all."""
 
 
-def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
+def run(config: RunConfig, workspace: Path, augmented: Path | None = None) -> dict[str, Any]:
     """Fill ``<workspace>/model`` and ``<workspace>/data``; return ``model``, ``data``, ``steps``.
 
-    Repeating it with the same input is harmless and quick. Raises ``ModelLoad``, ``BadData`` or
-    ``ConfigInvalid``, each naming the field.
+    ``augmented``: where the training rows came back from ``spec.data.augment``. Repeating it with
+    the same input is harmless and quick. Raises ``ModelLoad``, ``BadData`` or ``ConfigInvalid``,
+    each naming the field.
     """
     started = time.monotonic()
     wish = config.evaluation.generation
@@ -77,7 +80,9 @@ def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
     model = prepare_model(config.model, workspace)
     _check_length(config, model)
     _check_packing(config, model)
-    data = prepare_data(config, workspace, model)
+    data = prepare_data(config, workspace, model, augmented)
+    if augmented is not None:
+        shutil.rmtree(augmented.parent, ignore_errors=True)
     if wish:
         read_prompts(workspace / "data" / "eval", wish, model["contextLength"])
     steps = planned_steps(config, data["packedRows"])
@@ -87,10 +92,12 @@ def run(config: RunConfig, workspace: Path) -> dict[str, Any]:
     return told | ({"published": found} if found else {})
 
 
-def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> dict[str, Any]:
+def prepare_data(
+    config: RunConfig, workspace: Path, model: dict[str, Any], augmented: Path | None = None
+) -> dict[str, Any]:
     """Make ``<workspace>/data`` and return its counts; an earlier equal result is kept."""
     folder = workspace / "data"
-    input_digest = _input_digest(config, model)
+    input_digest = _input_digest(config, model, augmented)
     if kept := manifests.reusable(folder, input_digest):
         log.info("the data is there already: %s", kept["digest"])
         return _counts(kept)
@@ -98,7 +105,9 @@ def prepare_data(config: RunConfig, workspace: Path, model: dict[str, Any]) -> d
     temporary = manifests.fresh_sibling(folder)
     ledger = Ledger(temporary / REJECTS, config.data.cleaning)
     try:
-        facts = _make_data(config, model, workspace / "model", scratch, temporary, ledger)
+        facts = _make_data(
+            config, model, workspace / "model", scratch, temporary, ledger, augmented
+        )
     except BadData as error:
         raise _with_rejects(error, ledger, workspace / FAILED_REJECTS) from error
     ledger.close()
@@ -127,15 +136,16 @@ def _make_data(
     scratch: Path,
     folder: Path,
     ledger: Ledger,
+    augmented: Path | None,
 ) -> dict[str, Any]:
     """Fill ``folder``; returns what the manifest says of it."""
     tokenizer, decoder = load_tokenizer(weights), decoder_of(weights)
     end_of_turn = end_of_turn_ids(weights)
-    sides = read_sides(config.data, scratch, ledger)
+    sides = read_sides(config.data, scratch, ledger, augmented)
     train, held = sides.train, sides.held
     facts: dict[str, Any] = {}
     done: list[Side] = []
-    for split in (train, held):
+    for split in (train, held, *([sides.general] if sides.general else [])):
         _check_template(split, tokenizer)
         tokenization = Tokenization(
             tokenizer,
@@ -159,26 +169,41 @@ def _make_data(
             prompts = held_out_prompts(split, tokenized, tokenization, config.data.sequence_length)
             write_prompts(folder / split.name / PROMPTS, prompts)
         done.append(Side(split, tokenized))
+    if wish := config.evaluation.paired_prompts:
+        write_paired(wish, config.data, tokenizer, end_of_turn, folder)
     check_rows(config.data.expect, train.accounts)
     check_truncated(config.data.expect, facts["truncated"], facts["kept"])
+    read = sum(account.read for account in train.accounts)
     own_eval = bool(config.data.eval)
-    accounts = [*train.accounts, *(held.accounts if own_eval else [])]
+    general = sides.general
+    accounts = [
+        *train.accounts,
+        *(held.accounts if own_eval else []),
+        *(general.accounts if general else []),
+    ]
     for account in accounts:
         account.check()
     plan = plan_facts(
-        config, model["parameters"], facts["packedRows"], facts["tokens"], facts["evalTokens"]
+        config,
+        model["parameters"],
+        facts["packedRows"],
+        facts["tokens"],
+        facts["evalTokens"] + facts.get("generalTokens", 0),
     )
-    found = Found(facts["packedRows"], sides.leaked, sides.clusters, plan)
-    report = report_facts(config.data, tokenizer, done[0], done[1], found)
+    found = Found(facts["packedRows"], sides.leaked, sides.general_leaked, sides.clusters, plan)
+    report = report_facts(config.data, tokenizer, done, found)
     (folder / REPORT_JSON).write_text(json.dumps(report, indent=1))
     (folder / REPORT_PAGE).write_text(render_page(report), encoding="utf-8")
     return {
         **facts,
         **totals(train.accounts),
         "rowsInTrainAndEval": sides.leaked,
+        "rowsInTrainAndGeneral": sides.general_leaked,
         "sequenceLength": config.data.sequence_length,
         "sources": [asdict(report) for report in train.reports],
         "evalSources": [asdict(report) for report in held.reports] if own_eval else [],
+        "generalSources": [asdict(report) for report in general.reports] if general else [],
+        **({"augment": counts(config.data, augmented, read)} if augmented else {}),
         "accounts": [account.summary() for account in accounts],
         "warnings": report["warnings"],
     }
@@ -237,17 +262,25 @@ def _write(
 ) -> dict[str, Any]:
     """Pack and write one split; returns its counts under the names of the result."""
     isolated = config.data.packing == "Isolated"
-    lengths = tokenized.lengths
-    rows = pack(lengths, config.data.sequence_length) if isolated else one_each(lengths)
+    lengths, longest = tokenized.lengths, config.data.sequence_length
+    scored = split.name != "train"  # each source by itself
+    sources = source_of_segments(split, tokenized).tolist() if scored else None
+    if not isolated:
+        rows = one_each(lengths)
+    elif sources is None:
+        rows = pack(lengths, longest)
+    else:
+        rows = pack_apart(lengths, sources, longest)
+    of_rows = None if sources is None else [sources[row[0]] for row in rows]
     tokens = int(lengths.sum())
-    write_split(folder / split.name, _segments(tokenized, rows), tokens)
+    write_split(folder / split.name, _segments(tokenized, rows), tokens, of_rows)
     kept = len(np.unique(tokenized.samples))
     log.info("%s: %d of %d samples in %d rows", split.name, kept, len(split.samples), len(rows))
-    if split.name == "eval":
+    if scored:
         return {
-            "evalRows": kept,
-            "evalTokens": tokens,
-            "evalPackedRows": len(rows),
+            f"{split.name}Rows": kept,
+            f"{split.name}Tokens": tokens,
+            f"{split.name}PackedRows": len(rows),
         }
     if not rows:
         raise BadData(
@@ -300,8 +333,8 @@ def _check_packing(config: RunConfig, model: dict[str, Any]) -> None:
         )
 
 
-def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
-    sources = (*config.data.train, *config.data.eval)
+def _input_digest(config: RunConfig, model: dict[str, Any], augmented: Path | None = None) -> str:
+    sources = (*config.data.train, *config.data.eval, *config.data.general)
     paths = {source.path for source in sources if source.path is not None}
     weighted = any(source.weight is not None for source in sources)
     return manifests.digest_of(
@@ -309,7 +342,10 @@ def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
             **({"seed": config.training.seed} if weighted else {}),
             "version": manifests.VERSION,
             "data": config.data.model_dump(),
+            "paired": [each.model_dump() for each in config.evaluation.paired_prompts],
             "model": model["digest"],
+            # By content: what a container wrote again has other times.
+            "augmented": augmented and manifests.describe_files(augmented),
             "files": {
                 path: manifests.fingerprint(Path(path))
                 for path in sorted(paths)
@@ -321,17 +357,18 @@ def _input_digest(config: RunConfig, model: dict[str, Any]) -> str:
 
 def _counts(manifest: dict[str, Any]) -> dict[str, Any]:
     keys = (
-        "rows kept changed dropped reported truncated tokens supervisedTokens packedRows evalRows "
-        "evalTokens evalPackedRows longestRow mostSupervised digest"
+        "augment rows kept changed dropped reported truncated tokens supervisedTokens packedRows "
+        "evalRows evalTokens evalPackedRows generalRows generalTokens longestRow mostSupervised "
+        "digest"
     )
-    reports = [*manifest["sources"], *manifest["evalSources"]]
+    reports = [*manifest["sources"], *manifest["evalSources"], *manifest["generalSources"]]
     sources = [
         {"field": account["field"], "format": report["format"], "decided": report["decided"][:200]}
         | {key: account[key] for key in ("rows", "kept", "dropped")}
         | _drawn(account)
         for report, account in zip(reports, manifest["accounts"], strict=True)
     ]
-    return {key: manifest[key] for key in keys.split()} | {
+    return {key: manifest[key] for key in keys.split() if key in manifest} | {
         "warnings": manifest["warnings"][:_MAX_WARNINGS],
         "sources": sources[:_MAX_SOURCES],
     }

@@ -1,6 +1,6 @@
 """The packed dataset on the volume: how it is written and how the training loop reads it.
 
-Layout of one split, ``<workspace>/data/train`` or ``<workspace>/data/eval``; all files are plain
+Layout of one split, ``<workspace>/data/train``, ``…/eval`` or ``…/general``; all files are plain
 ``.npy`` arrays, so every rank maps them and nothing is loaded before it is used::
 
     input_ids.npy       int32 [T]    token ids of all rows, back to back, in row order
@@ -10,6 +10,7 @@ Layout of one split, ``<workspace>/data/train`` or ``<workspace>/data/eval``; al
     row_segments.npy    int64 [R+1]  row i holds segments row_segments[i] .. row_segments[i+1]
     segment_samples.npy int64 [S]    the sample behind each segment: its number in the sources
     row_supervised.npy  int64 [R]    number of targets in each row
+    row_sources.npy     int64 [R]    the data source of each row; not of train, whose rows mix them
 
 T tokens, R rows, S segments. A segment is one sample, or a piece of one under ``overlong: Split``.
 The first token of a segment is never a target: its predecessor belongs to another sample (or does
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import os
 from array import array as compact
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,9 @@ class PackedDataset:
         self._segment_samples = _map(folder / "segment_samples.npy")
         self.num_supervised: _Ints = np.load(folder / "row_supervised.npy")
         """int64 [R]: number of targets in each row."""
+        mixed = not (folder / "row_sources.npy").exists()
+        self.row_sources: _Ints | None = None if mixed else np.load(folder / "row_sources.npy")
+        """int64 [R]: number of each row's source in the job; None: rows mix them."""
 
     def __len__(self) -> int:
         return len(self.num_supervised)
@@ -83,6 +87,13 @@ class PackedDataset:
     def row_lengths(self) -> _Ints:
         """int64 [R]: number of tokens in each row."""
         return np.diff(self._row_offsets)
+
+    @property
+    def num_pairs(self) -> _Ints:
+        """int64 [R]: pairs of tokens of one segment in each row, a token with itself too."""
+        lengths = np.diff(self._segment_offsets)
+        upto = np.concatenate([[0], np.cumsum(lengths * (lengths + 1) // 2)])
+        return np.diff(upto[self._row_segments])
 
     @property
     def num_tokens(self) -> int:
@@ -126,7 +137,12 @@ class Segment:
     sample: int
 
 
-def write_split(folder: Path, rows: Iterable[list[Segment]], num_tokens: int) -> None:
+def write_split(
+    folder: Path,
+    rows: Iterable[list[Segment]],
+    num_tokens: int,
+    row_sources: Sequence[int] | None = None,
+) -> None:
     """Write rows of segments as one split into the new folder ``folder``. Raises ``OSError``.
 
     ``num_tokens`` is the number of tokens over all rows; it is known from the packing plan and lets
@@ -155,13 +171,16 @@ def write_split(folder: Path, rows: Iterable[list[Segment]], num_tokens: int) ->
     if at != num_tokens:
         raise ValueError(f"the rows hold {at} tokens, planned were {num_tokens}")
     _flush(input_ids, supervised)
-    for name, values in {
+    index: dict[str, Sequence[int]] = {
         "row_offsets": row_offsets,
         "segment_offsets": segment_offsets,
         "row_segments": row_segments,
         "segment_samples": segment_samples,
         "row_supervised": row_supervised,
-    }.items():
+    }
+    if row_sources is not None:
+        index["row_sources"] = row_sources
+    for name, values in index.items():
         np.save(folder / f"{name}.npy", np.asarray(values, dtype=np.int64))
 
 

@@ -34,7 +34,12 @@ def gradient_fault(engine: Engine, batch: Batch, *, logits_to_keep: bool) -> str
     ]
     try:
         # Not through the engine: its backward pass would reduce and keep what arrives.
-        loss = loss_sum(engine.module, batch.to(engine.device), logits_to_keep=logits_to_keep)
+        loss = loss_sum(
+            engine.module,
+            batch.to(engine.device),
+            logits_to_keep=logits_to_keep,
+            head=engine.head,
+        )
         if loss.requires_grad:
             torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
     finally:

@@ -40,7 +40,12 @@ def packing_fault(
     with torch.no_grad():
         told = {}
         for name, batch in (("alone", alone(pieces)), ("packed", collate([packed(pieces)]))):
-            summed = loss_sum(engine, batch.to(engine.device), logits_to_keep=logits_to_keep)
+            summed = loss_sum(
+                engine,
+                batch.to(engine.device),
+                logits_to_keep=logits_to_keep,
+                head=engine.head,
+            )
             told[name] = float(summed) / count_targets(batch)
             beat()
         behind = _losses(

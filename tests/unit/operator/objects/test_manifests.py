@@ -19,6 +19,7 @@ from finetune_operator.objects.export_job import build_export_job
 from finetune_operator.objects.headless_service import build_headless_service
 from finetune_operator.objects.prepare_job import build_prepare_job
 from finetune_operator.objects.run_config_map import build_run_config_map
+from finetune_operator.objects.score_job import build_score_job
 from finetune_operator.objects.train_job import build_train_job
 from finetune_operator.plan import Platform, TrainingPlan
 from finetune_operator.settings import Settings
@@ -40,6 +41,8 @@ EVERYTHING = make_spec(
             {"name": "also-far", "uri": "s3://rows/b", "s3": {"secretRef": {"name": "s3-read"}}},
         ],
         "eval": [{"name": "held", "uri": "image://example.test/model:1//held.jsonl"}],
+        "general": [{"name": "everyday", "uri": "pvc://datasets/everyday.jsonl"}],
+        "augment": {"image": "example.test/paraphrase:1", "args": ["--seed=1"]},
     },
     workers={
         "count": 3,
@@ -67,6 +70,21 @@ EVERYTHING = make_spec(
         "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
     },
     training={"globalBatchSize": 24},
+    evaluation={
+        "generation": {
+            "scorers": [
+                {
+                    "name": "politeness",
+                    "image": "example.test/politeness:2",
+                    "command": ["python", "-m", "politeness"],
+                    "args": ["--strict"],
+                    "resources": {"limits": {"memory": "1Gi"}},
+                },
+                {"name": "length", "image": "example.test/length:1"},
+            ],
+            "scorerDeadlineSeconds": 300,
+        }
+    },
     prepare={"resources": {"requests": {"memory": "4Gi"}}},
     export={"resources": {"limits": {"memory": "8Gi"}}},
     storage={"claimRef": None, "size": "50Gi", "className": "shared"},
@@ -96,6 +114,7 @@ CASES: dict[str, tuple[Callable[..., Any], TrainingPlan, tuple[Any, ...]]] = {
     "prepare-job-everything": (build_prepare_job, FULL, (1,)),
     "train-job": (build_train_job, SMALL, (0,)),
     "train-job-everything": (build_train_job, FULL, (2,)),
+    "score-job-everything": (build_score_job, FULL, (1, 2)),
     "export-job": (build_export_job, SMALL, (0, 2)),
     "export-job-everything": (build_export_job, FULL, (0, None)),
     "headless-service": (build_headless_service, SMALL, ()),
@@ -130,14 +149,14 @@ def test_every_pod_fits_the_restricted_profile(pod: dict[str, Any]) -> None:
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
-    for forbidden in ("hostNetwork", "hostPID", "hostIPC", "initContainers"):
+    for forbidden in ("hostNetwork", "hostPID", "hostIPC"):
         assert forbidden not in pod
-    (container,) = pod["containers"]
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    for container in (*pod["containers"], *pod.get("initContainers", ())):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
     kinds = {next(name for name in volume if name != "name") for volume in pod["volumes"]}
     allowed = {"emptyDir", "configMap", "secret", "projected", "persistentVolumeClaim", "image"}
     assert kinds <= allowed
@@ -167,6 +186,29 @@ def test_a_gang_is_not_placed_on_nodes_that_were_lost(terms: list[Any]) -> None:
     assert required["nodeSelectorTerms"] == [{**t, "matchFields": away} for t in terms or [{}]]
     assert "podAntiAffinity" in affinity
     assert "nodeAffinity" not in str(build_train_job(make_plan(), 1))
+
+
+def test_a_scorer_sees_the_answers_and_nothing_else() -> None:
+    pod = build_score_job(FULL, 1, 2)["spec"]["template"]["spec"]
+    for container in pod["containers"]:
+        tmp, answers = container["volumeMounts"]
+        assert answers["readOnly"] and answers["subPath"].endswith("/attempts/2/answers.jsonl")
+        assert tmp["name"] == f"tmp-{container['name']}"
+        assert "secret" not in str(pod["volumes"])
+
+
+def test_a_container_for_the_rows_sees_rows_and_nothing_else() -> None:
+    pod = build_prepare_job(FULL, 3)["spec"]["template"]["spec"]
+    fetch, augment = pod["initContainers"]
+    (main,) = pod["containers"]
+    assert {**main, "name": "fetch", "args": ["fetch"]} == fetch
+    paths = {mount["mountPath"]: mount.get("subPath", "") for mount in augment["volumeMounts"]}
+    assert set(paths) == {"/tmp", "/rows/in", "/rows/out"}
+    assert paths["/rows/in"].endswith("/augment/3/in")
+    assert paths["/rows/out"].endswith("/augment/3/out")
+    told = {each["name"]: each.get("value") for each in main["env"]}
+    assert told["FINETUNE_AUGMENTED"] == "/workspace/augment/3"
+    assert "FINETUNE_AUGMENTED" not in str(build_prepare_job(SMALL, 0))
 
 
 def test_only_training_pods_ask_for_gpus() -> None:

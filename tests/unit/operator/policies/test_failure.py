@@ -20,7 +20,7 @@ from builders import (
 
 from finetune_operator.api.failures import FAILURE_CLASSES
 from finetune_operator.api.types import Progress, StageName
-from finetune_operator.observed import ChildPod
+from finetune_operator.observed import ChildPod, Termination
 from finetune_operator.policies.failure import digest, find_culprit, tell
 from finetune_operator.reports import read_progress
 
@@ -285,3 +285,40 @@ def test_an_explanation_without_bounds_is_cut() -> None:
     told = digest_of(ended_pod(0, code=71, words=words))
     assert told.cause is not None and len(told.cause) == len(told.message) == 1024
     assert digest_of(ended_pod(code=71, words=failure_words(signature="s" * 200))).signature is None
+
+
+@pytest.mark.parametrize(
+    ("end", "stuck", "name", "says"),
+    [
+        pytest.param(
+            Termination(3, "Error", "loading\nno dictionary\n", NOW),
+            "augment",
+            "BadData",
+            "spec.data.augment: the container ended with exit code 3: no dictionary",
+            id="its own failure",
+        ),
+        pytest.param(
+            Termination(137, "OOMKilled", "", NOW),
+            "augment",
+            "BadData",
+            "spec.data.augment: the container went over its memory limit",
+            id="its own memory",
+        ),
+        pytest.param(
+            Termination(137, "ContainerStatusUnknown", "", NOW),
+            "augment",
+            "NodeLost",
+            "",
+            id="the node restarted",
+        ),
+        pytest.param(Termination(137, "OOMKilled", "", NOW), "fetch", "HostOom", "", id="ours"),
+    ],
+)
+def test_a_container_for_the_rows_that_fails_is_named(
+    end: Termination, stuck: str, name: str, says: str
+) -> None:
+    pod = make_pod(0, P, phase="Failed", ready=False, terminated=end, stuck_in=stuck)
+    failed = make_child_job(P, failure=("BackoffLimitExceeded", "too many failures"))
+    failure = digest(make_facts(status_in(P), jobs=(failed,), pods=(pod,)))
+    assert failure.failure_class == name
+    assert says in (failure.message or "")

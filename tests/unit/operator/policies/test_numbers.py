@@ -84,6 +84,49 @@ def test_scores_of_answers_stand_beside_those_of_the_untouched_model() -> None:
     assert later is not None and later.bleu == "32" and later.baseline == wire.baseline
 
 
+DATASET = {
+    "role": "General", "name": "everyday", "tokens": 9, "loss": 2.123456789, "perplexity": 8.4,
+    "baseline": {"loss": 2, "perplexity": 7.4},
+}  # fmt: skip
+
+
+def test_scores_source_by_source_are_bounded_and_stay_until_the_next() -> None:
+    many = [{**DATASET, "name": f"s{n}"} for n in range(40)]
+    told = MetricsReport.model_validate({"generalLoss": 2.1, "datasets": many})
+    metrics = read_metrics(told, None)
+    assert metrics is not None and metrics.datasets is not None
+    assert len(metrics.datasets) == 16
+    assert metrics.datasets[0].wire() == {
+        "role": "General", "name": "s0", "tokens": 9, "loss": "2.12346", "perplexity": "8.4",
+        "baseline": {"loss": "2", "perplexity": "7.4"},
+    }  # fmt: skip
+    later = read_metrics(MetricsReport(loss=1), metrics)
+    assert later is not None and later.datasets == metrics.datasets
+
+
+def test_paired_prompts_are_told_with_the_untouched_model() -> None:
+    numbers = {"difference": 0.4, "absoluteDifference": 0.6, "firstLikelier": 1}
+    each = {"name": "pronouns", "pairs": 8, **numbers, "baseline": {**numbers, "difference": -1}}
+    told = MetricsReport.model_validate({"pairedPrompts": [each] * 9})
+    metrics = read_metrics(told, None)
+    assert metrics is not None and metrics.paired_prompts is not None
+    assert len(metrics.paired_prompts) == 4
+    assert metrics.paired_prompts[0].wire() == {
+        "name": "pronouns", "pairs": 8,
+        "difference": "0.4", "absoluteDifference": "0.6", "firstLikelier": "1",
+        "baseline": {"difference": "-1", "absoluteDifference": "0.6", "firstLikelier": "1"},
+    }  # fmt: skip
+    assert MetricsReport.model_validate({"pairedPrompts": [{}]}).paired_prompts == ()
+
+
+@pytest.mark.parametrize(
+    "wrong", [3, [3], [{"name": "x"}], [{**DATASET, "role": "Train"}], [{**DATASET, "name": ""}]]
+)
+def test_scores_of_sources_that_make_no_sense_leave_the_rest(wrong: Any) -> None:
+    told = MetricsReport.model_validate({"generalLoss": 2.1, "datasets": wrong})
+    assert (told.general_loss, told.datasets) == (2.1, ())
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_table_of_answers_is_named_once_training_is_over(wanted: bool) -> None:
     status = status_in(StageName.TRAIN, logs=Logs(claim="work", path="x"))

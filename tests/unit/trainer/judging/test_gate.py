@@ -73,6 +73,31 @@ def test_a_score_that_is_not_finite_passes_nothing(score: dict[str, Any]) -> Non
         ask(score, evalLoss=math.inf)
 
 
+@pytest.mark.parametrize(
+    ("loss", "base", "fault"),
+    [
+        (2.35, 2.25, None),
+        (1.9, 2.25, None),
+        (2.36, 2.25, "generalLoss is 2.36 after 2.25 of the untouched model and may lie at most "
+         "0.1 above that"),
+        (math.nan, 2.25, "generalLoss is nan"),
+        (2.25, math.nan, "of the untouched model"),
+        (None, 2.25, "generalLoss of the tuned model was not measured"),
+        (2.25, None, "generalLoss of the untouched model was not measured"),
+    ],
+)  # fmt: skip
+def test_what_was_forgotten_is_bounded(loss: Any, base: Any, fault: str | None) -> None:
+    gate = Gate.model_validate({"forgetting": {"maxLossIncrease": 0.1 + 1e-9}})
+    metrics = {"generalLoss": loss, "baseline": {"generalLoss": base}}
+    if fault is None:
+        said = f"generalLoss is {loss:g} after 2.25 of the untouched model"
+        assert pass_gate(gate, metrics) == said
+        return
+    with pytest.raises(GateFailed) as caught:
+        pass_gate(gate, metrics)
+    assert fault in caught.value.message
+
+
 def test_without_any_score_nothing_passes() -> None:
     with pytest.raises(GateFailed, match="evalLoss was not measured"):
         pass_gate(Gate.model_validate({"scores": [{"metric": "EvalLoss", "atMost": 9}]}), {})

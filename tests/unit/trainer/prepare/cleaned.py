@@ -17,6 +17,8 @@ class Cleaned:
     train: list[dict[str, Any]]
     held: list[dict[str, Any]]
     leaked: int
+    general: list[dict[str, Any]]
+    general_leaked: int
     accounts: list[Account]
     rejects: list[dict[str, Any]]
     clusters: list[int]
@@ -40,6 +42,7 @@ def clean_rows(
     folder: Path,
     rows: list[Any],
     held: list[Any] | None = None,
+    general: list[Any] | None = None,
     fields: dict[str, str] | None = None,
     **settings: Any,
 ) -> Cleaned:
@@ -47,6 +50,8 @@ def clean_rows(
     sources = {"train": [source(folder, "train", rows)]}
     if held is not None:
         sources["eval"] = [source(folder, "eval", held, "eval")]
+    if general is not None:
+        sources["general"] = [source(folder, "general", general, "general")]
     for part in sources.values():
         part[0]["fields"] = fields or {}
     data = Data.model_validate({"sequenceLength": 64, "evalFraction": 0, **sources, **settings})
@@ -58,10 +63,17 @@ def clean_data(folder: Path, data: Data) -> Cleaned:
     scratch.mkdir()
     ledger = Ledger(folder / "rejects.jsonl", data.cleaning)
     sides = read_sides(data, scratch, ledger)
-    train, held = sides.train, sides.held
+    train, held, general = sides.train, sides.held, sides.general
     ledger.close()
     rejects = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
     accounts = [*train.accounts, *(held.accounts if data.eval else [])]
     return Cleaned(
-        list(train.samples), list(held.samples), sides.leaked, accounts, rejects, sides.clusters
+        list(train.samples),
+        list(held.samples),
+        sides.leaked,
+        list(general.samples) if general else [],
+        sides.general_leaked,
+        accounts,
+        rejects,
+        sides.clusters,
     )

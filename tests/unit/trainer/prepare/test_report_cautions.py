@@ -18,6 +18,8 @@ CALM: dict[str, Any] = {
         "inEpoch": 1000,
         "heldOut": 50,
         "heldOutRowsInTrain": 0,
+        "general": 20,
+        "generalRowsInTrain": 0,
         "truncated": 0,
         "tokens": 10_000,
         "supervisedTokens": 4000,
@@ -79,6 +81,7 @@ def test_data_without_a_fault_is_warned_of_nothing() -> None:
         ("balance.1.values.1.rows", 900, "90 % of the rows have one label, 'no'"),
         ("balance.1.missing", 300, "30 % of the rows have no label"),
         ("volume.heldOutRowsInTrain", 3, "3 of 50 held-out rows stand in the training rows, too"),
+        ("volume.generalRowsInTrain", 2, "2 of 20 general rows stand in the training rows, too"),
         ("volume.truncated", 80, "8 % of the rows lose their end at 512 tokens"),
         (
             "volume.supervisedTokens",

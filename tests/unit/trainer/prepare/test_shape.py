@@ -54,6 +54,13 @@ def test_the_families_are_told_apart() -> None:
         shape = shape_of_job({"shape": shape_of(model), "parameters": 7}, None)
         assert shape["trainable"] == 7
         told[config.model_type] = [
-            shape[key] for key in ("gated", "rmsNorm", "stepwiseGelu", "attention", "intermediate")
+            shape[key]
+            for key in (
+                *("gated", "rmsNorm", "stepwiseGelu", "attention", "intermediate"),
+                *("chunkedLoss", "bySample"),
+            )
         ]
-    assert told == {"llama": [True, True, False, 48, 112], "gpt2": [False, False, True, 48, 192]}
+    assert told == {
+        "llama": [True, True, False, 48, 112, True, True],
+        "gpt2": [False, False, True, 48, 192, True, False],
+    }

@@ -44,7 +44,7 @@ def loop_of(job: Job, gang: Gang, spoil: Spoil | None = None) -> tuple[Loop, Pat
         engine=engine,
         gang=gang,
         train_rows=train_rows(Path(tempfile.mkdtemp()) / "train", job),
-        eval_rows=None,
+        scored_rows=(),
         checkpoints=Checkpoints(workspace, 0, gang, keep=1, identity={}),
         shutdown=NeverStop(),  # type: ignore[arg-type]
         reporter=recorder(gang.place, workspace / "attempts" / "0"),

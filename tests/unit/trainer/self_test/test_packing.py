@@ -11,6 +11,7 @@ import torch
 from unit.trainer.train.tiny import VOCABULARY, random_rows, tiny_llama, write_rows
 
 from finetune_trainer.batches import IGNORE
+from finetune_trainer.costs import Costs
 from finetune_trainer.model import load_model
 from finetune_trainer.prepare.packable import mixes_samples
 from finetune_trainer.prepare.store import PackedDataset
@@ -24,6 +25,8 @@ class Unsharded:
 
     model: Any
     precision: str = "FP32"
+    head: None = None
+    costs = Costs(token=1, target=1, pair=1)
 
     @property
     def device(self) -> torch.device:

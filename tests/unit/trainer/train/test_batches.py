@@ -61,7 +61,13 @@ def test_trap_s20_ranks_share_all_rows_in_equally_many_micro_batches(
 ) -> None:
     numbers = np.arange(100, 100 + rows)
     shares = [
-        share_of(numbers, rank=rank, world_size=world_size, micro_batch_size=micro_batch_size)
+        share_of(
+            numbers,
+            numbers % 7,
+            rank=rank,
+            world_size=world_size,
+            micro_batch_size=micro_batch_size,
+        )
         for rank in range(world_size)
     ]
     dealt = [int(row) for share in shares for part in share for row in part]

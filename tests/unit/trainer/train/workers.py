@@ -26,7 +26,9 @@ from finetune_trainer.errors import Preempted
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.gang import Gang
 from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.judging.datasets import ScoredRows
 from finetune_trainer.judging.decode import Decoding, Signals, decode
+from finetune_trainer.judging.paired import PairedRows
 from finetune_trainer.judging.prompts import Prompt
 from finetune_trainer.judging.questions import Questions
 from finetune_trainer.loop import Loop
@@ -77,6 +79,9 @@ class Job:
     first_gradient: bool = False
     bad_row: int | None = None
     """The only train row with the token ``BAD_TOKEN``."""
+    general_lengths: list[list[int]] = field(default_factory=list)
+    paired_lengths: list[list[int]] = field(default_factory=list)
+    """Rows for the paired prompts of ``config``, two for each."""
     start: Path | None = None
     """Folder of the model to start from; None: the random one of ``model``."""
     bad: str = "output"
@@ -192,15 +197,35 @@ def assembled(job: Job, place: Place, shared: Path | None = None, attempt: int =
         engine=engine,
         gang=gang,
         train_rows=train_rows(scratch / "train", job),
-        eval_rows=rows_in(
-            scratch / "eval", 1 if job.same_rows else 2, job.eval_lengths, job.supervised
-        ),
+        scored_rows=scored_rows(scratch, job),
         checkpoints=checkpoints,
         shutdown=NeverStop(),  # type: ignore[arg-type]
         reporter=recorder(place, folder, attempt),
         state=state,
         questions=questions(job, config, workspace),
+        paired_rows=paired_rows(job, config, scratch, workspace),
     )
+
+
+def paired_rows(job: Job, config: RunConfig, scratch: Path, workspace: Path) -> PairedRows | None:
+    if not job.paired_lengths:
+        return None
+    rows = rows_in(scratch / "paired", 4, job.paired_lengths, job.supervised)
+    return PairedRows(config.evaluation.paired_prompts, rows, workspace / "answers")
+
+
+def scored_rows(scratch: Path, job: Job) -> list[ScoredRows]:
+    """The job's held-out rows, and general ones if it has any; sources take turns."""
+    seed = 1 if job.same_rows else 2
+    wanted: list[tuple[Any, int, Any]] = [("Eval", seed, job.eval_lengths)]
+    if job.general_lengths:
+        wanted.append(("General", 3, job.general_lengths))
+    found = []
+    for role, drawn, lengths in wanted:
+        rows = rows_in(scratch / role, drawn, lengths, job.supervised)
+        sources = np.arange(len(rows)) % 2
+        found.append(ScoredRows(role, rows, ("first", "second"), sources))
+    return [each for each in found if len(each.rows)]
 
 
 def questions(job: Job, config: RunConfig, workspace: Path) -> Questions | None:
@@ -336,12 +361,14 @@ def score(place: Place, job: Job) -> dict[str, Any]:
         rows,
         micro_batch_size=config.training.micro_batch_size,
         logits_to_keep=True,
+        groups=np.arange(len(rows)) % 2,
         on_pass=lambda: calls.append(1),
     )
     assert result is not None
     return {
         "loss": result.loss,
         "tokens": result.tokens,
+        "parts": [(part.loss, part.tokens) for part in result.parts],
         "calls": len(calls),
         "rng_untouched": bool(torch.equal(before, torch.get_rng_state())),
     }
@@ -583,7 +610,7 @@ def train_from_folder(place: Place, job: Job, workspace: Path) -> dict[str, Any]
         engine=engine,
         gang=gang,
         train_rows=session.open_rows(workspace / "data" / "train"),
-        eval_rows=None,
+        scored_rows=(),
         checkpoints=Checkpoints(workspace, 0, gang, keep=1, identity={}),
         shutdown=NeverStop(),  # type: ignore[arg-type]
         reporter=recorder(place, workspace / "attempts" / "0"),

@@ -1,4 +1,4 @@
-"""The cleaning of both sides, told in the order it happens."""
+"""The cleaning of all sides, told in the order it happens."""
 
 from __future__ import annotations
 
@@ -24,43 +24,61 @@ from finetune_trainer.prepare.split import held_out
 
 @dataclass(frozen=True)
 class Sides:
-    """What is left of the samples: to train on, and held out."""
+    """What is left of the samples: to train on, held out, and general."""
 
     train: datasets.Dataset
     held: datasets.Dataset
+    general: datasets.Dataset | None
     leaked: int
     """Held-out rows that (almost) stand in the training rows."""
+    general_leaked: int
+    """General rows that do."""
     clusters: list[int]
     """Sizes of the groups of near duplicates that were found, the largest first."""
 
 
-def clean(train: Table, held: Table | None, data: Data, scratch: Path) -> Sides:
+def clean(
+    train: Table, held: Table | None, general: Table | None, data: Data, scratch: Path
+) -> Sides:
     """Apply all rules that compare rows; where there is no ``held``, hold out a share of train.
 
-    Held-out rows may be as odd as they like; only repeats among them are a fault. Raises
-    ``BadData`` where a rule's policy is Fail, or too many held-out rows are trained on.
+    Rows that are only scored may be as odd as they like; only repeats among them are a fault.
+    Raises ``BadData`` where a rule's policy is Fail, or too many of them are trained on.
     """
-    for table in (train, held):
-        if table is not None:
-            table.apply(rules.EXACT_DUPLICATES, exact_duplicates(table))
+    tables = [table for table in (train, held, general) if table is not None]
+    for table in tables:
+        table.apply(rules.EXACT_DUPLICATES, exact_duplicates(table))
     train.apply(rules.DUPLICATE_IDS, duplicate_ids(train))
     train.apply(rules.LENGTH_OUTLIERS, length_outliers(train))
     train.apply(rules.RATIO_OUTLIERS, ratio_outliers(train))
     similarity = data.cleaning.near_duplicates.similarity
-    corpus = Corpus([train] if held is None else [train, held], similarity, scratch / "bands")
+    corpus = Corpus(tables, similarity, scratch / "bands")
     train.apply(rules.NEAR_DUPLICATES, corpus.near_duplicates())
     if held is None:
         side = _side(train, data.eval_fraction)
-        apart = side[corpus.rows]
     else:
         side = np.zeros(len(train.alive), dtype=bool)
-        apart = corpus.part == 1
+    apart = corpus.part > 0
+    apart[~apart] = side[corpus.rows[~apart]]
     leaks = corpus.leaks(apart)
     train.apply(rules.EVAL_LEAKAGE, leaks.findings)
     stay = data.cleaning.eval_leakage != "Drop"
     held_samples = train.kept(side) if held is None else held.kept()
-    check_leaked(data.expect, leaks.equal if stay else 0, len(held_samples))
-    return Sides(train.kept(~side), held_samples, leaks.held if stay else 0, corpus.clusters)
+    general_samples = None if general is None else general.kept()
+    of_general = frozenset() if general is None else corpus.numbers(len(tables) - 1)
+    if stay:
+        check_leaked(data.expect, len(leaks.equal - of_general), len(held_samples), "held-out")
+        check_leaked(
+            data.expect, len(leaks.equal & of_general), len(general_samples or ()), "general"
+        )
+    return Sides(
+        train.kept(~side),
+        held_samples,
+        general_samples,
+        len(leaks.held - of_general) if stay else 0,
+        len(leaks.held & of_general) if stay else 0,
+        corpus.clusters,
+    )
 
 
 def _side(table: Table, fraction: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -37,9 +37,9 @@ class Leaks:
 
     findings: list[Finding]
     """Training rows that are, or almost, held-out rows."""
-    held: int
-    """Held-out rows that have such a twin."""
-    equal: int
+    held: frozenset[int]
+    """Held-out rows that have such a twin, by their number in the corpus."""
+    equal: frozenset[int]
     """Those among them whose twin is their equal."""
 
 
@@ -112,7 +112,7 @@ def ratio_outliers(table: Table) -> Iterator[Finding]:
 
 
 class Corpus:
-    """The living samples of one or two tables, numbered through, and which of them are alike.
+    """The living samples of one or more tables, numbered through, and which of them are alike.
 
     Samples of one declared group are meant to be related: they are never compared.
     """
@@ -130,6 +130,10 @@ class Corpus:
         self._likeness = Likeness(self._text)
         self.clusters: list[int] = []
         """Sizes of the groups of near duplicates, once those were looked for."""
+
+    def numbers(self, part: int) -> frozenset[int]:
+        """The samples of a table, by their number in the corpus."""
+        return frozenset(np.flatnonzero(self.part == part).tolist())
 
     def near_duplicates(self) -> Iterator[Finding]:
         """Rows of the first table that are almost like an earlier one, and not its equal."""
@@ -149,7 +153,7 @@ class Corpus:
         """What both sides have in common; ``held`` marks the samples that are held out."""
         found: dict[int, tuple[int, float]] = dict(self._same(held))
         leaked = {twin for twin, _ in found.values()}
-        equal = len(leaked)
+        equal = frozenset(leaked)
         for pairs in pairs_across(self._sketches, self._alive(), held):
             for number, twin in self._unrelated(pairs):
                 if number in found and twin in leaked:
@@ -161,7 +165,7 @@ class Corpus:
             (int(self.rows[number]), self._reason(twin, share))
             for number, (twin, share) in sorted(found.items())
         ]
-        return Leaks(findings, len(leaked), equal)
+        return Leaks(findings, frozenset(leaked), equal)
 
     def _same(self, held: Mask) -> Iterator[tuple[int, tuple[int, float]]]:
         """Exactly equal pairs: found by their keys, with no help of chance."""

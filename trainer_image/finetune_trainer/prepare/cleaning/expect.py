@@ -56,14 +56,14 @@ def check_truncated(expect: Expect, truncated: int, kept: int) -> None:
         )
 
 
-def check_leaked(expect: Expect, leaked: int, held_out: int) -> None:
-    """Evaluation says something about rows that were not trained on; ``leaked`` held-out rows are
-    equal to training rows. Raises ``BadData``."""
-    if leaked > expect.max_leaked_fraction * held_out:
+def check_leaked(expect: Expect, leaked: int, count: int, kind: str) -> None:
+    """Evaluation says something about rows that were not trained on; ``leaked`` of ``count`` rows
+    of a kind are equal to training rows. Raises ``BadData``."""
+    if leaked > expect.max_leaked_fraction * count:
         raise BadData(
-            f"{_FIELD}.maxLeakedFraction: {leaked} of {held_out} held-out rows are training "
+            f"{_FIELD}.maxLeakedFraction: {leaked} of {count} {kind} rows are training "
             f"rows, too, the limit is {expect.max_leaked_fraction:g}",
-            "hold out other rows, or set spec.data.cleaning.evalLeakage to Drop",
+            "take other rows, or set spec.data.cleaning.evalLeakage to Drop",
         )
 
 

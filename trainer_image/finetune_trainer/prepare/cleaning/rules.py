@@ -28,7 +28,7 @@ MEANINGS = {
     LENGTH_OUTLIERS: "far longer or far shorter than the other rows of its source",
     RATIO_OUTLIERS: "an answer far longer or far shorter for its prompt than in other rows",
     NEAR_DUPLICATES: "almost the same content as an earlier row",
-    EVAL_LEAKAGE: "a training row that is the same, or almost, as a held-out row",
+    EVAL_LEAKAGE: "a training row that is the same, or almost, as a held-out or general row",
     NO_TARGETS: "no text to learn from",
     NO_TARGETS_IN_LENGTH: "the text to learn begins beyond spec.data.sequenceLength",
     TOO_LONG: "longer than spec.data.sequenceLength",

@@ -41,6 +41,12 @@ def _leaked(facts: Facts) -> Iterator[str]:
         yield f"{leaked:,} of {held:,} held-out rows stand in the training rows, too"
 
 
+def _leaked_general(facts: Facts) -> Iterator[str]:
+    volume = facts["volume"]
+    if leaked := volume["generalRowsInTrain"]:
+        yield f"{leaked:,} of {volume['general']:,} general rows stand in the training rows, too"
+
+
 def _balance(facts: Facts) -> Iterator[str]:
     for part in facts["balance"]:
         if part["rows"] < _MIN_ROWS or part["kind"] in ("length", "language"):
@@ -122,6 +128,7 @@ def _volume(facts: Facts) -> Iterator[str]:
 
 _RULES: tuple[Callable[[Facts], Iterator[str]], ...] = (
     _leaked,
+    _leaked_general,
     _cut,
     _weights,
     _balance,

@@ -30,10 +30,10 @@ from finetune_trainer.prepare.report.cautions import cautions
 from finetune_trainer.prepare.report.coverage import MAX_PROMPTS, coverage
 from finetune_trainer.prepare.report.diversity import clusters, diversity
 from finetune_trainer.prepare.report.language import MAX_CHARS, languages
-from finetune_trainer.prepare.report.rows import Ints, Rows, Side, rows_of
+from finetune_trainer.prepare.report.rows import Ints, Rows, Side, rows_of, source_of_segments
 from finetune_trainer.prepare.report.terms import count_terms
 
-VERSION = 2
+VERSION = 3
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MAX_CHARS = 1500
 """Of each sample; the rest is left out."""
@@ -50,6 +50,8 @@ class Found:
     """Packed rows."""
     leaked: int
     """Held-out rows that are trained on."""
+    general_leaked: int
+    """General rows that are."""
     clusters: list[int]
     """Sizes of the groups of near duplicates."""
     plan: dict[str, Any]
@@ -57,10 +59,12 @@ class Found:
 
 
 def report_facts(
-    data: Data, tokenizer: Tokenizer, train: Side, held: Side, found: Found
+    data: Data, tokenizer: Tokenizer, sides: Sequence[Side], found: Found
 ) -> dict[str, Any]:
-    """Everything that the report says, as JSON."""
-    facts = _told_of_tokens(data, train, held, found)
+    """Everything that the report says, as JSON. ``sides``: train, held out and, where the job has
+    them, general."""
+    train, held = sides[:2]
+    facts = _told_of_tokens(data, sides, found)
     rows = rows_of(train)
     columns = read_columns(rows, data.report.columns)
     fair = rows.fair(SAMPLE)
@@ -97,9 +101,11 @@ def _balance(
     ]
 
 
-def _told_of_tokens(data: Data, train: Side, held: Side, found: Found) -> dict[str, Any]:
+def _told_of_tokens(data: Data, sides: Sequence[Side], found: Found) -> dict[str, Any]:
+    train, held, *general = sides
+    own = [train, *([held] if data.eval else []), *general]
     accounts = train.split.accounts
-    all_accounts = [*accounts, *(held.split.accounts if data.eval else [])]
+    all_accounts = [account for side in own for account in side.split.accounts]
     capacity = found.sequences * data.sequence_length
     tokens = int(train.tokenized.lengths.sum())
     return {
@@ -118,6 +124,9 @@ def _told_of_tokens(data: Data, train: Side, held: Side, found: Found) -> dict[s
             "evalTokens": int(held.tokenized.lengths.sum()),
             "truncated": train.tokenized.truncated,
             "heldOutRowsInTrain": found.leaked,
+            "general": sum(len(np.unique(side.tokenized.samples)) for side in general),
+            "generalTokens": sum(int(side.tokenized.lengths.sum()) for side in general),
+            "generalRowsInTrain": found.general_leaked,
         },
         "packing": {
             "sequences": found.sequences,
@@ -125,7 +134,7 @@ def _told_of_tokens(data: Data, train: Side, held: Side, found: Found) -> dict[s
             "efficiency": round(tokens / capacity, 4),
         },
         "rules": [_rule(rule, data, all_accounts) for rule in MEANINGS],
-        "sources": [*_sources(train), *(_sources(held) if data.eval else [])],
+        "sources": [source for side in own for source in _sources(side)],
         "lengths": _lengths(train.tokenized.lengths, held.tokenized.lengths),
     }
 
@@ -143,11 +152,10 @@ def _rule(rule: str, data: Data, accounts: Sequence[Account]) -> dict[str, Any]:
 
 
 def _sources(side: Side) -> Iterator[dict[str, Any]]:
-    columns = side.split.samples.select_columns(["source"]).with_format("numpy")[:]
-    source = np.asarray(columns["source"], dtype=np.int64)
-    of_segment = source[side.tokenized.samples]
     tokens = np.bincount(
-        of_segment, weights=side.tokenized.lengths, minlength=len(side.split.accounts)
+        source_of_segments(side.split, side.tokenized),
+        weights=side.tokenized.lengths,
+        minlength=len(side.split.accounts),
     )
     for account, report, count in zip(
         side.split.accounts, side.split.reports, tokens.tolist(), strict=True

@@ -75,7 +75,7 @@ def duration(seconds: float) -> str:
 
 def _fate(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """What became of the rows of all training sources: parts of one bar."""
-    sources = [s for s in facts["sources"] if not s["field"].startswith("spec.data.eval")]
+    sources = [s for s in facts["sources"] if s["field"].startswith("spec.data.train")]
     read = sum(source["rows"] for source in sources)
     dropped: dict[str, int] = {}
     for source in sources:
@@ -118,7 +118,7 @@ def _likeness(coverage: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _shares(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The share of each training source in the rows and in the tokens of an epoch."""
-    train = [s for s in sources if not s["field"].startswith("spec.data.eval")]
+    train = [s for s in sources if s["field"].startswith("spec.data.train")]
     drawn = [source.get("drawn", source["kept"]) for source in train]
     tokens = sum(source["tokens"] for source in train)
     return [

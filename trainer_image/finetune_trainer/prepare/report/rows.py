@@ -79,6 +79,13 @@ class Rows:
                 yield Text(next(positions), *_told_apart(messages, text, loss_on))
 
 
+def source_of_segments(split: Split, tokenized: Tokenized) -> Ints:
+    """int64 [S]: the number of the source that each segment is of."""
+    columns = split.samples.select_columns(["source"]).with_format("numpy")[:]
+    source = np.asarray(columns["source"], dtype=np.int64)
+    return source[tokenized.samples]
+
+
 def rows_of(side: Side) -> Rows:
     """Segments of one sample are one row, and a row that an epoch draws twice is two."""
     tokenized = side.tokenized

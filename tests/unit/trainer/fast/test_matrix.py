@@ -1,0 +1,125 @@
+"""Products by oneDNN, and linear layers that use it, equal torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from unit.trainer.fast import test_lora
+from unit.trainer.fast.test_attention import ROWS, batch, learnt, same
+from unit.trainer.train.tiny import tiny_llama
+
+from finetune_trainer.fast import accelerate, linear, lora, matrix
+from finetune_trainer.fast.head import head_of
+from finetune_trainer.loss import loss_sum
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
+    """The machine is one where it is faster, whatever it is, and every product is worth it."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    made: list[tuple[int, ...]] = []
+    multiply = torch.ops.mkldnn._linear_pointwise
+
+    def counted(x: torch.Tensor, other: torch.Tensor, *rest: Any) -> torch.Tensor:
+        made.append((*x.shape, len(other)))
+        return multiply(x, other, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
+    monkeypatch.setattr(matrix, "faster", lambda: True)
+    monkeypatch.setattr(matrix, "LEAST", 1)
+    yield made
+
+
+@pytest.mark.parametrize("shape", [(64, 48, 32), (1, 7, 3), (33, 1, 5)])
+def test_products_of_any_layout(calls: list[Any], shape: tuple[int, int, int]) -> None:
+    m, k, n = shape
+    x, other = torch.randn(m, k), torch.randn(n, k)
+    for one, two in ((x, other), (x.t().contiguous().t(), other), (x, other.t().contiguous().t())):
+        torch.testing.assert_close(matrix.times(one, two), x @ other.t(), rtol=1e-5, atol=1e-5)
+    assert len(calls) == 3
+
+
+def test_small_products_and_other_types_stay_torch_s(
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(4, 4)
+    matrix.times(x.bfloat16(), x.bfloat16())
+    matrix.times(x.double(), x.double())
+    monkeypatch.setattr(matrix, "LEAST", 65)
+    matrix.times(x, x)
+    assert calls == []
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_layer_has_the_gradients_of_torch_s(calls: list[Any], bias: bool, frozen: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(12, 20, bias=bias).requires_grad_(not frozen)
+    x = torch.randn(2, 5, 12, requires_grad=True)
+    found = []
+    for kind in (nn.Linear, linear.FastLinear):
+        layer.__class__ = kind
+        out = layer(x)
+        inputs = [x, *(p for p in layer.parameters() if p.requires_grad)]
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), inputs)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert len(calls) == (2 if frozen else 3)
+
+
+def test_adapters_and_the_loss_use_it(calls: list[Any]) -> None:
+    test_lora.test_it_equals_peft(bias=True, dropout=0.3, rslora=False)
+    adapted = len(calls)
+    assert adapted > 0
+    each = tiny_llama()
+    loss_sum(each, batch(ROWS), logits_to_keep=True, head=head_of(each)).backward()
+    assert len(calls) > adapted
+
+
+def test_a_whole_model_learns_the_same(calls: list[Any]) -> None:
+    each, packed = tiny_llama(), batch(ROWS)
+    loss, gradients = learnt(each, packed)
+    accelerate(each, stage=2, on_gpu=False)
+    assert type(each.lm_head) is nn.Linear
+    assert sum(isinstance(layer, linear.FastLinear) for layer in each.modules()) == 14
+    again, found = learnt(each, packed)
+    assert again == pytest.approx(loss, rel=1e-6)
+    same(found, gradients)
+
+
+def test_layers_inside_adapted_ones_are_theirs(calls: list[Any]) -> None:
+    model = test_lora.adapted()
+    model.get_output_embeddings = lambda: None
+    assert lora.attach(model) == 2
+    assert linear.attach(model) == 0
+
+
+def test_partitioned_weights_and_gpus_are_left_alone(calls: list[Any]) -> None:
+    for stage, on_gpu in ((3, False), (2, True)):
+        each = tiny_llama()
+        accelerate(each, stage=stage, on_gpu=on_gpu)
+        assert not any(isinstance(layer, linear.FastLinear) for layer in each.modules())
+        assert (each.config._attn_implementation == "sdpa") == on_gpu
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t: avx512f\n", True),
+        ("processor\t: 0\nvendor_id\t: GenuineIntel\n", False),
+        ("processor\t: 0\nCPU implementer\t: 0x41\n", False),
+    ],
+)
+def test_it_is_for_processors_that_mkl_does_not_know(
+    tmp_path: Path, text: str, expected: bool
+) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    libraries = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+    assert matrix.faster(tmp_path / "cpuinfo") == (expected and libraries)
+    assert not matrix.faster(tmp_path / "none")

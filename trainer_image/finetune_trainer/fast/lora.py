@@ -1,0 +1,121 @@
+"""A frozen linear layer and its adapter as one step of autograd.
+
+``x Wᵀ + s (x Aᵀ) Bᵀ`` is added up where it lies instead of in tensors of its own, forward and
+backward. Kept for the backward pass: x, x Aᵀ, and a bit per number of x where there is dropout.
+
+Needs plain LoRA (no DoRA or other variant) with one adapter on an ordinary, frozen linear layer;
+anything else of peft's layer (merged, switched off, other adapters, mixed types) is peft's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear
+from torch import nn
+
+from finetune_trainer.fast.matrix import times
+
+
+class LoraLinear(Linear):
+    """peft's layer, with a forward pass that is one piece where that is the same."""
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        (name,) = self.lora_A
+        base, a, b = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
+        if (
+            self.disable_adapters
+            or self.merged
+            or self.active_adapters != [name]
+            or args
+            or kwargs
+            or base._forward_hooks
+            or not x.dtype == base.weight.dtype == a.dtype == b.dtype
+        ):
+            plain: torch.Tensor = super().forward(x, *args, **kwargs)
+            return plain
+        kept, rate = None, getattr(self.lora_dropout[name], "p", 0.0)
+        if rate and self.training:
+            # Drawn as functional.dropout draws it, which makes the same numbers.
+            kept = torch.empty_like(x).bernoulli_(1 - rate).bool()
+        scales = self.scaling[name], 1 - rate
+        found: torch.Tensor = _Adapted.apply(x, base.weight, base.bias, a, b, kept, *scales)
+        return found
+
+
+def attach(model: nn.Module) -> int:
+    """Let all layers use it that it fits. Returns their number."""
+    fitting = [layer for layer in model.modules() if _fits(layer)]
+    for layer in fitting:
+        layer.__class__ = LoraLinear
+    return len(fitting)
+
+
+def _fits(layer: nn.Module) -> bool:
+    if type(layer) is not Linear or len(layer.lora_A) != 1:
+        return False
+    if layer.lora_variant or layer.fan_in_fan_out:
+        return False
+    (name,) = layer.lora_A
+    base, down, up = layer.base_layer, layer.lora_A[name], layer.lora_B[name]
+    dropout = layer.lora_dropout[name]
+    inner = base, down, up, dropout
+    return (
+        all(type(each) is nn.Linear for each in (base, down, up))
+        and type(dropout) in (nn.Identity, nn.Dropout)
+        and not getattr(dropout, "p", 0.0) >= 1
+        and down.bias is None
+        and up.bias is None
+        and not any(parameter.requires_grad for parameter in base.parameters())
+        and not any(each._forward_hooks or each._forward_pre_hooks for each in inner)
+    )
+
+
+class _Adapted(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        kept: torch.Tensor | None,
+        scale: float,
+        share: float,
+    ) -> torch.Tensor:
+        """x [..., in], weight [out, in], A [r, in], B [out, r]; kept: bool as x, a ``share`` of it
+        true."""
+        reduced = times(_dropped(x, kept, share).flatten(0, -2), a)
+        out = times(x.flatten(0, -2), weight)
+        if bias is not None:
+            out += bias
+        out.addmm_(reduced, b.t(), alpha=scale)
+        ctx.save_for_backward(x, weight, a, b, reduced, kept)
+        ctx.scales = scale, share
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, a, b, reduced, kept = ctx.saved_tensors
+        scale, share = ctx.scales
+        of_out = gradients[0].flatten(0, -2)
+        of_reduced = times(of_out, b.t()).mul_(scale)
+        of_a = of_b = of_x = None
+        if ctx.needs_input_grad[3]:
+            of_a = times(of_reduced.t(), _dropped(x, kept, share).flatten(0, -2).t())
+        if ctx.needs_input_grad[4]:
+            of_b = times(of_out.t(), reduced.t()).mul_(scale)
+        if ctx.needs_input_grad[0]:
+            of_x = times(of_out, weight.t())
+            if kept is None:
+                of_x.addmm_(of_reduced, a)
+            else:
+                of_x.add_(_dropped(of_reduced @ a, kept.flatten(0, -2), share))
+            of_x = of_x.view(x.shape)
+        return of_x, None, None, of_a, of_b, None, None, None
+
+
+def _dropped(x: torch.Tensor, kept: torch.Tensor | None, share: float) -> torch.Tensor:
+    return x if kept is None else x * kept.to(x.dtype).div_(share)
