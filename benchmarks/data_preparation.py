@@ -150,9 +150,12 @@ def _ours(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]
 
 
 def _peer(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]:
+    from transformers import AutoTokenizer
+
     from benchmarks import data_peer
     from finetune_trainer.prepare.stage import _processes
 
+    AutoTokenizer.from_pretrained(model)  # imports what it needs
     started = time.monotonic()
     made = data_peer.prepare(rows, model, folder, LENGTH, _processes())
     return time.monotonic() - started, asdict(made)
