@@ -32,6 +32,7 @@ from finetune_trainer.prepare.template import ChatRenderer, Message, TemplateErr
 _PARALLEL_FROM = 20_000
 Ints = npt.NDArray[np.int64]
 
+_COLUMNS = ["source", "place", "messages", "text", "tools"]
 _FEATURES = datasets.Features(
     {
         "input_ids": datasets.List(datasets.Value("int32")),
@@ -218,12 +219,13 @@ def tokenize_split(
         none = np.zeros(0, dtype=np.int64)
         return Tokenized(table, none, none, none, 0)
     parallel = processes if len(samples) >= _PARALLEL_FROM and processes > 1 else None
-    table = samples.map(
+    # Other columns would be made Python's for nothing.
+    table = samples.select_columns(_COLUMNS).map(
         tokenization.batch,
         batched=True,
         with_indices=True,
         fn_kwargs={"fields": fields},
-        remove_columns=samples.column_names,
+        remove_columns=_COLUMNS,
         features=_FEATURES,
         num_proc=parallel,
         cache_file_name=str(scratch / "segments.arrow"),
