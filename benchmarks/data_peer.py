@@ -46,6 +46,17 @@ class Prepared:
     leaked: int
     tokens: int
     packed_rows: int
+    all_tokens: int
+    """Of both sides."""
+    all_targets: int
+
+
+@dataclass(frozen=True)
+class Side:
+    rows: int
+    tokens: int
+    targets: int
+    packed_rows: int
 
 
 def prepare(rows: Path, model: Path, folder: Path, length: int, processes: int) -> Prepared:
@@ -75,12 +86,14 @@ def prepare(rows: Path, model: Path, folder: Path, length: int, processes: int) 
         )
         made[side] = _packed(tokens, length, folder / side)
     return Prepared(
-        kept=int((~held).sum()),
-        held_out=int(held.sum()),
+        kept=made["train"].rows,
+        held_out=made["eval"].rows,
         near_duplicates=len({max(pair) for pair in pairs}),
         leaked=len(leaked),
-        tokens=made["train"][0],
-        packed_rows=made["train"][1],
+        tokens=made["train"].tokens,
+        packed_rows=made["train"].packed_rows,
+        all_tokens=sum(side.tokens for side in made.values()),
+        all_targets=sum(side.targets for side in made.values()),
     )
 
 
@@ -163,7 +176,7 @@ def _tokenize(batch: _Columns, tokenizer: Any, length: int) -> _Columns:
     asked = [messages[:-1] for messages in batch["messages"]]
     prompts = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-    found: _Columns = {"input_ids": [], "supervised": [], "length": []}
+    found: _Columns = {"input_ids": [], "supervised": [], "length": [], "targets": []}
     for ids, offsets, prompt in zip(
         encoded["input_ids"], encoded["offset_mapping"], prompts, strict=True
     ):
@@ -171,14 +184,18 @@ def _tokenize(batch: _Columns, tokenizer: Any, length: int) -> _Columns:
         # The line break behind the end of the turn is no target.
         if len(ids) <= length and learnt:
             learnt[-1] = 0
+        if not any(learnt):
+            continue
         found["input_ids"].append(ids[:length])
         found["supervised"].append(learnt)
         found["length"].append(len(learnt))
+        found["targets"].append(sum(learnt))
     return found
 
 
-def _packed(tokens: Any, length: int, folder: Path) -> tuple[int, int]:
+def _packed(tokens: Any, length: int, folder: Path) -> Side:
     lengths = np.asarray(tokens["length"][:]).tolist()
+    targets = int(np.asarray(tokens["targets"][:]).sum())
     rows = pack(lengths, length)
 
     def merged() -> Iterator[dict[str, Any]]:
@@ -200,4 +217,4 @@ def _packed(tokens: Any, length: int, folder: Path) -> tuple[int, int]:
     packed = datasets.Dataset.from_generator(
         merged, features=features, cache_dir=str(folder), fingerprint=folder.name
     )
-    return sum(lengths), len(packed)
+    return Side(len(lengths), sum(lengths), targets, len(packed))

@@ -110,6 +110,7 @@ def _ours(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]
     from finetune_trainer.config import RunConfig
     from finetune_trainer.prepare import stage
     from finetune_trainer.prepare.model import prepare_model
+    from finetune_trainer.prepare.store import PackedDataset
 
     config = RunConfig.model_validate(
         {
@@ -140,13 +141,21 @@ def _ours(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]
         "near_duplicates": made["reported"].get("nearDuplicates", 0),
         "tokens": made["tokens"],
         "packed_rows": made["packedRows"],
+        "all_tokens": made["tokens"] + made["evalTokens"],
+        "all_targets": sum(
+            int(PackedDataset(folder / "data" / side).num_supervised.sum())
+            for side in ("train", "eval")
+        ),
     }
 
 
 def _peer(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]:
+    from transformers import AutoTokenizer
+
     from benchmarks import data_peer
     from finetune_trainer.prepare.stage import _processes
 
+    AutoTokenizer.from_pretrained(model)  # imports what it needs
     started = time.monotonic()
     made = data_peer.prepare(rows, model, folder, LENGTH, _processes())
     return time.monotonic() - started, asdict(made)

@@ -15,12 +15,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
-import numpy.typing as npt
 
 from finetune_trainer.prepare.cleaning.near import mixed
-from finetune_trainer.prepare.tokenize import Tokenized
+from finetune_trainer.prepare.tokenize import Ints, Tokenized
 
-Ints = npt.NDArray[np.int64]
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
 
@@ -49,8 +47,7 @@ def mix(
     rows are drawn once, the segments are in the order that they had. Raises ``ValueError`` for a
     source of which no row is left.
     """
-    samples = np.asarray(tokenized.samples, dtype=np.int64)
-    rows = np.unique(samples)
+    rows = np.unique(tokenized.samples)
     sizes = np.bincount(source[rows], minlength=len(weights)).tolist()
     counts = apportion(len(rows), weights)
     if empty := [n for n, size in enumerate(sizes) if not size]:
@@ -62,7 +59,7 @@ def mix(
         often, rest = divmod(share.drawn, share.rows)
         copies[own] = often
         copies[own[_order(key[own], seed)[:rest]]] += 1
-    return _repeated(tokenized, copies[samples]), shares
+    return _repeated(tokenized, copies[tokenized.samples]), shares
 
 
 def apportion(total: int, weights: Sequence[Fraction]) -> list[int]:
@@ -88,13 +85,12 @@ def _repeated(tokenized: Tokenized, copies: Ints) -> Tokenized:
     """Each segment so often, first copies before second ones."""
     places = [np.flatnonzero(copies > n) for n in range(int(copies.max(initial=0)))]
     chosen = np.concatenate([np.zeros(0, dtype=np.int64), *places])
-    kept = np.asarray(tokenized.kept, dtype=np.int64)
     cut = tokenized.table.data.column("cut").to_numpy()
     return replace(
         tokenized,
-        kept=kept[chosen].tolist(),
-        lengths=np.asarray(tokenized.lengths, dtype=np.int64)[chosen].tolist(),
-        samples=np.asarray(tokenized.samples, dtype=np.int64)[chosen].tolist(),
+        kept=tokenized.kept[chosen],
+        lengths=tokenized.lengths[chosen],
+        samples=tokenized.samples[chosen],
         supervised=int(tokenized.targets()[chosen].sum()),
-        truncated=int(cut[kept[copies > 0]].sum()),
+        truncated=int(cut[tokenized.kept[copies > 0]].sum()),
     )

@@ -27,7 +27,7 @@ def held_out_prompts(
     stay the same when the data grows a little.
     """
     keys = np.asarray(split.samples.select_columns(["key"]).with_format("numpy")[:]["key"])
-    kept = np.unique(np.asarray(tokenized.samples, dtype=np.int64))
+    kept = np.unique(tokenized.samples)
     ordered = kept[np.argsort(keys[kept], kind="stable")] if len(kept) else kept
     found = (_prompt(split.samples[int(index)], tokenization) for index in ordered)
     fitting = (prompt for prompt in found if prompt and len(prompt.ids) <= longest)

@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer as Decoder
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -225,7 +226,7 @@ def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> Table:
 def _mixed(split: Split, table: Table, tokenized: Tokenized, seed: int) -> Tokenized:
     """The rows of an epoch, where the sources have weights."""
     weights = [Fraction(source.weight) for source in split.sources if source.weight is not None]
-    if not weights or not tokenized.samples:
+    if not weights or not len(tokenized.samples):
         return tokenized
     for source, account in zip(split.sources, split.accounts, strict=True):
         if not account.kept:
@@ -271,13 +272,14 @@ def _write(
     else:
         rows = pack_apart(lengths, sources, longest)
     of_rows = None if sources is None else [sources[row[0]] for row in rows]
-    write_split(folder / split.name, _segments(tokenized, rows), sum(lengths), of_rows)
-    kept = len(set(tokenized.samples))
+    tokens = int(lengths.sum())
+    write_split(folder / split.name, _segments(tokenized, rows), tokens, of_rows)
+    kept = len(np.unique(tokenized.samples))
     log.info("%s: %d of %d samples in %d rows", split.name, kept, len(split.samples), len(rows))
     if scored:
         return {
             f"{split.name}Rows": kept,
-            f"{split.name}Tokens": sum(lengths),
+            f"{split.name}Tokens": tokens,
             f"{split.name}PackedRows": len(rows),
         }
     if not rows:
@@ -296,7 +298,7 @@ def _write(
     write_witnesses(folder / split.name, witnesses)
     return {
         "kept": kept,
-        "tokens": sum(lengths),
+        "tokens": tokens,
         "supervisedTokens": tokenized.supervised,
         "packedRows": len(rows),
         "longestRow": int(written.row_lengths.max()),

@@ -24,6 +24,7 @@ epoch. The folder ``data`` appears by one rename, so a reader never sees half of
 from __future__ import annotations
 
 import os
+from array import array as compact
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,9 +151,8 @@ def write_split(
     folder.mkdir(parents=True)
     input_ids = _create(folder / "input_ids.npy", np.dtype(np.int32), num_tokens)
     supervised = _create(folder / "supervised.npy", np.dtype(np.uint8), num_tokens)
-    row_offsets, segment_offsets, row_segments = [0], [0], [0]
-    segment_samples: list[int] = []
-    row_supervised: list[int] = []
+    row_offsets, segment_offsets, row_segments = (compact("q", [0]) for _ in range(3))
+    segment_samples, row_supervised = compact("q"), compact("q")
     at = 0
     for row in rows:
         targets = 0

@@ -30,7 +30,9 @@ from finetune_trainer.prepare.store import Segment
 from finetune_trainer.prepare.template import ChatRenderer, Message, TemplateError
 
 _PARALLEL_FROM = 20_000
+Ints = npt.NDArray[np.int64]
 
+_COLUMNS = ["source", "place", "messages", "text", "tools"]
 _FEATURES = datasets.Features(
     {
         "input_ids": datasets.List(datasets.Value("int32")),
@@ -50,11 +52,11 @@ class Tokenized:
     """The segments of one split, mapped from disk, and what became of its samples."""
 
     table: datasets.Dataset
-    kept: list[int]
+    kept: Ints
     """Rows of the table that are segments; the others record a dropped sample."""
-    lengths: list[int]
+    lengths: Ints
     """Tokens of each kept segment, in the order of ``kept``."""
-    samples: list[int]
+    samples: Ints
     """Number of the sample behind each kept segment."""
     supervised: int
     dropped: list[tuple[int, str]] = field(default_factory=list)
@@ -67,12 +69,12 @@ class Tokenized:
     def targets(self) -> npt.NDArray[np.int32]:
         """Targets of each kept segment, in the order of ``kept``."""
         counts: npt.NDArray[np.int32] = self.table.data.column("targets").to_numpy()
-        return counts[np.asarray(self.kept, dtype=np.int64)]
+        return counts[self.kept]
 
     def segment(self, place: int) -> Segment:
         """The segment at this place of ``kept``."""
-        row = self.kept[place]
-        return Segment(self._ids[row], self._supervised[row], self.samples[place])
+        row = int(self.kept[place])
+        return Segment(self._ids[row], self._supervised[row], int(self.samples[place]))
 
     @cached_property
     def _ids(self) -> Lists:
@@ -214,14 +216,16 @@ def tokenize_split(
     if not len(samples):
         # The library hands an empty table back as it is, with the wrong columns.
         table = datasets.Dataset.from_dict({name: [] for name in _FEATURES}, features=_FEATURES)
-        return Tokenized(table, [], [], [], 0)
+        none = np.zeros(0, dtype=np.int64)
+        return Tokenized(table, none, none, none, 0)
     parallel = processes if len(samples) >= _PARALLEL_FROM and processes > 1 else None
-    table = samples.map(
+    # Other columns would be made Python's for nothing.
+    table = samples.select_columns(_COLUMNS).map(
         tokenization.batch,
         batched=True,
         with_indices=True,
         fn_kwargs={"fields": fields},
-        remove_columns=samples.column_names,
+        remove_columns=_COLUMNS,
         features=_FEATURES,
         num_proc=parallel,
         cache_file_name=str(scratch / "segments.arrow"),
@@ -229,19 +233,19 @@ def tokenize_split(
         # Given, because the library would otherwise pickle and hash the tokenizer.
         new_fingerprint="segments",
     )
-    rules = table.data.column("rule").to_pylist()
-    kept = [index for index, rule in enumerate(rules) if rule is None]
-    numbers = table.data.column("sample").to_pylist()
-    lengths = table.data.column("length").to_numpy()[kept]
+    rules = table.data.column("rule")
+    dropped = np.flatnonzero(rules.is_valid().to_numpy())
+    kept = np.flatnonzero(rules.is_null().to_numpy())
+    numbers = table.data.column("sample").to_numpy().astype(np.int64)
     ends = Counter(table.data.column("last_target").to_numpy()[kept].tolist())
     return Tokenized(
         table=table.with_format("numpy"),
         kept=kept,
-        lengths=lengths.tolist(),
-        samples=[numbers[index] for index in kept],
+        lengths=table.data.column("length").to_numpy()[kept].astype(np.int64),
+        samples=numbers[kept],
         supervised=int(table.data.column("targets").to_numpy()[kept].sum()),
-        dropped=[(numbers[i], rule) for i, rule in enumerate(rules) if rule is not None],
-        truncated=sum(table.data.column("cut").to_pylist()),
+        dropped=list(zip(numbers[dropped].tolist(), rules.take(dropped).to_pylist(), strict=True)),
+        truncated=int(table.data.column("cut").to_numpy().sum()),
         end_of_turn=ends.most_common(1)[0][0] if ends else None,
     )
 

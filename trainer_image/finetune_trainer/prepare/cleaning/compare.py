@@ -201,8 +201,9 @@ class Corpus:
     def _texts(self) -> Iterator[bytes]:
         for number, table in enumerate(self._tables):
             rows = self.rows[self.part == number]
+            texts = table.samples.select_columns(["messages", "text"])
             for start in range(0, len(rows), 1000):
-                batch = table.samples[rows[start : start + 1000]]
+                batch = texts[rows[start : start + 1000]]
                 for messages, text in zip(batch["messages"], batch["text"], strict=True):
                     yield plain(text_of({"messages": messages, "text": text}))
 

@@ -47,7 +47,7 @@ def coverage(train: Side, held: Side, chosen: Ints) -> dict[str, Any] | None:
     None where nothing is held out. A row without a prompt, as of format Completion, is its text.
     """
     first = _first_segments(held, chosen)
-    if not len(first) or not train.tokenized.kept:
+    if not len(first) or not len(train.tokenized.kept):
         return None
     prompts = _bags(held, first)
     frequency = _frequency(train, prompts)
@@ -69,9 +69,9 @@ def coverage(train: Side, held: Side, chosen: Ints) -> dict[str, Any] | None:
         "histogram": np.histogram(best, _BINS, (0, 1))[0].tolist(),
         "least": [
             {
-                "place": places[held.tokenized.samples[int(first[n])]]["place"],
+                "place": places[int(held.tokenized.samples[first[n]])]["place"],
                 "likeness": round(float(best[n]), 3),
-                "nearest": of_train[train.tokenized.samples[int(nearest[n])]]["place"],
+                "nearest": of_train[int(train.tokenized.samples[nearest[n]])]["place"],
             }
             for n in order.tolist()
         ],
@@ -80,14 +80,14 @@ def coverage(train: Side, held: Side, chosen: Ints) -> dict[str, Any] | None:
 
 def _first_segments(side: Side, samples: Ints) -> Ints:
     """Where the first segment of each sample is; a fair sample's order is kept."""
-    numbers, first = np.unique(np.asarray(side.tokenized.samples, np.int64), return_index=True)
+    numbers, first = np.unique(side.tokenized.samples, return_index=True)
     return first[np.searchsorted(numbers, samples)]
 
 
 def _bags(side: Side, places: Ints) -> _Bags:
     """The prompt tokens of the segments at these places of ``kept``; all, where all are learnt."""
     table = side.tokenized.table.with_format("arrow")
-    rows = table[np.asarray(side.tokenized.kept, dtype=np.int64)[places]]
+    rows = table[side.tokenized.kept[places]]
     tokens, lengths = _flat(rows.column("input_ids"))
     supervised, _ = _flat(rows.column("supervised"))
     owner = np.repeat(np.arange(len(lengths)), lengths)

@@ -107,7 +107,7 @@ def _told_of_tokens(data: Data, sides: Sequence[Side], found: Found) -> dict[str
     accounts = train.split.accounts
     all_accounts = [account for side in own for account in side.split.accounts]
     capacity = found.sequences * data.sequence_length
-    tokens = sum(train.tokenized.lengths)
+    tokens = int(train.tokenized.lengths.sum())
     return {
         "version": VERSION,
         "volume": {
@@ -117,15 +117,15 @@ def _told_of_tokens(data: Data, sides: Sequence[Side], found: Found) -> dict[str
             "inEpoch": sum(
                 account.kept if account.drawn is None else account.drawn for account in accounts
             ),
-            "heldOut": len(set(held.tokenized.samples)),
+            "heldOut": len(np.unique(held.tokenized.samples)),
             "dropped": sum(sum(account.dropped.values()) for account in accounts),
             "tokens": tokens,
             "supervisedTokens": train.tokenized.supervised,
-            "evalTokens": sum(held.tokenized.lengths),
+            "evalTokens": int(held.tokenized.lengths.sum()),
             "truncated": train.tokenized.truncated,
             "heldOutRowsInTrain": found.leaked,
-            "general": sum(len(set(side.tokenized.samples)) for side in general),
-            "generalTokens": sum(sum(side.tokenized.lengths) for side in general),
+            "general": sum(len(np.unique(side.tokenized.samples)) for side in general),
+            "generalTokens": sum(int(side.tokenized.lengths.sum()) for side in general),
             "generalRowsInTrain": found.general_leaked,
         },
         "packing": {
@@ -169,25 +169,25 @@ def _sources(side: Side) -> Iterator[dict[str, Any]]:
         }
 
 
-def _lengths(train: list[int], held: list[int]) -> dict[str, Any]:
+def _lengths(train: Ints, held: Ints) -> dict[str, Any]:
     """How many samples have how many tokens, in bins that grow by a constant factor."""
-    low, high = min(train + held), max(train + held) + 1
+    both = np.concatenate([train, held])
+    low, high = int(both.min()), int(both.max()) + 1
     edges = np.unique(np.round(np.geomspace(low, high, _BINS + 1)).astype(np.int64))
-    lengths = np.asarray(train)
     return {
         "edges": edges.tolist(),
-        "train": np.histogram(lengths, edges)[0].tolist(),
-        "heldOut": np.histogram(np.asarray(held), edges)[0].tolist(),
-        "median": int(np.median(lengths)),
-        "p95": int(np.quantile(lengths, 0.95)),
-        "longest": int(lengths.max()),
+        "train": np.histogram(train, edges)[0].tolist(),
+        "heldOut": np.histogram(held, edges)[0].tolist(),
+        "median": int(np.median(train)),
+        "p95": int(np.quantile(train, 0.95)),
+        "longest": int(train.max()),
     }
 
 
 def _samples(side: Side, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
     """Samples from short to long, with the parts that are learnt told apart."""
     tokenized = side.tokenized
-    by_length = np.argsort(np.asarray(tokenized.lengths), kind="stable")
+    by_length = np.argsort(tokenized.lengths, kind="stable")
     chosen = {int(by_length[int(q * (len(by_length) - 1))]): q for q in _QUANTILES}
     for place, quantile in chosen.items():
         segment = tokenized.segment(place)

@@ -83,17 +83,19 @@ def source_of_segments(split: Split, tokenized: Tokenized) -> Ints:
     """int64 [S]: the number of the source that each segment is of."""
     columns = split.samples.select_columns(["source"]).with_format("numpy")[:]
     source = np.asarray(columns["source"], dtype=np.int64)
-    return source[np.asarray(tokenized.samples, dtype=np.int64)]
+    return source[tokenized.samples]
 
 
 def rows_of(side: Side) -> Rows:
     """Segments of one sample are one row, and a row that an epoch draws twice is two."""
-    samples = np.asarray(side.tokenized.samples, dtype=np.int64)
-    _, first, copies = np.unique(side.tokenized.kept, return_index=True, return_counts=True)
-    numbers, start, of_segment = np.unique(samples[first], return_index=True, return_inverse=True)
+    tokenized = side.tokenized
+    _, first, copies = np.unique(tokenized.kept, return_index=True, return_counts=True)
+    numbers, start, of_segment = np.unique(
+        tokenized.samples[first], return_index=True, return_inverse=True
+    )
     often = copies[start]
-    tokens = _summed(of_segment, np.asarray(side.tokenized.lengths)[first], len(numbers))
-    supervised = _summed(of_segment, side.tokenized.targets()[first], len(numbers))
+    tokens = _summed(of_segment, tokenized.lengths[first], len(numbers))
+    supervised = _summed(of_segment, tokenized.targets()[first], len(numbers))
     return Rows(
         side.split.samples,
         np.repeat(numbers, often),

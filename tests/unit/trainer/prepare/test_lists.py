@@ -1,0 +1,30 @@
+"""Lists of numbers, read in place from a mapped table."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_trainer.prepare.lists import Lists
+
+ROWS = st.lists(st.lists(st.integers(-9, 9), max_size=4), max_size=6)
+
+
+@given(st.lists(st.tuples(ROWS, st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=4))
+def test_every_row_is_the_one_that_arrow_tells(
+    parts: list[tuple[list[list[int]], int, int]],
+) -> None:
+    """Also of chunks that are slices of others, and of empty ones."""
+    chunks = [
+        pa.array(rows, pa.list_(pa.int32())).slice(start, max(0, len(rows) - start - end))
+        for rows, start, end in parts
+    ]
+    column = pa.chunked_array(chunks, pa.list_(pa.int32()))
+    lists = Lists(column)
+    assert len(lists) == len(column)
+    assert [lists[row].tolist() for row in range(len(lists))] == column.to_pylist()
+    for outside in (-1, len(lists)):
+        with pytest.raises(IndexError):
+            lists[outside]
