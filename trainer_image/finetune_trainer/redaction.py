@@ -98,12 +98,18 @@ class Redactor:
             self._in_block = False  # torn: the block never ended
         if BLOCK_BEGINS in lowered:
             self._in_block = lowered.rfind(BLOCK_BEGINS) > lowered.rfind(BLOCK_ENDS)
-        for signs, pattern in _compiled:
-            for sign in signs:  # a loop, not any(): every line of every log comes by here
-                if sign in lowered:
-                    text = pattern.sub(_replacement, text)
-                    break
+        while (cleared := _once(text, lowered)) != text:
+            text, lowered = cleared, cleared.lower()  # a mark may end the word before a secret
         return text
+
+
+def _once(text: str, lowered: str) -> str:
+    for signs, pattern in _compiled:
+        for sign in signs:  # a loop, not any(): every line of every log comes by here
+            if sign in lowered:
+                text = pattern.sub(_replacement, text)
+                break
+    return text
 
 
 def redact(text: str) -> str:

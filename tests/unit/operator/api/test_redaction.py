@@ -38,6 +38,10 @@ def test_the_second_wall_never_changes_what_the_first_one_cleared(parts: list[st
     assert redact(once) == once
 
 
+def test_a_secret_right_behind_another_goes_too() -> None:
+    assert redact(f"AKIAIOSFODNN7EXAMPLEapi_org_{SECRET}") == MARK * 2
+
+
 def test_what_tells_the_kind_is_kept() -> None:
     assert redact(f"https://user:{SECRET}@example.test/x") == f"https://{MARK}@example.test/x"
     assert redact(f"HF_TOKEN={SECRET} set") == f"HF_TOKEN={MARK} set"
