@@ -1,7 +1,7 @@
 """Training runs without torch's compiler, so its packages are not imported.
 
-They are half of what a start would import (4 of 9 s of CPU), and come in only because libraries
-mark functions for the compiler. A mark is taken off; what wants the compiler itself gets it.
+They are about half of what a start would import, and come in only because libraries mark functions
+for the compiler. A mark is taken off; what wants the compiler itself gets it.
 """
 
 from __future__ import annotations
