@@ -11,6 +11,7 @@ import sys
 from benchmarks import (
     checkpoint_section,
     control_plane_section,
+    curves_section,
     memory_section,
     parity_section,
     recovery_section,
@@ -27,6 +28,7 @@ SECTIONS: dict[str, Section] = {
     "checkpoint": checkpoint_section.SECTION,
     "memory": memory_section.SECTION,
     "parity": parity_section.SECTION,
+    "curves": curves_section.SECTION,
 }
 
 

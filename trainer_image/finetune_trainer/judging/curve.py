@@ -18,7 +18,9 @@ from finetune_trainer.config import Overfitting
 RISE = 0.03
 """A rise by less than this share of the best is noise: the best of many losses is a lucky one."""
 STILL_FALLING = 0.01
-"""Underfitting: a tenth more steps would lower the held-out loss by more than this share of it."""
+"""Underfitting: a bit more training would lower the held-out loss by more than this share of it."""
+AHEAD = 0.1
+"""That bit, as a share of the steps done."""
 LAST_PART = 1 / 3
 """Of the steps, by which the slope at the end is told."""
 LEAST_POINTS = 3
@@ -170,15 +172,9 @@ def worse_than_base(course: Course) -> Judgement | None:
 
 def still_falling(course: Course) -> Judgement | None:
     """At its end, training was still making the model better."""
+    gain = gain_ahead(course)
     last = course.last
-    if course.share < 1 or course.best != len(course.points) - 1:
-        return None
-    late = [point for point in course.points if point.step >= (1 - LAST_PART) * last.step]
-    if len(late) < LEAST_POINTS or not all(math.isfinite(point.eval_loss) for point in late):
-        return None
-    slope = linear_regression([p.step for p in late], [p.eval_loss for p in late]).slope
-    gain = -slope * 0.1 * last.step
-    if gain <= STILL_FALLING * last.eval_loss:
+    if course.share < 1 or gain is None or gain <= STILL_FALLING * last.eval_loss:
         return None
     return Judgement(
         "Underfitting",
@@ -186,6 +182,21 @@ def still_falling(course: Course) -> Judgement | None:
         f"would lower it by about {gain:.2g}; try more training.epochs, a higher "
         f"training.learningRate, or {'a higher lora.rank' if course.lora else 'a larger model'}",
     )
+
+
+def gain_ahead(course: Course) -> float | None:
+    """By how much ``AHEAD`` more steps would lower the held-out loss, by its slope at the end.
+
+    None: it is past its best, or there are too few points to tell.
+    """
+    last = course.last
+    if course.best != len(course.points) - 1:
+        return None
+    late = [point for point in course.points if point.step >= (1 - LAST_PART) * last.step]
+    if len(late) < LEAST_POINTS or not all(math.isfinite(point.eval_loss) for point in late):
+        return None
+    slope = linear_regression([p.step for p in late], [p.eval_loss for p in late]).slope
+    return -slope * AHEAD * last.step
 
 
 def well_fitted(course: Course) -> Judgement | None:
