@@ -1,6 +1,6 @@
 """Loss curves of real runs of the trainer, long after a policy would have stopped them.
 
-A run is a small model on text of this repository. prepare and train run as in the pods, with one
+A run is a small model on text of this repository. prepare and train are those of the pods, with one
 rank and one thread; the curve comes from metrics.jsonl. It is kept as a file, so that the rules of
 ``finetune_trainer.judging.curve`` can be judged by what happened after they had spoken.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks import trainer
+from benchmarks import warm
 from benchmarks.curve_rows import HELD_OUT, ROOT, Rows, all_rows, rows_of
 
 CURVES = ROOT / "tests" / "curves"
@@ -46,7 +45,7 @@ class Run:
     rows: Rows
     rate: float
     lora: dict[str, Any] | None = None
-    steps: int = 360
+    steps: int = 240
     batch: int = 4
     """Packed rows of a step."""
     training: dict[str, Any] = field(default_factory=dict)
@@ -78,7 +77,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "n_positions": 2 * SEQUENCE,
     },
 }
-LEARNER = Run(LEARNT, "Llama 96×3", Rows("code", 800), 3e-3, steps=600, batch=8)
+LEARNER = Run(LEARNT, "Llama 96×3", Rows("code", 800), 3e-3, steps=390)
 """Trains the model that others go on from."""
 
 
@@ -90,7 +89,7 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     workspace = _prepared(run, folder)
     attempt = len(list((workspace / "attempts").glob("*")))
     _write_run_json(run, folder, workspace)
-    _train(workspace, attempt)
+    warm.run("train", workspace, attempt)
     lines = (workspace / "attempts" / str(attempt) / "metrics.jsonl").read_text().splitlines()
     scored = [line for line in map(json.loads, lines) if "evalLoss" in line]
     training = json.loads((workspace / "run.json").read_text())["training"]
@@ -132,25 +131,8 @@ def _prepared(run: Run, folder: Path) -> Path:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (workspace / f"{split}.jsonl").write_text(lines)
     _write_run_json(run, folder, workspace)
-    trainer.stage("prepare", workspace, {})
+    warm.run("prepare", workspace)
     return workspace
-
-
-def _train(workspace: Path, attempt: int) -> None:
-    with socket.create_server(("localhost", 0)) as server:
-        port = server.getsockname()[1]
-    trainer.stage(
-        "train",
-        workspace,
-        {
-            "FINETUNE_ATTEMPT": str(attempt),
-            "FINETUNE_METRICS_PORT": "0",
-            "JOB_COMPLETION_INDEX": "0",
-            "MASTER_ADDR": "localhost",
-            "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-        },
-    )
 
 
 def _write_run_json(run: Run, folder: Path, workspace: Path) -> None:
@@ -189,8 +171,8 @@ def _model(name: str, folder: Path) -> Path:
     if name == LEARNT:
         workspace = _prepared(LEARNER, folder)
         _write_run_json(LEARNER, folder, workspace)
-        _train(workspace, 0)
-        trainer.stage("export", workspace, {})
+        warm.run("train", workspace)
+        warm.run("export", workspace)
         shutil.copytree(workspace / "output" / "merged", place)
         return place
     sizes = MODELS[name]

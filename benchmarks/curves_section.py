@@ -14,7 +14,7 @@ from benchmarks.verdicts import (
     ALARMS,
     BETTER,
     CUTS,
-    KEPT,
+    FOLLOWED,
     RISEN,
     Curve,
     Judged,
@@ -22,14 +22,15 @@ from benchmarks.verdicts import (
     read,
     tally,
 )
+from finetune_trainer.judging.curve import AHEAD
 
 CONSTANT = {"schedule": {"type": "Constant"}}
 LINEAR = {"schedule": {"type": "Linear"}}
 
 CHOICE = (
-    Run("llama-prose", "Llama 96×3", Rows("prose", 200), 3e-3),
-    Run("llama-few-prose", "Llama 96×3", Rows("prose", 12), 3e-3),
-    Run("gpt2-code", "GPT-2 128×2", Rows("code", 800), 2e-3),
+    Run("llama-prose", "Llama 96×3", Rows("prose", 200), 3e-3, steps=360),
+    Run("llama-few-prose", "Llama 96×3", Rows("prose", 12), 3e-3, steps=360),
+    Run("gpt2-code", "GPT-2 128×2", Rows("code", 800), 2e-3, steps=360),
     Run("qwen3-chat", "Qwen3 96×2", Rows("chat", 800), 3e-3),
     Run("llama-wrong-chat", "Llama 64×2", Rows("chat", 300, wrong=0.3), 5e-3),
     Run("two-rows-held-out", LEARNT, Rows("prose", 100, held=2), 2e-3),
@@ -50,8 +51,8 @@ CHOICE = (
 """Runs that the constants of the rules may be chosen on."""
 
 JUDGED = (
-    Run("gpt2-prose", "GPT-2 128×2", Rows("prose", 200), 2e-3),
-    Run("qwen3-few-code", "Qwen3 96×2", Rows("code", 15), 3e-3),
+    Run("gpt2-prose", "GPT-2 128×2", Rows("prose", 200), 2e-3, steps=360),
+    Run("qwen3-few-code", "Qwen3 96×2", Rows("code", 15), 3e-3, steps=360),
     Run("llama-code-linear", "Llama 64×2", Rows("code", 800), 3e-3, training=LINEAR),
     Run("gpt2-few-chat", "GPT-2 128×2", Rows("chat", 60), 2e-3, training={"dropout": 0.1}),
     Run("llama-chat-constant", "Llama 96×3", Rows("chat", 850), 3e-3, training=CONSTANT),
@@ -106,17 +107,16 @@ def text(stored: dict[str, Curve]) -> str:
         f"| {finding} | {count} | {false} |" for finding, (count, false) in both.findings.items()
     )
     rows = "\n".join(_row(run) for run in (*choice, *unseen))
+    early, late = (f"{cut:.0%}" for cut in CUTS)
     return f"""
-Small models, text of this repository, one rank on one core, {curves.EVALUATIONS} evaluations a run, \
-none stopped
-early. Each evaluation is judged with the default policy and the points up to it; what the run did
-afterwards tells whether that was right:
+Small models, text of this repository, one rank on one core, {curves.EVALUATIONS} evaluations each,
+none stopped early. Each evaluation is judged with the default policy and the points up to it; what
+the run did afterwards tells whether that was right:
 
 - Overfitting and NoImprovement are false where the held-out loss later falls below the best so far
   by more than {BETTER:.0%} of it; WorseThanBase where it falls below the base's by as much.
-- Underfitting is what the rules say where the run is cut at {CUTS[0]:.0%} and {CUTS[1]:.0%} of its \
-steps. It is false
-  where a tenth more steps bring less than {KEPT:.0%} of what it promises for them.
+- Underfitting is what the rules say where the run is cut at {early} and {late} of its steps. It is
+  false where {FOLLOWED:.0%} more steps bring less than it promises for {AHEAD:.0%}.
 - Missed is a run that ends more than {RISEN:.0%} above its best loss with no alarm at all.
 
 {len(choice)} runs on which constants could be chosen: {tally(choice).sentence()}.

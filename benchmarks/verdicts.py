@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune_trainer.config import Overfitting
-from finetune_trainer.judging.curve import AHEAD, Course, Point, gain_ahead, judge
+from finetune_trainer.judging.curve import Course, Point, gain_ahead, judge
 
 DEFAULT = Overfitting()
 BETTER = 0.01
 """Share of the best loss by which a later one has to lie below it, to have been worth the steps."""
 CUTS = 0.6, 0.8
 """Shares of the steps at which a run is taken to end."""
-KEPT = 0.5
-"""Share of the gain that Underfitting promises for more steps, which they have to bring."""
+FOLLOWED = 0.25
+"""More steps, as a share of those done, that have to bring what Underfitting promises for fewer."""
 RISEN = 0.05
 """A run has overfitted whose last held-out loss lies above its best by more than this share."""
 ALARMS = "Overfitting", "NoImprovement"
@@ -165,7 +165,6 @@ def _at_cuts(curve: Curve) -> Iterator[Verdict]:
         if found is None or found.finding != "Underfitting" or gain is None:
             continue
         last, rest = course.last, curve.points[count:]
-        until = (1 + AHEAD) * last.step
-        ahead = 1 + sum(point.step < until for point in rest)
-        lowest = min(point.eval_loss for point in rest[:ahead])
-        yield Verdict("Underfitting", last.step, right=last.eval_loss - lowest >= KEPT * gain)
+        until = (1 + FOLLOWED) * last.step
+        lowest = min(point.eval_loss for point in rest if point.step <= until)
+        yield Verdict("Underfitting", last.step, right=last.eval_loss - lowest >= gain)

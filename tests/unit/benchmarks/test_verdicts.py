@@ -59,7 +59,7 @@ def test_worse_than_base_is_false_where_it_gets_below_it() -> None:
     assert ("WorseThanBase", True) in said(curve(lambda t: BASE + 1 - t / 2))
 
 
-def test_underfitting_has_to_bring_half_of_what_it_promises() -> None:
+def test_underfitting_has_to_bring_what_it_promises() -> None:
     assert said(curve(lambda t: 4 - 2 * t)) == {("Underfitting", True)}
     stands = curve(lambda t: max(4 - 2 * t, 2.8))
     assert said(stands) >= {("Underfitting", False)}

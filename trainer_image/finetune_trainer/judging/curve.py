@@ -185,18 +185,36 @@ def still_falling(course: Course) -> Judgement | None:
 
 
 def gain_ahead(course: Course) -> float | None:
-    """By how much ``AHEAD`` more steps would lower the held-out loss, by its slope at the end.
+    """By how much ``AHEAD`` more steps would lower the held-out loss, in nats.
 
-    None: it is past its best, or there are too few points to tell.
+    The slope goes on to flatten as it has from the part before the last one to the last. None: the
+    loss is past its best, or there are too few points to tell.
     """
-    last = course.last
     if course.best != len(course.points) - 1:
         return None
-    late = [point for point in course.points if point.step >= (1 - LAST_PART) * last.step]
-    if len(late) < LEAST_POINTS or not all(math.isfinite(point.eval_loss) for point in late):
+    end = course.last.step
+    late = _between(course, (1 - LAST_PART) * end, math.inf)
+    before = _between(course, (1 - 2 * LAST_PART) * end, (1 - LAST_PART) * end)
+    if len(late) < LEAST_POINTS or len(before) < 2:
         return None
-    slope = linear_regression([p.step for p in late], [p.eval_loss for p in late]).slope
-    return -slope * AHEAD * last.step
+    if not all(math.isfinite(point.eval_loss) for point in (*before, *late)):
+        return None
+    slope, earlier = _slope(late), _slope(before)
+    if not slope < 0:
+        return 0.0
+    flattening = min(1.0, slope / earlier) if earlier < 0 else 1.0
+    middle, ahead = fmean(p.step for p in late), (1 + AHEAD / 2) * end
+    parts = (ahead - middle) / (middle - fmean(p.step for p in before))
+    return -slope * AHEAD * end * flattening**parts
+
+
+def _between(course: Course, first: float, end: float) -> list[Point]:
+    return [point for point in course.points if first <= point.step < end]
+
+
+def _slope(points: Sequence[Point]) -> float:
+    """Of the held-out loss, in nats a step."""
+    return linear_regression([p.step for p in points], [p.eval_loss for p in points]).slope
 
 
 def well_fitted(course: Course) -> Judgement | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.config import Overfitting
-from finetune_trainer.judging.curve import Course, Judgement, Point, judge
+from finetune_trainer.judging.curve import Course, Judgement, Point, gain_ahead, judge
 
 Curve = Callable[[float], float]
 BASE = 3.0
@@ -76,6 +76,13 @@ def found(*args: Any, **policy: Any) -> Judgement | None:
         pytest.param(lambda t: BASE, fall(0.5), {"patience": 50}, "WorseThanBase", id="unrelated"),
         pytest.param(lambda t: 3 - t, lambda t: 3 - t, {}, "Underfitting", id="a straight fall"),
         pytest.param(fall(1.0, speed=1.0), fall(0.9, speed=1.0), {}, "Underfitting", id="too slow"),
+        pytest.param(
+            fall(1.0, speed=4.5), fall(0.9, speed=4.5), {}, "WellFitted", id="it has flattened"
+        ),
+        pytest.param(
+            lambda t: math.inf if 0.4 < t < 0.6 else 3 - t, None, {"patience": 50}, "WellFitted",
+            id="no slope without numbers",
+        ),
         pytest.param(lambda t: math.nan, lambda t: math.nan, {}, "NoImprovement", id="no numbers"),
     ],
 )  # fmt: skip
@@ -100,6 +107,14 @@ def test_a_run_that_does_not_get_better_than_its_base_is_told_of_half_way() -> N
     assert judge(course(*flat, 2, share=0.4)) is None
     said = judge(course(*flat, 3, share=0.5))
     assert said is not None and said.finding == "WorseThanBase"
+
+
+@pytest.mark.parametrize("speed", [0.5, 1.0, 2.0, 4.0, 8.0])
+@pytest.mark.parametrize("evaluations", [8, 20, 60])
+def test_the_gain_of_more_steps_is_that_of_the_curve(speed: float, evaluations: int) -> None:
+    curve = fall(1.0, speed=speed)
+    gain = gain_ahead(course(curve, curve, evaluations))
+    assert gain == pytest.approx(curve(1.0) - curve(1.1), rel=0.2)
 
 
 @pytest.mark.parametrize("action", ["Warn", "StopKeepBest"])
