@@ -47,6 +47,8 @@ CHOICE = (
     Run("lora-slow", LEARNT, Rows("chat", 400), 1e-4, lora={"rank": 4}),
     Run("prose-for-code", LEARNT, Rows("prose", 100, held_text="code"), 1e-3),
     Run("too-fast", LEARNT, Rows("code", 400), 2e-2, training=CONSTANT),
+    Run("all-wrong-chat", LEARNT, Rows("chat", 60, wrong=1.0), 3e-3),
+    Run("few-code", LEARNT, Rows("code", 8), 3e-3),
 )  # fmt: skip
 """Runs that the constants of the rules may be chosen on."""
 
@@ -78,6 +80,8 @@ JUDGED = (
         lora={"rank": 8},
     ),
     Run("lora-too-fast", LEARNT, Rows("code", 200), 3e-2, lora={"rank": 8}),
+    Run("few-prose-fast", LEARNT, Rows("prose", 10), 4e-3),
+    Run("llama-few-chat", "Llama 96×3", Rows("chat", 40), 4e-3),
 )  # fmt: skip
 """Runs that nobody looked at before the rules were fixed."""
 

@@ -21,8 +21,12 @@ STILL_FALLING = 0.01
 """Underfitting: a bit more training would lower the held-out loss by more than this share of it."""
 AHEAD = 0.1
 """That bit, as a share of the steps done."""
+SHARED = 0.5
+"""Share of what is learnt on training rows; what held-out ones have less of is learnt by heart."""
 LAST_PART = 1 / 3
 """Of the steps, by which the slope at the end is told."""
+WANDERING = 2
+"""So many times the patience, where the loss on training rows has not fallen either."""
 LEAST_POINTS = 3
 """Fewer of them say nothing about a slope."""
 ENOUGH = 0.5
@@ -78,8 +82,12 @@ class Course:
         return min(finite, key=lambda point: point.eval_loss, default=self.last).step
 
     @property
+    def since_best(self) -> Sequence[Point]:
+        return self.points[self.best + 1 :]
+
+    @property
     def out_of_patience(self) -> bool:
-        return len(self.points) - 1 - self.best >= self.policy.patience
+        return len(self.since_best) >= self.policy.patience
 
 
 @dataclass(frozen=True)
@@ -127,8 +135,7 @@ def learnt_by_heart(course: Course) -> Judgement | None:
     best, last = course.points[course.best], course.last
     if not course.out_of_patience or best.train_loss is None or last.train_loss is None:
         return None
-    since = [point.eval_loss for point in course.points[course.best + 1 :]]
-    rise = fmean(since) - best.eval_loss
+    rise = fmean(point.eval_loss for point in course.since_best) - best.eval_loss
     rose = rise > max(course.policy.min_delta, RISE * best.eval_loss)
     if not (rose and last.train_loss < best.train_loss):
         return None
@@ -143,16 +150,24 @@ def learnt_by_heart(course: Course) -> Judgement | None:
 
 def no_improvement(course: Course) -> Judgement | None:
     """Nothing has become better for a while, and it is not the training rows either."""
-    if not course.out_of_patience:
+    count, patience = len(course.since_best), course.policy.patience
+    if count < (WANDERING * patience if _wanders(course) else patience):
         return None
     best = course.points[course.best]
     return Judgement(
         "NoImprovement",
         f"the held-out loss has not improved on {best.eval_loss:.4g} of step {best.step} for "
-        f"{len(course.points) - 1 - course.best} evaluations; fewer steps are enough, or try "
+        f"{count} evaluations; fewer steps are enough, or try "
         "another training.learningRate, or more varied data",
         stop=True,
     )
+
+
+def _wanders(course: Course) -> bool:
+    """Whether the loss on training rows has not fallen either: noise of the steps, which passes."""
+    losses = [point.train_loss for point in course.points[course.best :]]
+    known = [loss for loss in losses if loss is not None]
+    return 1 < len(known) == len(losses) and not fmean(known[1:]) < known[0]
 
 
 def worse_than_base(course: Course) -> Judgement | None:
@@ -176,6 +191,8 @@ def still_falling(course: Course) -> Judgement | None:
     last = course.last
     if course.share < 1 or gain is None or gain <= STILL_FALLING * last.eval_loss:
         return None
+    if _mostly_by_heart(course):
+        return None
     return Judgement(
         "Underfitting",
         f"the held-out loss {last.eval_loss:.4g} was still falling at the end: a tenth more steps "
@@ -187,34 +204,59 @@ def still_falling(course: Course) -> Judgement | None:
 def gain_ahead(course: Course) -> float | None:
     """By how much ``AHEAD`` more steps would lower the held-out loss, in nats.
 
-    The slope goes on to flatten as it has from the part before the last one to the last. None: the
-    loss is past its best, or there are too few points to tell.
+    The slope goes on to flatten as it has from the part before the last one to the last, and is no
+    steeper than in the newest half of that. None: the loss is past its best, or there are too few
+    points to tell.
     """
     if course.best != len(course.points) - 1:
         return None
     end = course.last.step
-    late = _between(course, (1 - LAST_PART) * end, math.inf)
+    late = _late(course)
     before = _between(course, (1 - 2 * LAST_PART) * end, (1 - LAST_PART) * end)
     if len(late) < LEAST_POINTS or len(before) < 2:
         return None
     if not all(math.isfinite(point.eval_loss) for point in (*before, *late)):
         return None
-    slope, earlier = _slope(late), _slope(before)
+    slope, earlier = _slope(_held(late)), _slope(_held(before))
     if not slope < 0:
         return 0.0
     flattening = min(1.0, slope / earlier) if earlier < 0 else 1.0
     middle, ahead = fmean(p.step for p in late), (1 + AHEAD / 2) * end
     parts = (ahead - middle) / (middle - fmean(p.step for p in before))
-    return -slope * AHEAD * end * flattening**parts
+    slopes = [slope * flattening**parts]
+    newest = late[len(late) // 2 :]
+    if len(newest) >= LEAST_POINTS:
+        slopes.append(_slope(_held(newest)))
+    return -max(slopes) * AHEAD * end
+
+
+def _mostly_by_heart(course: Course) -> bool:
+    """Whether less than ``SHARED`` of what is learnt on training rows shows on held-out ones."""
+    late = _late(course)
+    held = _slope(_held(late))
+    on_train = [
+        (point.step, point.train_loss)
+        for point in late
+        if point.train_loss is not None and math.isfinite(point.train_loss)
+    ]
+    return len(on_train) == len(late) and held > SHARED * _slope(on_train)
+
+
+def _late(course: Course) -> list[Point]:
+    return _between(course, (1 - LAST_PART) * course.last.step, math.inf)
 
 
 def _between(course: Course, first: float, end: float) -> list[Point]:
     return [point for point in course.points if first <= point.step < end]
 
 
-def _slope(points: Sequence[Point]) -> float:
-    """Of the held-out loss, in nats a step."""
-    return linear_regression([p.step for p in points], [p.eval_loss for p in points]).slope
+def _held(points: Sequence[Point]) -> list[tuple[int, float]]:
+    return [(point.step, point.eval_loss) for point in points]
+
+
+def _slope(losses: Sequence[tuple[int, float]]) -> float:
+    """In nats a step. All losses are finite."""
+    return float(linear_regression(*zip(*losses, strict=True)).slope)
 
 
 def well_fitted(course: Course) -> Judgement | None:

@@ -77,6 +77,9 @@ def found(*args: Any, **policy: Any) -> Judgement | None:
         pytest.param(lambda t: 3 - t, lambda t: 3 - t, {}, "Underfitting", id="a straight fall"),
         pytest.param(fall(1.0, speed=1.0), fall(0.9, speed=1.0), {}, "Underfitting", id="too slow"),
         pytest.param(
+            lambda t: 3 - 0.4 * t, lambda t: 3 - t, {}, "WellFitted", id="mostly by heart"
+        ),
+        pytest.param(
             fall(1.0, speed=4.5), fall(0.9, speed=4.5), {}, "WellFitted", id="it has flattened"
         ),
         pytest.param(
@@ -129,7 +132,7 @@ def test_only_the_action_stop_stops_and_names_what_is_kept(action: str) -> None:
 
 def test_the_lowest_is_kept_also_where_it_is_no_improvement() -> None:
     """As the loop does it: minDelta is for patience alone."""
-    points = [Point(step, loss, loss) for step, loss in ((1, 2.0), (2, 1.99), (3, 2.1), (4, 2.1))]
+    points = [Point(step, loss) for step, loss in ((1, 2.0), (2, 1.99), (3, 2.1), (4, 2.1))]
     policy = Overfitting(action="StopKeepBest", min_delta=0.1)
     said = [
         judge(Course(points, policy, base=None, share=share, lora=False)) for share in (0.2, 1.0)
@@ -150,6 +153,20 @@ def test_patience_counts_from_the_last_improvement_by_more_than_min_delta() -> N
 
     assert said(5) is None
     assert [said(count, minDelta=0.05) for count in (3, 4, 5)] == [None, None, "NoImprovement"]
+
+
+@pytest.mark.parametrize("also", [True, False], ids=["training rows too", "training rows fall"])
+def test_a_loss_that_wanders_gets_twice_the_patience(also: bool) -> None:
+    """Three evaluations on a bump: noise of the steps, if the training rows are on it, too."""
+    held = [3.0, 2.5, 2.2, 2.22, 2.21, 2.23, 2.21, 2.22, 2.21]
+    train = held if also else [3.0 - 0.2 * n for n in range(9)]
+    points = [Point(*point) for point in zip(range(1, 10), held, train, strict=True)]
+    said = [
+        judge(Course(points[:count], Overfitting(), base=None, share=0.4, lora=False))
+        for count in range(1, 10)
+    ]
+    alarms = [count for count, found in enumerate(said, 1) if found]
+    assert alarms == ([9] if also else [6, 7, 8, 9])
 
 
 def test_noise_raises_few_alarms() -> None:
