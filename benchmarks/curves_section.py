@@ -22,7 +22,7 @@ from benchmarks.verdicts import (
     read,
     tally,
 )
-from finetune_trainer.judging.curve import AHEAD
+from finetune_trainer.judging.trend import AHEAD
 
 CONSTANT = {"schedule": {"type": "Constant"}}
 LINEAR = {"schedule": {"type": "Linear"}}

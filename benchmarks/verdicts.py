@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune_trainer.config import Overfitting
-from finetune_trainer.judging.curve import Course, Point, gain_ahead, judge
+from finetune_trainer.judging.course import Course, Point
+from finetune_trainer.judging.curve import judge
+from finetune_trainer.judging.trend import gain_ahead
 
 DEFAULT = Overfitting()
 BETTER = 0.01

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.verdicts import Curve, judged, tally
-from finetune_trainer.judging.curve import Point
+from finetune_trainer.judging.course import Point
 
 BASE = 4.0
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from finetune_trainer.config import Overfitting
-from finetune_trainer.judging.curve import Course, Judgement, Point, gain_ahead, judge
+from finetune_trainer.judging.course import Course, Point
+from finetune_trainer.judging.curve import Judgement, judge
+from finetune_trainer.judging.trend import gain_ahead
 
 Curve = Callable[[float], float]
 BASE = 3.0
