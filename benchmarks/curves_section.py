@@ -47,8 +47,6 @@ CHOICE = (
     Run("lora-slow", LEARNT, Rows("chat", 400), 1e-4, lora={"rank": 4}),
     Run("prose-for-code", LEARNT, Rows("prose", 100, held_text="code"), 1e-3),
     Run("too-fast", LEARNT, Rows("code", 400), 2e-2, training=CONSTANT),
-    Run("all-wrong-chat", LEARNT, Rows("chat", 60, wrong=1.0), 3e-3),
-    Run("few-code", LEARNT, Rows("code", 8), 3e-3),
 )  # fmt: skip
 """Runs that the constants of the rules may be chosen on."""
 
@@ -80,10 +78,8 @@ JUDGED = (
         lora={"rank": 8},
     ),
     Run("lora-too-fast", LEARNT, Rows("code", 200), 3e-2, lora={"rank": 8}),
-    Run("few-prose-fast", LEARNT, Rows("prose", 10), 4e-3),
-    Run("llama-few-chat", "Llama 96×3", Rows("chat", 40), 4e-3),
 )  # fmt: skip
-"""Runs that nobody looked at before the rules were fixed."""
+"""Runs that no constant was chosen on."""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +120,7 @@ the run did afterwards tells whether that was right:
 - Missed is a run that ends more than {RISEN:.0%} above its best loss with no alarm at all.
 
 {len(choice)} runs on which constants could be chosen: {tally(choice).sentence()}.
-{len(unseen)} runs that nobody looked at before: {tally(unseen).sentence()}.
+{len(unseen)} runs that none was chosen on: {tally(unseen).sentence()}.
 **All {both.runs}: {both.sentence()}.**
 
 | verdict | said | false |

@@ -72,7 +72,8 @@ def learnt_by_heart(course: Course) -> Judgement | None:
         return None
     rise = fmean(point.eval_loss for point in course.since_best) - best.eval_loss
     rose = rise > max(course.policy.min_delta, RISE * best.eval_loss)
-    if not (rose and last.train_loss < best.train_loss):
+    fell = last.train_loss < best.train_loss and not _wanders(course)
+    if not (rose and fell):
         return None
     return Judgement(
         "Overfitting",

@@ -171,6 +171,12 @@ def test_a_loss_that_wanders_gets_twice_the_patience(also: bool) -> None:
     assert alarms == ([9] if also else [6, 7, 8, 9])
 
 
+def test_one_low_loss_on_training_rows_makes_a_jolt_no_overfitting() -> None:
+    held, train = [2.0, 1.6, 1.7, 1.72, 1.65], [2.0, 1.5, 1.6, 1.6, 1.45]
+    points = [Point(*point) for point in zip(range(1, 6), held, train, strict=True)]
+    assert judge(Course(points, Overfitting(), base=None, share=0.4, lora=False)) is None
+
+
 def test_noise_raises_few_alarms() -> None:
     """Good runs, each evaluation off by 1 %: at most one run in twenty is ever called ill."""
     random.seed(1)
