@@ -11,6 +11,7 @@ import sys
 from benchmarks import (
     checkpoint_section,
     control_plane_section,
+    curves_section,
     data_section,
     memory_section,
     parity_section,
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Section] = {
     "memory": memory_section.SECTION,
     "data": data_section.SECTION,
     "parity": parity_section.SECTION,
+    "curves": curves_section.SECTION,
 }
 
 

@@ -7,77 +7,22 @@ training rows are on one scale: the same weights, weighted by tokens, without dr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from statistics import fmean, linear_regression
+from statistics import fmean
 from typing import Any
 
-from finetune_trainer.config import Overfitting
+from finetune_trainer.judging.course import Course
+from finetune_trainer.judging.trend import gain_ahead, mostly_by_heart
 
 RISE = 0.03
 """A rise by less than this share of the best is noise: the best of many losses is a lucky one."""
 STILL_FALLING = 0.01
-"""Underfitting: a tenth more steps would lower the held-out loss by more than this share of it."""
-LAST_PART = 1 / 3
-"""Of the steps, by which the slope at the end is told."""
-LEAST_POINTS = 3
-"""Fewer of them say nothing about a slope."""
+"""Underfitting: a bit more training would lower the held-out loss by more than this share of it."""
+WANDERING = 2
+"""So many times the patience, where the loss on training rows has not fallen either."""
 ENOUGH = 0.5
 """Share of the steps after which a model should be better than the untouched one."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One evaluation."""
-
-    step: int
-    eval_loss: float
-    train_loss: float | None = None
-    """On a fixed sample of the training rows."""
-
-    @property
-    def gap(self) -> float | None:
-        return None if self.train_loss is None else self.eval_loss - self.train_loss
-
-
-@dataclass(frozen=True)
-class Course:
-    """All that a rule may look at. ``points`` is not empty."""
-
-    points: Sequence[Point]
-    policy: Overfitting
-    base: float | None
-    """Held-out loss of the untouched model."""
-    share: float
-    """Of the planned steps that are done."""
-    lora: bool
-
-    @property
-    def last(self) -> Point:
-        return self.points[-1]
-
-    @cached_property
-    def best(self) -> int:
-        """Number of the last point that was better than all before it by more than minDelta."""
-        best = 0
-        for number, point in enumerate(self.points):
-            gain = self.points[best].eval_loss - point.eval_loss
-            # Not finite is worse than anything.
-            first = not math.isfinite(self.points[best].eval_loss)
-            if math.isfinite(point.eval_loss) and (first or gain > self.policy.min_delta):
-                best = number
-        return best
-
-    @property
-    def lowest(self) -> int:
-        """Step of the lowest held-out loss, by however little."""
-        finite = [point for point in self.points if math.isfinite(point.eval_loss)]
-        return min(finite, key=lambda point: point.eval_loss, default=self.last).step
-
-    @property
-    def out_of_patience(self) -> bool:
-        return len(self.points) - 1 - self.best >= self.policy.patience
 
 
 @dataclass(frozen=True)
@@ -125,10 +70,10 @@ def learnt_by_heart(course: Course) -> Judgement | None:
     best, last = course.points[course.best], course.last
     if not course.out_of_patience or best.train_loss is None or last.train_loss is None:
         return None
-    since = [point.eval_loss for point in course.points[course.best + 1 :]]
-    rise = fmean(since) - best.eval_loss
+    rise = fmean(point.eval_loss for point in course.since_best) - best.eval_loss
     rose = rise > max(course.policy.min_delta, RISE * best.eval_loss)
-    if not (rose and last.train_loss < best.train_loss):
+    fell = last.train_loss < best.train_loss and not _wanders(course)
+    if not (rose and fell):
         return None
     return Judgement(
         "Overfitting",
@@ -141,16 +86,24 @@ def learnt_by_heart(course: Course) -> Judgement | None:
 
 def no_improvement(course: Course) -> Judgement | None:
     """Nothing has become better for a while, and it is not the training rows either."""
-    if not course.out_of_patience:
+    count, patience = len(course.since_best), course.policy.patience
+    if count < (WANDERING * patience if _wanders(course) else patience):
         return None
     best = course.points[course.best]
     return Judgement(
         "NoImprovement",
         f"the held-out loss has not improved on {best.eval_loss:.4g} of step {best.step} for "
-        f"{len(course.points) - 1 - course.best} evaluations; fewer steps are enough, or try "
+        f"{count} evaluations; fewer steps are enough, or try "
         "another training.learningRate, or more varied data",
         stop=True,
     )
+
+
+def _wanders(course: Course) -> bool:
+    """Whether the loss on training rows has not fallen either: noise of the steps, which passes."""
+    losses = [point.train_loss for point in course.points[course.best :]]
+    known = [loss for loss in losses if loss is not None]
+    return 1 < len(known) == len(losses) and not fmean(known[1:]) < known[0]
 
 
 def worse_than_base(course: Course) -> Judgement | None:
@@ -170,15 +123,11 @@ def worse_than_base(course: Course) -> Judgement | None:
 
 def still_falling(course: Course) -> Judgement | None:
     """At its end, training was still making the model better."""
+    gain = gain_ahead(course)
     last = course.last
-    if course.share < 1 or course.best != len(course.points) - 1:
+    if course.share < 1 or gain is None or gain <= STILL_FALLING * last.eval_loss:
         return None
-    late = [point for point in course.points if point.step >= (1 - LAST_PART) * last.step]
-    if len(late) < LEAST_POINTS or not all(math.isfinite(point.eval_loss) for point in late):
-        return None
-    slope = linear_regression([p.step for p in late], [p.eval_loss for p in late]).slope
-    gain = -slope * 0.1 * last.step
-    if gain <= STILL_FALLING * last.eval_loss:
+    if mostly_by_heart(course):
         return None
     return Judgement(
         "Underfitting",

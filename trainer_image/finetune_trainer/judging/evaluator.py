@@ -17,7 +17,8 @@ from finetune_trainer.engine import Engine
 from finetune_trainer.evaluate import Evaluation, evaluate
 from finetune_trainer.gang import Gang
 from finetune_trainer.judging import paired, table
-from finetune_trainer.judging.curve import Course, Point, judge
+from finetune_trainer.judging.course import Course, Point
+from finetune_trainer.judging.curve import judge
 from finetune_trainer.judging.datasets import Scored, ScoredRows, entries, sample_of
 from finetune_trainer.judging.decode import Signals, decode
 from finetune_trainer.judging.paired import PairedRows

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from finetune_trainer.config import Overfitting
-from finetune_trainer.judging.curve import Course, Judgement, Point, judge
+from finetune_trainer.judging.course import Course, Point
+from finetune_trainer.judging.curve import Judgement, judge
+from finetune_trainer.judging.trend import gain_ahead
 
 Curve = Callable[[float], float]
 BASE = 3.0
@@ -76,6 +78,16 @@ def found(*args: Any, **policy: Any) -> Judgement | None:
         pytest.param(lambda t: BASE, fall(0.5), {"patience": 50}, "WorseThanBase", id="unrelated"),
         pytest.param(lambda t: 3 - t, lambda t: 3 - t, {}, "Underfitting", id="a straight fall"),
         pytest.param(fall(1.0, speed=1.0), fall(0.9, speed=1.0), {}, "Underfitting", id="too slow"),
+        pytest.param(
+            lambda t: 3 - 0.4 * t, lambda t: 3 - t, {}, "WellFitted", id="mostly by heart"
+        ),
+        pytest.param(
+            fall(1.0, speed=4.5), fall(0.9, speed=4.5), {}, "WellFitted", id="it has flattened"
+        ),
+        pytest.param(
+            lambda t: math.inf if 0.4 < t < 0.6 else 3 - t, None, {"patience": 50}, "WellFitted",
+            id="no slope without numbers",
+        ),
         pytest.param(lambda t: math.nan, lambda t: math.nan, {}, "NoImprovement", id="no numbers"),
     ],
 )  # fmt: skip
@@ -102,6 +114,14 @@ def test_a_run_that_does_not_get_better_than_its_base_is_told_of_half_way() -> N
     assert said is not None and said.finding == "WorseThanBase"
 
 
+@pytest.mark.parametrize("speed", [0.5, 1.0, 2.0, 4.0, 8.0])
+@pytest.mark.parametrize("evaluations", [8, 20, 60])
+def test_the_gain_of_more_steps_is_that_of_the_curve(speed: float, evaluations: int) -> None:
+    curve = fall(1.0, speed=speed)
+    gain = gain_ahead(course(curve, curve, evaluations))
+    assert gain == pytest.approx(curve(1.0) - curve(1.1), rel=0.2)
+
+
 @pytest.mark.parametrize("action", ["Warn", "StopKeepBest"])
 def test_only_the_action_stop_stops_and_names_what_is_kept(action: str) -> None:
     said = found(turning(1.0, 0.4, 1.5), fall(0.2), action=action)
@@ -114,7 +134,7 @@ def test_only_the_action_stop_stops_and_names_what_is_kept(action: str) -> None:
 
 def test_the_lowest_is_kept_also_where_it_is_no_improvement() -> None:
     """As the loop does it: minDelta is for patience alone."""
-    points = [Point(step, loss, loss) for step, loss in ((1, 2.0), (2, 1.99), (3, 2.1), (4, 2.1))]
+    points = [Point(step, loss) for step, loss in ((1, 2.0), (2, 1.99), (3, 2.1), (4, 2.1))]
     policy = Overfitting(action="StopKeepBest", min_delta=0.1)
     said = [
         judge(Course(points, policy, base=None, share=share, lora=False)) for share in (0.2, 1.0)
@@ -135,6 +155,26 @@ def test_patience_counts_from_the_last_improvement_by_more_than_min_delta() -> N
 
     assert said(5) is None
     assert [said(count, minDelta=0.05) for count in (3, 4, 5)] == [None, None, "NoImprovement"]
+
+
+@pytest.mark.parametrize("also", [True, False], ids=["training rows too", "training rows fall"])
+def test_a_loss_that_wanders_gets_twice_the_patience(also: bool) -> None:
+    """Three evaluations on a bump: noise of the steps, if the training rows are on it, too."""
+    held = [3.0, 2.5, 2.2, 2.22, 2.21, 2.23, 2.21, 2.22, 2.21]
+    train = held if also else [3.0 - 0.2 * n for n in range(9)]
+    points = [Point(*point) for point in zip(range(1, 10), held, train, strict=True)]
+    said = [
+        judge(Course(points[:count], Overfitting(), base=None, share=0.4, lora=False))
+        for count in range(1, 10)
+    ]
+    alarms = [count for count, found in enumerate(said, 1) if found]
+    assert alarms == ([9] if also else [6, 7, 8, 9])
+
+
+def test_one_low_loss_on_training_rows_makes_a_jolt_no_overfitting() -> None:
+    held, train = [2.0, 1.6, 1.7, 1.72, 1.65], [2.0, 1.5, 1.6, 1.6, 1.45]
+    points = [Point(*point) for point in zip(range(1, 6), held, train, strict=True)]
+    assert judge(Course(points, Overfitting(), base=None, share=0.4, lora=False)) is None
 
 
 def test_noise_raises_few_alarms() -> None:
