@@ -123,8 +123,8 @@ the run did afterwards tells whether that was right:
 {len(unseen)} runs that none was chosen on: {tally(unseen).sentence()}.
 **All {both.runs}: {both.sentence()}.**
 
-The second half is not quite unseen: at the first look at it 2 of its 15 runs were false, and one of two
-changes of the rule Overfitting, which has no constant, was chosen on all runs. Fresh runs
+The second half is not quite unseen: at the first look at it 2 of its 15 runs were false, and one
+of two changes of the rule Overfitting, which has no constant, was chosen on all runs. Fresh runs
 (`curves` without `--stored`) would settle it.
 
 | verdict | said | false |
