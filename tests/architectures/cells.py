@@ -15,7 +15,8 @@ import torch
 import transformers
 from peft import PeftModel
 from tiny_models import make_tokenizer
-from unit.trainer.train.workers import NeverStop, joined, recorder
+from unit.trainer.train.jobs import joined
+from unit.trainer.train.loops import NeverStop, recorder
 
 from finetune_trainer import export, session
 from finetune_trainer.checkpoint import Checkpoints

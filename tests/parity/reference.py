@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from unit.trainer.train.jobs import Job, starting_model
 from unit.trainer.train.tiny import random_rows
-from unit.trainer.train.workers import Job, starting_model
 
 from finetune_trainer.batches import epoch_order
 from finetune_trainer.config import RunConfig

@@ -12,8 +12,10 @@ from parity.reference import train_plainly
 from peft import PeftModel
 from tiny_models import make_tokenizer
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.jobs import Job
+from unit.trainer.train.stretches import whole
 from unit.trainer.train.tiny import row_lengths, tiny_llama
-from unit.trainer.train.workers import Job, export, train, whole
+from unit.trainer.train.workers import export, train
 
 from finetune_trainer.config import SourceJob
 from finetune_trainer.model import load_model

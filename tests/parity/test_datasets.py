@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch.nn import functional
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.jobs import Job, starting_model
 from unit.trainer.train.tiny import random_rows, row_lengths
-from unit.trainer.train.workers import Job, score, starting_model, train
+from unit.trainer.train.workers import score, train
 
 GENERAL = row_lengths(9, 5)
 HELD = row_lengths(8, 3)

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 import torch
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.interruptions import stop_in
+from unit.trainer.train.jobs import Job
+from unit.trainer.train.loops import STOPS
+from unit.trainer.train.stretches import whole
 from unit.trainer.train.tiny import VOCABULARY, row_lengths, tiny_llama
-from unit.trainer.train.workers import STOPS, Job, answer_prompts, stop_in, train, whole
+from unit.trainer.train.workers import answer_prompts, train
 
 from finetune_trainer.judging.decode import Answer, Decoding, batches
 

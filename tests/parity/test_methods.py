@@ -11,8 +11,10 @@ from parity.reference import train_plainly
 from parity.test_parity import relative_norm
 from torch.nn import functional
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.jobs import Job
+from unit.trainer.train.stretches import whole
 from unit.trainer.train.tiny import row_lengths, tiny_llama
-from unit.trainer.train.workers import Job, adapter_losses, train, whole
+from unit.trainer.train.workers import adapter_losses, train
 
 RANK, ALPHA = 4, 8
 

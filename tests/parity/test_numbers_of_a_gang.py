@@ -13,19 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from unit.trainer.train.bad_numbers import diverge, one_bad_step
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.interruptions import stop_in
+from unit.trainer.train.jobs import Job, starting_model, train_rows
+from unit.trainer.train.stretches import whole
 from unit.trainer.train.tiny import row_lengths
-from unit.trainer.train.workers import (
-    Job,
-    diverge,
-    one_bad_step,
-    starting_model,
-    stop_in,
-    train,
-    train_in_fp16,
-    train_rows,
-    whole,
-)
+from unit.trainer.train.workers import train, train_in_fp16
 
 from finetune_trainer.batches import epoch_order, share_of
 from finetune_trainer.costs import costs_of

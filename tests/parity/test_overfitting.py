@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 import torch
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.interruptions import stop_in
+from unit.trainer.train.jobs import Job
+from unit.trainer.train.stretches import whole
 from unit.trainer.train.tiny import row_lengths
-from unit.trainer.train.workers import Job, stop_in, train, whole
+from unit.trainer.train.workers import train
 
 STEPS = 24
 

@@ -13,8 +13,10 @@ import pytest
 import torch
 from parity.reference import train_plainly
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.jobs import Job
+from unit.trainer.train.stretches import whole
 from unit.trainer.train.tiny import row_lengths
-from unit.trainer.train.workers import Job, train, whole
+from unit.trainer.train.workers import train
 
 STEPS = 10
 

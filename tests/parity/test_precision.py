@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.jobs import Job
 from unit.trainer.train.tiny import make_workspace, row_lengths, tiny_llama
-from unit.trainer.train.workers import Job, train, train_from_folder, train_in_fp16
+from unit.trainer.train.workers import train, train_from_folder, train_in_fp16
 
 
 def job(precision: str, stage: int, *, method: dict[str, Any] | None = None) -> Job:

@@ -12,19 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.interruptions import begin, believed_dead, stop_in
+from unit.trainer.train.jobs import Job
+from unit.trainer.train.stretches import whole
 from unit.trainer.train.tiny import row_lengths
-from unit.trainer.train.workers import (
-    Job,
-    begin,
-    believed_dead,
-    export,
-    fill_up,
-    fill_up_at_the_end,
-    save_often,
-    stop_in,
-    train,
-    whole,
-)
+from unit.trainer.train.volumes import fill_up, fill_up_at_the_end, save_often
+from unit.trainer.train.workers import export, train
 
 STEPS = 9
 

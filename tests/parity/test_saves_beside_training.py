@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.jobs import Job
 from unit.trainer.train.saves import (
     SLOW_SECONDS,
     STATES,
@@ -22,8 +23,9 @@ from unit.trainer.train.saves import (
     stop_meanwhile,
     tell_meanwhile,
 )
+from unit.trainer.train.stretches import whole
 from unit.trainer.train.tiny import row_lengths
-from unit.trainer.train.workers import Job, train, whole
+from unit.trainer.train.workers import train
 
 from finetune_trainer import manifest
 from finetune_trainer.lineage import newest_verified

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from unit.trainer.train.bad_numbers import diverge, poison
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.interruptions import peer_dies
+from unit.trainer.train.jobs import Job
+from unit.trainer.train.stretches import whole
 from unit.trainer.train.tiny import random_rows, row_lengths, tiny_llama
-from unit.trainer.train.workers import Job, diverge, peer_dies, poison, score, train, whole
+from unit.trainer.train.workers import score, train
 
 FULL: dict[str, Any] = {"method": {}}
 UNEVEN = [[2], [12, 20], [9], [3, 4, 30], [10], [7], [2, 2], [25], [3], [14, 3], [40]]

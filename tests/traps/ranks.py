@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import distributed
 from unit.trainer.self_test.ranks import loop_of
-from unit.trainer.train.workers import Job, built, joined
+from unit.trainer.train.jobs import Job, built, joined
 
 from finetune_trainer import engine as engines
 from finetune_trainer.errors import StageError

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from traps.ranks import alone, look
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.jobs import Job
 from unit.trainer.train.tiny import tiny_llama
-from unit.trainer.train.workers import Job
 
 from finetune_trainer.schedule import learning_rate
 

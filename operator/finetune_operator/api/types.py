@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
+from .artifact import Artifact, DestinationStatus, SmokeTest
 from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
 from .conditions import Condition, ConditionType, ConditionValue, Reason
@@ -29,7 +30,11 @@ from .human import Human, HumanEvaluation, HumanGate
 from .lineage import Ancestor, Lineage, Lock, Reused
 from .object_store import S3Access, S3SecretRef
 from .paired import PairedNumbers, PairedPrompts, PairedScores
+from .prepared import DataStatus, ModelShape, ModelStatus, SourceStatus
+from .progress import BestCheckpoint, Checkpoints, LatestCheckpoint, Progress
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
+from .resolved import Adaptation, MemoryStatus, PassedOver, PlannedFit, Resize, Resolved
+from .restarts import Failure, LostNode, PastFailure, Restarts, ResumedFrom
 from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
 from .scores import DatasetBaseline, DatasetScores, Metrics, Scores
 from .scoring import Scorer, ScorerBound, ScorerStatus
@@ -49,35 +54,8 @@ from .sources import (
     TrainSource,
 )
 from .spec import FineTuneJobSpec
-from .status import (
-    MAX_EVENTS,
-    Adaptation,
-    Artifact,
-    BestCheckpoint,
-    Checkpoints,
-    DataStatus,
-    DestinationStatus,
-    Failure,
-    FineTuneJobStatus,
-    LatestCheckpoint,
-    Logs,
-    LostNode,
-    MemoryStatus,
-    ModelShape,
-    ModelStatus,
-    PassedOver,
-    PastFailure,
-    Phase,
-    PlannedFit,
-    Progress,
-    Resize,
-    Resolved,
-    Restarts,
-    ResumedFrom,
-    SmokeTest,
-    SourceStatus,
-    StageName,
-)
+from .status import MAX_EVENTS, FineTuneJobStatus, Logs, Phase
+from .status_types import StageName
 from .storage import ClaimRef, Output, Reuse, Storage
 from .training import (
     ActivationCheckpointing,

@@ -8,8 +8,10 @@ from pydantic import ValidationError
 
 from finetune_operator.api.conditions import REASONS, Condition, ConditionType, Reason
 from finetune_operator.api.failures import BY_EXIT_CODE, FAILURE_CLASSES, Budget
+from finetune_operator.api.progress import Progress, duration
 from finetune_operator.api.spec import MUTABLE, FineTuneJobSpec
-from finetune_operator.api.status import FineTuneJobStatus, Progress, StageName, duration
+from finetune_operator.api.status import FineTuneJobStatus
+from finetune_operator.api.status_types import StageName
 from finetune_operator.api.types import MAX_NAME, FineTuneJob
 from finetune_operator.api.workers import MAX_WORKERS, Workers
 

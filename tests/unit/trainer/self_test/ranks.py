@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from unit.trainer.train.workers import (
-    Job,
-    NeverStop,
-    built,
-    joined,
-    pieces,
-    recorder,
-    train_rows,
-)
+from unit.trainer.train.jobs import Job, built, joined, train_rows
+from unit.trainer.train.loops import NeverStop, recorder
+from unit.trainer.train.stretches import pieces
 
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.errors import SelfTestFailed

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unit.trainer.train.workers import Job, assembled, pieces
+from unit.trainer.train.jobs import Job
+from unit.trainer.train.loops import assembled
+from unit.trainer.train.stretches import pieces
 
 from finetune_trainer import manifest, shards, tensor_file
 from finetune_trainer.checkpoint import Checkpoints

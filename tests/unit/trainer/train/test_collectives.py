@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from unit.trainer.train.gangs import run_gang
-from unit.trainer.train.workers import joined
+from unit.trainer.train.jobs import joined
 
 from finetune_trainer import collectives
 from finetune_trainer.rendezvous import Place

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from unit.trainer.train.gangs import run_gang
+from unit.trainer.train.jobs import Job
 from unit.trainer.train.saves import train_on_a_full_disk
 from unit.trainer.train.tiny import row_lengths
-from unit.trainer.train.workers import Job
 
 from finetune_trainer import lineage, manifest
 from finetune_trainer.checkpoint_folder import CheckpointFolder

@@ -1,0 +1,56 @@
+"""Conditions: which stand, and since when."""
+
+from __future__ import annotations
+
+import pytest
+from builders import NOW, main_condition, make_child_job, make_facts, seconds, status_in
+from unit.operator.status.cases import COMPLETE, GANG, SUSPEND, T, X, ready_gang, train
+
+from finetune_operator.api.types import ConditionType, FineTuneJobStatus
+from finetune_operator.policies.facts import Facts, Obstacle
+from finetune_operator.status import decide
+
+CONDITIONS = [
+    pytest.param(make_facts(), ("True", "False", "Unknown", "False"), id="accepted"),
+    pytest.param(
+        make_facts(status_in(T), jobs=train(), pods=GANG),
+        ("False", "False", "Unknown", "False"),
+        id="pods run",
+    ),
+    pytest.param(make_facts(spec=SUSPEND), ("False", "False", "Unknown", "False"), id="suspended"),
+    pytest.param(
+        make_facts(status_in(X), jobs=(make_child_job(X, **COMPLETE),)),
+        ("False", "False", "True", "False"),
+        id="succeeded",
+    ),
+    pytest.param(make_facts(spec={}), ("False", "True", "False", "True"), id="spec invalid"),
+    pytest.param(
+        make_facts(obstacle=Obstacle("ClaimNotFound", "create it", stalled=True)),
+        ("False", "True", "Unknown", "False"),
+        id="stuck until a person acts",
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "expected"), CONDITIONS)
+def test_conditions_stand_as_kstatus_needs_them(facts: Facts, expected: tuple[str, ...]) -> None:
+    status = decide(facts).status
+    names = ("Reconciling", "Stalled", "Succeeded", "Failed")
+    assert tuple(main_condition(status, name)["status"] for name in names) == expected
+    assert [c["type"] for c in status["conditions"]] == [kind.value for kind in ConditionType]
+    assert all(c["reason"] and c["observedGeneration"] == 1 for c in status["conditions"])
+
+
+def test_a_suspended_gang_is_not_called_ready() -> None:
+    status = decide(make_facts(ready_gang(job_uid="x"), spec=SUSPEND)).status
+    assert status["phase"] == "Suspended"
+    assert main_condition(status, "GangReady")["status"] == "False"
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
+    first = FineTuneJobStatus.model_validate(decide(make_facts()).status)
+    later = make_facts(first, now=NOW + seconds(60), generation=2)
+    status = decide(later).status
+    assert status["observedGeneration"] == 2
+    assert main_condition(status)["lastTransitionTime"] == "2026-11-23T12:00:00Z"
+    assert main_condition(status)["observedGeneration"] == 2

@@ -1,0 +1,42 @@
+"""Events: one for each change of the reason, and none for anything else."""
+
+from __future__ import annotations
+
+import re
+
+from builders import KEY, NOW, UID, ended_pod, make_facts, seconds
+from unit.operator.status.cases import CUDA_OOM, FAILED, FAILING, ready_gang, train
+
+from finetune_operator.api.types import FineTuneJobStatus
+from finetune_operator.status import decide
+
+
+def test_an_event_tells_of_a_change_of_the_reason_and_of_nothing_else() -> None:
+    fresh = decide(make_facts())
+    assert fresh.event is not None
+    assert (fresh.event["reason"], fresh.event["type"]) == ("Accepted", "Normal")
+    assert fresh.event["involvedObject"]["uid"] == UID
+    stored = FineTuneJobStatus.model_validate(fresh.status)
+    assert decide(make_facts(stored, generation=2)).event is None
+
+
+def test_a_restart_is_one_warning_event_and_its_draining_is_none() -> None:
+    pods = (ended_pod(1, code=71, words=CUDA_OOM),)
+    going = decide(make_facts(ready_gang(), jobs=train(**FAILING), pods=pods))
+    assert going.event is None
+    drained = FineTuneJobStatus.model_validate(going.status)
+    event = decide(make_facts(drained, jobs=train(**FAILED), pods=pods)).event
+    assert event is not None
+    assert (event["type"], event["reason"]) == ("Warning", "Restarting")
+    assert event["message"].startswith("trying again in 5 s (with less memory in use: microBatch")
+
+
+def test_a_failure_is_a_warning_event() -> None:
+    event = decide(make_facts(spec={})).event
+    assert event is not None and event["type"] == "Warning"
+
+
+def test_the_same_transition_makes_an_event_of_the_same_name() -> None:
+    names = {decide(make_facts(now=NOW + seconds(n))).event["metadata"]["name"] for n in (0, 99)}  # type: ignore[index]
+    assert len(names) == 1
+    assert re.fullmatch(rf"{KEY.name}\.[0-9a-f]{{16}}", names.pop())
