@@ -56,15 +56,17 @@ class Site:
     def phase(self, name: str) -> str:
         return str(self.statuses().get(name, {}).get("phase", ""))
 
-    def pods_running(self, names: Collection[str]) -> dict[str, int]:
-        """UID of each running pod of these jobs with its restarts."""
+    def pods_running(self, names: Collection[str], *, or_done: bool = False) -> dict[str, int]:
+        """UID of each running pod of these jobs with its restarts; or_done: of those, too, that
+        have ended well."""
+        wanted = ("Running", "Succeeded") if or_done else ("Running",)
         return {
             pod["metadata"]["uid"]: sum(
                 container.get("restartCount", 0)
                 for container in pod["status"].get("containerStatuses") or ()
             )
             for pod in self.list("Pod")
-            if _job_of(pod) in names and pod["status"].get("phase") == "Running"
+            if _job_of(pod) in names and pod["status"].get("phase") in wanted
         }
 
     def living_pods(self, name: str) -> list[str]:
