@@ -24,7 +24,7 @@ test-mutations: ## remove one behaviour after the other; the named test must not
 	@$(BOOTSTRAP) tests -- python tests/mutations/run.py $(ARGS)
 
 test-faults: ## the whole fault matrix and its record; goes on where it stopped [ROW=operator-kills]
-	@$(BOOTSTRAP) --root tests -- python -m pytest tests -m faults --whole $(addprefix --row=,$(ROW)) $(ARGS)
+	@$(BOOTSTRAP) --root tests -- python -m pytest $(if $(ROW),tests/faults,tests) -m faults --whole $(addprefix --row=,$(ROW)) $(ARGS)
 
 cluster: ## start the local cluster [ARGS="--nodes 3 --gpus 2"]
 	@$(BOOTSTRAP) --root cluster -- python -m local_cluster up $(ARGS)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import Phase, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling, Scheduling
+
+# For tests/mutations: that a property breaks is all that counts, not its smallest example.
+settings.register_profile("mutations", phases=[Phase.explicit, Phase.generate])
 
 ON_THE_CLUSTER = ("tests/e2e/", "tests/faults/")
 

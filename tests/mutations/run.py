@@ -47,7 +47,8 @@ def run_test(tree: Path, test: str) -> subprocess.CompletedProcess[str]:
     # An inherited path would show child processes the original tree; pytest finds the copy itself.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
+         "--hypothesis-profile", "mutations", test],
         cwd=tree, env=environment, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
