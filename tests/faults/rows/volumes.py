@@ -23,7 +23,7 @@ def claim_pending(ground: Ground) -> Outcome:
     waits = claim("late", storageClassName="", volumeName=VOLUME)
     ground.kubectl.apply(waits, namespace=site.namespace)
     with ground.operator(site):
-        site.create("late", steps=2, storage={"claimName": "late"})
+        site.create("late", steps=2, storage={"claimRef": {"name": "late"}})
 
         def told() -> bool:
             sentence = site.statuses()["late"].get("pendingReason") or ""
