@@ -42,6 +42,8 @@ def test_the_blinding_is_undone_and_every_vote_counts_once() -> None:
     assert (votes.wins, votes.losses, votes.ties, votes.both_bad) == (3, 2, 1, 1)
     assert (votes.ratings, votes.raters) == (7, 2)
     assert votes.win_rate == pytest.approx(4 / 7)
+    alone = tally(read_ratings({"ann": file("Ann", _2="A")}), FIRST, ITEMS)
+    assert (alone.wins, alone.losses) == (0, 1), "the tuned model's answer to item 2 is B"
     # Two values each for items 1, 2 and 4: they agree on one of them.
     assert votes.agreement == pytest.approx(1 - 5 * 4 / (36 - (9 + 1 + 1 + 1)))
 
