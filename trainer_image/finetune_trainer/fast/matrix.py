@@ -1,8 +1,8 @@
 """Matrix products in fp32 on CPUs where torch's usual library holds back.
 
 torch multiplies fp32 matrices with MKL, which leaves AVX-512 unused on processors that are not
-Intel's. oneDNN, which torch brings too, does not: on an AMD EPYC of 2025 it takes less than half
-the time. Both are fp32 throughout; only the order of sums differs.
+Intel's. oneDNN, which torch brings too, does not. Both are fp32 throughout; only the order of sums
+differs.
 """
 
 from __future__ import annotations
