@@ -1,4 +1,4 @@
-"""One real cluster for the whole session: three nodes, our images, our chart.
+"""One real cluster for each process that has tests of it: three nodes, our images, our chart.
 
 ``E2E_KEEP=1`` leaves the cluster up afterwards; a later session then finds it warm.
 """
@@ -41,9 +41,10 @@ def _built(detail: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def prepared() -> LocalCluster:
+def prepared(worker_id: str) -> LocalCluster:
     """The programs built and the host's packages installed; nothing started."""
-    cluster = LocalCluster("finetune-test", audit_objects=True)
+    second = worker_id not in ("master", "gw0")
+    cluster = LocalCluster("finetune-test-2" if second else "finetune-test", audit_objects=True)
     cluster.prepare(_say)
     cluster.binaries.build(["helm"], _say)
     return cluster
