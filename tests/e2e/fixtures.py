@@ -43,8 +43,8 @@ def _built(detail: str) -> None:
 @pytest.fixture(scope="session")
 def prepared(worker_id: str) -> LocalCluster:
     """The programs built and the host's packages installed; nothing started."""
-    second = worker_id not in ("master", "gw0")
-    cluster = LocalCluster("finetune-test-2" if second else "finetune-test", audit_objects=True)
+    name = "finetune-test" if worker_id == "master" else f"finetune-test-{worker_id}"
+    cluster = LocalCluster(name, audit_objects=True)
     cluster.prepare(_say)
     cluster.binaries.build(["helm"], _say)
     return cluster
