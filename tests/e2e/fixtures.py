@@ -17,7 +17,6 @@ from e2e.prometheus import Prometheus, running_prometheus
 from e2e.release import helm_install, monitors
 
 from local_cluster import LocalCluster
-from local_cluster import binaries as cluster_binaries
 from local_cluster import images as cluster_images
 from local_cluster.seed import refresh_seed
 
@@ -76,7 +75,7 @@ def cluster(prepared: LocalCluster, images: Images) -> Iterator[LocalCluster]:
 
 @pytest.fixture(scope="session")
 def kubectl(cluster: LocalCluster) -> Kubectl:
-    return Kubectl(cluster.kubeconfig, cluster_binaries.path("kubectl"))
+    return Kubectl.of(cluster)
 
 
 @pytest.fixture
