@@ -20,7 +20,9 @@ def event_of(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
     What is well is told once in a job's life, warnings each time. The last one is kept for the end.
     """
     reason, told = str(verdict.reason), facts.status.events or ()
-    if verdict.quiet or facts.condition(ConditionType.RECONCILING)[1] == reason:
+    ends = verdict.state.terminal and facts.status.completion_time is None
+    same = facts.condition(ConditionType.RECONCILING)[1] == reason
+    if verdict.quiet or (same and not ends):  # the end is told, whatever was said on the way to it
         return None
     warning = (
         verdict.state in (State.STUCK, State.FAILED)
