@@ -102,7 +102,7 @@ def _main(
 ) -> None:
     from finetune_trainer.rendezvous import Place
 
-    place = Place(rank, rank, world_size, world_size, "localhost", port)
+    place = Place(rank, rank, world_size, "localhost", port)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     try:
         result = work(place, *args)
