@@ -21,18 +21,10 @@ from .engine.together import Together
 from .engine.wire import parse
 from .errors import ClusterError, Forbidden, NameConflict, NotThere, Refused, Stale, Unavailable
 from .objects.labels import JOB_LABEL
-from .observed import (
-    Admission,
-    ChildJob,
-    ChildPod,
-    StoredJob,
-    read_admission,
-    read_child_job,
-    read_child_pod,
-    read_job,
-)
+from .observed import Admission, ChildJob, ChildPod, StoredJob
 from .policies.gpu_budget import KEY as GPU_HOURS
 from .policies.validity import Claim
+from .reading import read_admission, read_child_job, read_child_pod, read_job
 
 FIELD_MANAGER = "finetune-operator"
 TIMEOUT = aiohttp.ClientTimeout(total=15)
