@@ -93,8 +93,8 @@ def test_it_says_the_same_as_transformers(name: str, tmp_path: Path) -> None:
 def random_texts() -> list[str]:
     """Letters, numbers, marks and white space in any order, in the normal form C."""
     dice = random.Random(0)
-    pool = "".join(TEXTS) + "'’'s'LL'Re0123456789aAbBéÉñÑßΩωЖж中日한①½²٣.,!?;:-_()[]{}<>/\\|@#$%^&*+=~`\""
-    pool += " \n\t\r  ​    ́‍"
+    pool = "".join(TEXTS) + "'’'s'LL'Re0123456789aAbBéÉñÑßΩωЖж中日한①½²٣"
+    pool += '.,!?;:-_()[]{}<>/\\|@#$%^&*+=~`" \n\t\r\u00a0\u2003\u200b\u200d\u3000\u0301'
     made = ("".join(dice.choice(pool) for _ in range(40)) for _ in range(300))
     return [unicodedata.normalize("NFC", text) for text in made]
 
@@ -131,8 +131,11 @@ def test_it_makes_the_same_tokens_and_prompts(rule: Any, tmp_path: Path) -> None
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     write_gguf(folder, file, "F32", tokenizer, [tokenizer.eos_token_id], ABOUT)
     check_tokenizer(file, tokenizer, TEXTS)
-    messages = [{"role": "user", "content": " Hi <think> 12 "}, {"role": "assistant", "content": "I"}]
-    messages.append({"role": "user", "content": "x"})
+    messages = [
+        {"role": "user", "content": " Hi <think> 12 "},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "x"},
+    ]
     with llama_cpp(file) as judge:
         for text in (*TEXTS, *random_texts(), "<|im_start|>a <think><|im_end|>\n"):
             assert judge.tokenize(text) == tokenizer.encode(text, add_special_tokens=False), text

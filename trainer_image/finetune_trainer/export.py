@@ -45,7 +45,8 @@ def run(
     lock: Lock | None = None,
     scorers: tuple[ScorerWords, ...] = (),
 ) -> dict[str, Any]:
-    """Publish ``output.formats`` of the attempt below ``output``: ``adapter``, ``merged``, ``gguf``.
+    """Publish ``output.formats`` of the attempt below ``output``: ``adapter``, ``merged``, and
+    ``gguf``.
 
     Beside ``merged`` lies a copy of ``serving``, the manifest that serves it; ``lock`` is published
     with each. ``scorers``: what the user's programs said of the answers.

@@ -23,6 +23,7 @@ from finetune_trainer.same_model import ExportMismatchError, compare, logits
 from finetune_trainer.smoke_test import QUESTIONS, question_ids, smoke_test
 from finetune_trainer.weight_check import check_weights
 
+
 def merge(
     config: RunConfig,
     workspace: Path,

@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 MAX_LOGIT_DIFFERENCE = 1e-3
 """For weights stored as fp32."""
-SHARES = {"float32": 0.0, "float16": 0.05, "bfloat16": 0.05, "q8_0": 0.1}
+_SHARES = {"float32": 0.0, "q8_0": 0.1}
+_SHARE_OF_16_BITS = 0.05
 """Of the range of the logits, by which rounding to fewer bits may move them."""
 BUG = "the trained weights stay in the attempt's folder; report this as a bug"
 
@@ -32,7 +33,7 @@ def logits(model: PreTrainedModel | PeftModel, prompts: list[torch.Tensor]) -> l
 def compare(
     expected: list[torch.Tensor], found: list[torch.Tensor], precision: str, what: str
 ) -> float:
-    """The largest difference of logits. ``precision``: a key of ``SHARES``.
+    """The largest difference of logits. ``precision``: of the weights.
 
     Raises ``ExportMismatchError`` where it is more than rounding explains.
     """
@@ -40,7 +41,7 @@ def compare(
         float((one - other).abs().max()) for one, other in zip(expected, found, strict=True)
     )
     spread = max(float(one.max() - one.min()) for one in expected)
-    limit = SHARES[precision] * spread or MAX_LOGIT_DIFFERENCE
+    limit = _SHARES.get(precision, _SHARE_OF_16_BITS) * spread or MAX_LOGIT_DIFFERENCE
     log.info("%s: largest logit difference after reload %.2e (limit %.2e)", what, difference, limit)
     # Not "difference > limit": NaN must fail as well.
     if not difference <= limit:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from gguf import GGUFReader, TokenType
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
-from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.gguf_export.architectures import head_size, known_settings
@@ -26,14 +33,16 @@ TEXTS = (
     "   leading and trailing   ",
 )
 """Words, numbers, code, white space, and scripts."""
+_MARKS = 64
+"""Added tokens that are tried."""
 
 
-def load_gguf(file: Path, config: AutoConfig) -> PreTrainedModel:
+def load_gguf(file: Path, config: PreTrainedConfig) -> PreTrainedModel:
     """The model in ``file`` by transformers, fp32. ``config``: of the model that it was made from.
 
     Raises ``ExportMismatchError`` where its hyperparameters are not those of ``config``.
     """
-    told = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    told: PreTrainedConfig = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     wanted, found = known_settings(config), known_settings(told)
     wrong = [f"{key} {found[key]}" for key in wanted if not _same(wanted[key], found[key])]
     if wrong:
@@ -60,8 +69,8 @@ def _same(one: object, other: object) -> bool:
 
 def check_tokenizer(file: Path, tokenizer: Tokenizer, texts: tuple[str, ...]) -> None:
     """The tokenizer in ``file`` makes the same ids of ``texts``. Raises ``ExportMismatchError``."""
-    again, special = read_tokenizer(file), list(tokenizer.added_tokens_decoder.values())
-    marked = "".join(f"{token.content}text" for token in special[:64])
+    again, added = read_tokenizer(file), list(tokenizer.added_tokens_decoder.values())
+    marked = "".join(f"{token.content}text" for token in added[:_MARKS])
     for text in (*texts, marked):
         expected = tokenizer.encode(text, add_special_tokens=False)
         found = again.encode(text, add_special_tokens=False).ids
@@ -82,7 +91,7 @@ def read_tokenizer(file: Path) -> Backend:
     }
     tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
     rule = BY_NAME[fields["tokenizer.ggml.pre"]]
-    content = {
+    content: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -90,7 +99,7 @@ def read_tokenizer(file: Path) -> Backend:
         "normalizer": None,
         "pre_tokenizer": rule.json,
         "post_processor": None,
-        "decoder": {**_byte_level(rule.json), "use_regex": True},
+        "decoder": None,
         "model": {
             "type": "BPE",
             "vocab": {text: index for index, text in enumerate(tokens)},
@@ -99,17 +108,14 @@ def read_tokenizer(file: Path) -> Backend:
         },
     }
     backend = Backend.from_str(json.dumps(content))
-    control, own = (
-        [AddedToken(text, normalized=False, special=kind is TokenType.CONTROL)
-         for text, type_ in zip(tokens, types, strict=True) if type_ == kind]
+    added = {
+        kind: [
+            AddedToken(text, normalized=False)
+            for text, known in zip(tokens, types, strict=True)
+            if known == kind
+        ]
         for kind in (TokenType.CONTROL, TokenType.USER_DEFINED)
-    )
-    backend.add_special_tokens(control)
-    backend.add_tokens(own)
+    }
+    backend.add_special_tokens(added[TokenType.CONTROL])
+    backend.add_tokens(added[TokenType.USER_DEFINED])
     return backend
-
-
-def _byte_level(rule: dict[str, object]) -> dict[str, object]:
-    steps = rule["pretokenizers"]
-    assert isinstance(steps, list)  # noqa: S101 - the form of tokenizer.json
-    return dict(steps[-1])

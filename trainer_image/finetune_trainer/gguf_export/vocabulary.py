@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from finetune_trainer.gguf_export.pretokenizers import PreTokenizer, pre_tokenizer_of
 
 _TRIMS = ("lstrip", "rstrip", "single_word")
+_OTHER_KINDS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 _STOPS = ("eos_token_id", "eot_token_id", "eom_token_id")
 """Keys for tokens that end an answer; llama.cpp knows more of them by their names."""
 
@@ -64,13 +65,13 @@ def _fault(content: dict[str, Any]) -> str | None:
     model, decoder = content["model"], content.get("decoder") or {}
     if model["type"] != "BPE" or model.get("byte_fallback") or decoder.get("type") != "ByteLevel":
         return "its tokenizer is no byte-level BPE"
-    if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
+    if any(model.get(key) for key in _OTHER_KINDS):
         return "its tokenizer drops merges or marks parts of words"
     if (content.get("normalizer") or {"type": "NFC"}) != {"type": "NFC"}:
         return f"its tokenizer changes text first ({content['normalizer']['type']})"
-    trimming = next((t["content"] for t in content["added_tokens"] if any(map(t.get, _TRIMS))), None)
-    if trimming is not None:
-        return f"its token {trimming!r} takes the white space around it, or stands alone only"
+    for token in content["added_tokens"]:
+        if any(token[key] for key in _TRIMS):
+            return f"its token {token['content']!r} takes white space in, or stands alone only"
     return None
 
 
@@ -87,7 +88,7 @@ def _adds_bos(tokenizer: Tokenizer) -> bool:
     bare, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
     if whole not in (bare, [tokenizer.bos_token_id, *bare]):
         raise UnsupportedError("its tokenizer adds other tokens to a text than BOS in front")
-    return whole != bare
+    return len(whole) > len(bare)
 
 
 def add_vocabulary(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from gguf import (
     GGML_QUANT_SIZES,
@@ -22,6 +23,7 @@ from gguf import (
     get_tensor_name_map,
     quantize,
 )
+from huggingface_hub import constants
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -78,7 +80,7 @@ def write_gguf(
 ) -> None:
     """Write the model in folder ``source`` to ``file``; weights of type ``kind``, norms fp32.
 
-    Raises ``UnsupportedError``, ``StageError`` where a weight is too large for F16, and ``OSError``.
+    Raises ``UnsupportedError``, and ``StageError`` where a weight is too large for F16.
     """
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     architecture = architecture_of(config)
@@ -119,15 +121,15 @@ def _add_general(writer: GGUFWriter, kind: GgufType, about: About) -> None:
     writer.add_base_model_count(1)
     writer.add_base_model_name(0, about.base_model)
     if about.base_repository:
-        writer.add_base_model_repo_url(0, f"https://huggingface.co/{about.base_repository}")
+        writer.add_base_model_repo_url(0, f"{constants.ENDPOINT}/{about.base_repository}")
     writer.add_tags(["finetune-operator", "text-generation"])
     writer.add_file_type(_FILE_TYPES[kind])
     writer.add_quantization_version(GGML_QUANT_VERSION)
 
 
-def _open(source: Path, stack: ExitStack) -> dict[str, safe_open]:
+def _open(source: Path, stack: ExitStack) -> dict[str, Any]:
     """Open file by name of tensor."""
-    held = {}
+    held: dict[str, Any] = {}
     for path in sorted(source.glob("*.safetensors")):
         file = stack.enter_context(safe_open(path, framework="pt"))
         held |= dict.fromkeys(file.keys(), file)
@@ -137,7 +139,7 @@ def _open(source: Path, stack: ExitStack) -> dict[str, safe_open]:
 def _places(
     architecture: Architecture,
     config: PreTrainedConfig,
-    held: Mapping[str, safe_open],
+    held: Mapping[str, Any],
     kind: GgufType,
 ) -> Iterator[tuple[str, _Place]]:
     names = get_tensor_name_map(architecture.arch, config.num_hidden_layers)
@@ -162,14 +164,16 @@ def _announce(
     writer: GGUFWriter, name: str, shape: tuple[int, ...], kind: GGMLQuantizationType
 ) -> None:
     block, size = GGML_QUANT_SIZES[kind]
-    writer.add_tensor_info(name, shape, torch.empty(0).numpy().dtype, prod(shape) // block * size, kind)
+    whole = np.dtype(np.float32)  # of what is counted in shape; the file says kind
+    writer.add_tensor_info(name, shape, whole, prod(shape) // block * size, kind)
 
 
 def _write(writer: GGUFWriter, tensor: torch.Tensor, place: _Place) -> None:
-    if place.type is GGMLQuantizationType.F16 and float(tensor.abs().max()) > _LARGEST_F16:
+    largest = float(tensor.abs().max())
+    if place.type is GGMLQuantizationType.F16 and largest > _LARGEST_F16:
         raise StageError(
-            f"spec.output.gguf.type: {place.source} has a value of {float(tensor.abs().max()):.3g}, "
-            f"and F16 ends at {_LARGEST_F16:g}",
+            f"spec.output.gguf.type: {place.source} has a value of {largest:.3g}, and F16 ends at "
+            f"{_LARGEST_F16:g}",
             "take BF16",
         )
     writer.write_tensor_data(quantize(tensor.contiguous().numpy(), place.type))

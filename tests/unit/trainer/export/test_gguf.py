@@ -25,8 +25,8 @@ from unit.trainer.export.test_export import train
 from finetune_trainer import export, reuse
 from finetune_trainer.config import Lock, RunConfig
 from finetune_trainer.errors import ConfigInvalid, StageError
-from finetune_trainer.gguf_export import proof, vocabulary, write
 from finetune_trainer.gguf_export import export as gguf_export
+from finetune_trainer.gguf_export import proof, vocabulary, write
 from finetune_trainer.gguf_export.support import check_support
 from finetune_trainer.prepare import stage
 from finetune_trainer.prepare.manifest import read_manifest
@@ -307,7 +307,7 @@ def ended(backend: Any) -> None:
         (prefixed, "no name for the way its tokenizer splits text"),
         (words, "its tokenizer is no byte-level BPE"),
         (lowered, r"its tokenizer changes text first \(Lowercase\)"),
-        (trimmed, "its token '<mask>' takes the white space around it"),
+        (trimmed, "its token '<mask>' takes white space in"),
         (ended, "adds other tokens to a text than BOS in front"),
     ],
 )
