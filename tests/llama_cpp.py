@@ -35,10 +35,12 @@ class LlamaCpp:
         found = {each["id"]: each["logprob"] for each in top}
         return [found[token] for token in range(count)]
 
-    def complete(self, ids: list[int], tokens: int) -> str:
-        """The likeliest continuation; it ends where the file says so."""
-        wish = {"prompt": ids, "n_predict": tokens, "temperature": 0}
-        return str(self.server.handle_completions(wish)["choices"][0]["text"])
+    def answer(self, question: str, tokens: int) -> str:
+        """The likeliest one, by the chat template of the file; it ends where the file says so."""
+        message = {"role": "user", "content": question}
+        wish = {"messages": [message], "max_tokens": tokens, "temperature": 0}
+        told = self.server.handle_chat_completions(wish)
+        return str(told["choices"][0]["message"]["content"])
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """``special``: with the tokens that the file's tokenizer adds."""

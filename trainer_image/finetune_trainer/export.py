@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 from finetune_trainer.config import FOLDERS, Form, Lock, RunConfig
 from finetune_trainer.errors import StageError
 from finetune_trainer.gguf_export.export import export_gguf
-from finetune_trainer.gguf_export.write import About
+from finetune_trainer.gguf_export.write import about
 from finetune_trainer.judging import bundle as rating
 from finetune_trainer.judging.gate import pass_gate, waits_for_people
 from finetune_trainer.judging.paired import TABLE as PAIRED_TABLE
@@ -189,31 +191,28 @@ def _merge(work: _Work, folder: Path) -> tuple[float, dict[str, Any]]:
 def _gguf(work: _Work) -> dict[str, Any]:
     """Publish the whole model as one file, made from the merged one; returns its manifest."""
     target, kind = work.output / "gguf", work.config.output.gguf_type
-    whole = work.output / "merged"
     folder = manifests.fresh_sibling(target, work.config.job.uid)
-    scratch = None
-    if "Merged" not in work.config.output.formats:
-        whole = scratch = manifests.fresh_sibling(work.workspace / "merged")
-        _merge(work, whole)
-    difference, asked = export_gguf(whole, folder / GGUF_FILE, kind, _about(work))
-    if scratch:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with _whole(work) as whole:
+        difference, asked = export_gguf(
+            whole, folder / GGUF_FILE, kind, about(work.config, work.base)
+        )
     work.accompany(folder, "GGUF")
     found = {"type": kind, "maxLogitDifference": difference, "smokeTest": asked}
     return publish_output(folder, target, work.facts, {**work.found, **found})
 
 
-def _about(work: _Work) -> About:
-    licence = work.base.get("licence") or {}
-    hub = work.config.model.hub
-    return About(
-        name=work.config.job.name,
-        base_model=work.base["source"],
-        base_repository=hub.repository if hub else None,
-        licence=licence.get("license"),
-        licence_name=licence.get("license_name"),
-        licence_link=licence.get("license_link"),
-    )
+@contextmanager
+def _whole(work: _Work) -> Iterator[Path]:
+    """The merged model: what is published, else one that is gone afterwards."""
+    if "Merged" in work.config.output.formats:
+        yield work.output / "merged"
+        return
+    scratch = manifests.fresh_sibling(work.workspace / "merged")
+    try:
+        _merge(work, scratch)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _delete_checkpoints(workspace: Path) -> None:

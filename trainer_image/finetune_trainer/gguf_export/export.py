@@ -26,7 +26,7 @@ _PRECISIONS: dict[GgufType, str] = {
 
 
 def export_gguf(
-    whole: Path, file: Path, kind: GgufType, about: About
+    whole: Path, file: Path, kind: GgufType, told: About
 ) -> tuple[float, dict[str, Any]]:
     """Write ``file`` from the merged model in ``whole``; returns the largest logit difference
     between the two after reload, and what the file's model said to a question.
@@ -37,7 +37,7 @@ def export_gguf(
     generation = GenerationConfig.from_pretrained(whole)
     stops = stop_tokens(generation, tokenizer, None)
     stops.sort(key=lambda token: token != tokenizer.eos_token_id)
-    write_gguf(whole, file, kind, tokenizer, stops, about)
+    write_gguf(whole, file, kind, tokenizer, stops, told)
     check_tokenizer(file, tokenizer, (*TEXTS, *QUESTIONS))
     prompts = [question_ids(tokenizer, text) for text in QUESTIONS]
     merged = load_model(whole, torch.float32)

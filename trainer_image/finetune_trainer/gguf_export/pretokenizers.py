@@ -54,6 +54,7 @@ PRE_TOKENIZERS = (
         ({"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)),
     ),
     PreTokenizer("qwen2", (_split(r"\p{N}"), _byte_level(use_regex=False))),
+    PreTokenizer("dbrx", (_split(r"\p{N}{1,3}"), _byte_level(use_regex=False))),
     PreTokenizer(
         "llama-bpe", (_split(r"\p{N}{1,3}"), _byte_level(use_regex=False)), ignore_merges=True
     ),

@@ -28,7 +28,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from finetune_trainer.config import GgufType
+from finetune_trainer.config import GgufType, RunConfig
 from finetune_trainer.errors import StageError
 from finetune_trainer.gguf_export.architectures import (
     Architecture,
@@ -65,6 +65,20 @@ class About:
     licence_link: str | None = None
 
 
+def about(config: RunConfig, base: Mapping[str, Any]) -> About:
+    """``base``: the manifest of the model that was trained."""
+    licence = base.get("licence") or {}
+    hub = config.model.hub
+    return About(
+        name=config.job.name,
+        base_model=base["source"],
+        base_repository=hub.repository if hub else None,
+        licence=licence.get("license"),
+        licence_name=licence.get("license_name"),
+        licence_link=licence.get("license_link"),
+    )
+
+
 @dataclass(frozen=True)
 class _Place:
     """A tensor on its way into the file."""
@@ -76,7 +90,7 @@ class _Place:
 
 
 def write_gguf(
-    source: Path, file: Path, kind: GgufType, tokenizer: Tokenizer, stops: list[int], about: About
+    source: Path, file: Path, kind: GgufType, tokenizer: Tokenizer, stops: list[int], told: About
 ) -> None:
     """Write the model in folder ``source`` to ``file``; weights of type ``kind``, norms fp32.
 
@@ -86,7 +100,7 @@ def write_gguf(
     architecture = architecture_of(config)
     vocabulary = vocabulary_of(tokenizer, config.vocab_size)
     writer = GGUFWriter(file, MODEL_ARCH_NAMES[architecture.arch])
-    _add_general(writer, kind, about)
+    _add_general(writer, kind, told)
     add_hyperparameters(writer, config)
     add_vocabulary(writer, vocabulary, tokenizer, stops)
     with ExitStack() as stack:
@@ -109,19 +123,19 @@ def write_gguf(
     log.info("wrote %s: %d tensors, %s", file.name, len(places), kind)
 
 
-def _add_general(writer: GGUFWriter, kind: GgufType, about: About) -> None:
+def _add_general(writer: GGUFWriter, kind: GgufType, told: About) -> None:
     writer.add_type(GGUFType.MODEL)
-    writer.add_name(about.name)
-    if about.licence:
-        writer.add_license(about.licence)
-    if about.licence_name:
-        writer.add_license_name(about.licence_name)
-    if about.licence_link:
-        writer.add_license_link(about.licence_link)
+    writer.add_name(told.name)
+    if told.licence:
+        writer.add_license(told.licence)
+    if told.licence_name:
+        writer.add_license_name(told.licence_name)
+    if told.licence_link:
+        writer.add_license_link(told.licence_link)
     writer.add_base_model_count(1)
-    writer.add_base_model_name(0, about.base_model)
-    if about.base_repository:
-        writer.add_base_model_repo_url(0, f"{constants.ENDPOINT}/{about.base_repository}")
+    writer.add_base_model_name(0, told.base_model)
+    if told.base_repository:
+        writer.add_base_model_repo_url(0, f"{constants.ENDPOINT}/{told.base_repository}")
     writer.add_tags(["finetune-operator", "text-generation"])
     writer.add_file_type(_FILE_TYPES[kind])
     writer.add_quantization_version(GGML_QUANT_VERSION)

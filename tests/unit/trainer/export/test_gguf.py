@@ -163,6 +163,7 @@ def test_a_file_that_behaves_differently_is_not_published(
     with pytest.raises(ExportMismatchError, match="the GGUF file's logits differ by"):
         run(config, folder)
     assert not (folder / "ws/output/gguf").exists()
+    assert not list((folder / "ws").glob(".merged*"))
 
 
 def test_a_file_with_another_tokenizer_is_not_published(
