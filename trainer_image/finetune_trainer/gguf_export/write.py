@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -190,4 +192,10 @@ def _write(writer: GGUFWriter, tensor: torch.Tensor, place: _Place) -> None:
             f"{_LARGEST_F16:g}",
             "take BF16",
         )
-    writer.write_tensor_data(quantize(tensor.contiguous().numpy(), place.type))
+    content = quantize(tensor.contiguous().numpy(), place.type)
+    try:
+        writer.write_tensor_data(content)
+    except OSError as error:
+        if error.errno is None:  # numpy says no more than that less was written than asked
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(writer.path)) from error
+        raise
