@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from architectures.cells import SIZES
-from llama_cpp import llama_cpp
+from gguf_judge import llama_cpp
 from tiny_models import GENERATION, SPECIAL, make_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 

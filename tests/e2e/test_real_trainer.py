@@ -21,7 +21,7 @@ from e2e.jobs import GRACE_SECONDS, Jobs, conditions, evict
 from e2e.kubectl import Kubectl, wait_for
 from e2e.place import OperatorProcess, chat_row, host_folder, own_operator
 from e2e.s3 import start_s3
-from llama_cpp import llama_cpp
+from gguf_judge import llama_cpp
 from tiny_models import save_tiny_model
 
 from local_cluster import LocalCluster
