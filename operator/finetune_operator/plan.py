@@ -17,6 +17,7 @@ from .api.types import (
     HumanEvaluation,
     Lineage,
     Lock,
+    Precision,
     Resolved,
     Reused,
     Scorer,
@@ -325,11 +326,21 @@ def copies_state(spec: FineTuneJobSpec) -> bool:
 
 
 def _zero_stage(spec: FineTuneJobSpec) -> tuple[int, str | None]:
-    if spec.deepspeed.zero_stage is not None:
-        return spec.deepspeed.zero_stage, None
+    stage = spec.deepspeed.zero_stage
+    if stage == 0 and _may_train_in_16_bits(spec):
+        return 0, "in 16 bits it runs as stage 1, which adds up gradients in FP32"
+    if stage is not None:
+        return stage, None
     if spec.workers.world_size == 1:
         return 0, "a single rank has nothing to partition"
     return 2, "optimizer state and gradients are partitioned at no cost in communication"
+
+
+def _may_train_in_16_bits(spec: FineTuneJobSpec) -> bool:
+    precision = spec.training.precision
+    if precision is None:
+        return spec.workers.gpus_per_worker > 0
+    return precision is not Precision.FP32
 
 
 def _learning_rate(spec: FineTuneJobSpec) -> tuple[float, str | None]:

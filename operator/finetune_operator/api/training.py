@@ -166,9 +166,10 @@ class DeepSpeed(SpecModel):
     """DeepSpeed's partitioning of the training state over ranks."""
 
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
-    """ZeRO stage: 0 nothing is partitioned, 1 optimizer state, 2 also gradients, 3 also
-    parameters. Absent: 0 for a single rank, else 2, or 3 where 2 does not fit into memory, as far
-    as that is known; see `status.resolved`."""
+    """ZeRO stage: 0 nothing is partitioned (in BF16 and FP16 it runs as 1, which adds up gradients
+    in FP32), 1 optimizer state, 2 also gradients, 3 also parameters. Absent: 0 for a single rank,
+    else 2, or 3 where 2 does not fit into memory, as far as that is known; see
+    `status.resolved`."""
 
 
 class AfterSuccess(StrEnum):

@@ -134,8 +134,8 @@ class FineTuneJob(ApiModel):
     kind: Literal["FineTuneJob"] = "FineTuneJob"
     metadata: ObjectMeta
     spec: FineTuneJobSpec
-    """The wish. Immutable but for suspend, recovery, budget, the deadlines, and workers.count while
-    suspended."""
+    """The wish. Immutable but for suspend, recovery, queue, budget, the deadlines,
+    ttlSecondsAfterFinished, and workers.count while suspended."""
     status: FineTuneJobStatus = FineTuneJobStatus()
     """What is known. Written by the operator alone."""
 
