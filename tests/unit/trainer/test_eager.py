@@ -61,6 +61,16 @@ assert compiled(torch.ones(5)).sum() == 10
 assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "it compiled for real"
 assert torch._dynamo.disable is not eager.unmarked
 """
+TOO_LATE = """
+import sys
+import torch
+from finetune_trainer import eager
+
+before = list(sys.meta_path)
+eager.leave_out_compiler()
+assert sys.meta_path == before
+assert torch.compile is not eager.unmarked
+"""
 
 
 def run(script: str) -> None:
@@ -84,10 +94,6 @@ def test_whoever_wants_the_compiler_itself_gets_it() -> None:
     run(COMPILER)
 
 
+@pytest.mark.timeout(300)
 def test_nothing_is_put_off_once_torch_is_there() -> None:
-    import torch
-
-    before = list(sys.meta_path)
-    eager.leave_out_compiler()
-    assert sys.meta_path == before
-    assert torch.compile is not eager.unmarked
+    run(TOO_LATE)
