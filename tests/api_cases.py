@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,10 @@ class WrongObject:
         return edited(sample(self.sample), self.set, tuple(self.remove))
 
 
-def wrong_objects() -> list[WrongObject]:
+@cache
+def wrong_objects() -> tuple[WrongObject, ...]:
     """The table of tests/contract/wrong_objects.yaml."""
-    return [WrongObject(**row) for row in _loaded("contract/wrong_objects.yaml")]
+    return tuple(WrongObject(**row) for row in _loaded("contract/wrong_objects.yaml"))
 
 
 def _loaded(path: str) -> Any:
