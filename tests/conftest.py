@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling, Scheduling
+
+from finetune_trainer import lean_imports
 
 # For tests/mutations: that a property breaks is all that counts, not its smallest example.
 settings.register_profile("mutations", phases=[Phase.explicit, Phase.generate])
@@ -43,6 +47,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         help="only this row of the fault matrix, also if this build has passed it before",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Tests import torch as the trainer does: without its compiler, which is half of the time."""
+    lean_imports.begin()
+    try:
+        return (yield)
+    finally:
+        lean_imports.end()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from builders import NOW
 
@@ -25,6 +25,7 @@ from finetune_operator.policies.validity import Claim
 from finetune_operator.reading import read_child_job, read_child_pod, read_job
 
 Raw = dict[str, Any]
+Meaning = TypeVar("Meaning")
 INDEX = "batch.kubernetes.io/job-completion-index"
 GRACE_SECONDS = 30
 
@@ -57,6 +58,8 @@ class FakeCluster:
         """So many pods have a node at the same time; None: as many as there are."""
         self._versions = itertools.count(100)
         self._uids = itertools.count(1)
+        self._read: dict[str, tuple[str, Any]] = {}
+        """Version and meaning of an object, by uid: much more is asked than changes."""
 
     # --- the API server ---
 
@@ -165,14 +168,14 @@ class FakeCluster:
         self.objects.pop(("FineTuneJob", *key), None)
 
     def stored(self, key: Key) -> StoredJob:
-        return read_job(self.objects["FineTuneJob", *key])
+        return self._meaning(read_job, self.objects["FineTuneJob", *key])
 
     def child_jobs(self, key: Key) -> tuple[ChildJob, ...]:
-        found = (read_child_job(raw) for raw in self._of_kind("Job"))
+        found = [self._meaning(read_child_job, raw) for raw in self._of_kind("Job")]
         return tuple(job for job in found if job.key == key)
 
     def child_pods(self, key: Key) -> tuple[ChildPod, ...]:
-        found = (read_child_pod(raw) for raw in self._of_kind("Pod"))
+        found = [self._meaning(read_child_pod, raw) for raw in self._of_kind("Pod")]
         return tuple(pod for pod in found if pod.key == key)
 
     def make_pods(self) -> None:
@@ -226,6 +229,7 @@ class FakeCluster:
         pod["status"]["conditions"].append(
             {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
         )
+        self._touch(pod)
 
     def is_silent(self, pod: Raw) -> bool:
         return pod["spec"]["nodeName"] in self.silent
@@ -322,7 +326,7 @@ class FakeCluster:
         changed |= stores.child_jobs.synchronise(map(read_child_job, self._of_kind("Job")), version)
         if not pods_too:
             return changed
-        pods = [read_child_pod(raw) for raw in self._of_kind("Pod")]
+        pods = [self._meaning(read_child_pod, raw) for raw in self._of_kind("Pod")]
         stores.keep_last_words(pods)
         return changed | stores.child_pods.synchronise(pods, version)
 
@@ -380,6 +384,13 @@ class FakeCluster:
 
     def _clock(self, seconds: float = 0) -> str:
         return (self.now + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _meaning(self, read: Callable[[Raw], Meaning], raw: Raw) -> Meaning:
+        version, uid = raw["metadata"]["resourceVersion"], raw["metadata"]["uid"]
+        known = self._read.get(uid)
+        if known is None or known[0] != version:
+            known = self._read[uid] = version, read(raw)
+        return known[1]
 
     def _of_kind(self, kind: str) -> list[Raw]:
         return [raw for key, raw in self.objects.items() if key[0] == kind]

@@ -12,6 +12,7 @@ from .conditions import Condition, ConditionType, ConditionValue, Reason
 from .data_report import ReportOptions, TermList
 from .destinations import (
     Destination,
+    GgufType,
     HubDestination,
     HubTokenRef,
     OciDestination,
@@ -54,7 +55,7 @@ from .sources import (
 from .spec import FineTuneJobSpec
 from .status import MAX_EVENTS, FineTuneJobStatus, Logs, Phase
 from .status_types import StageName
-from .storage import ClaimRef, Output, Reuse, Storage
+from .storage import ClaimRef, Gguf, Output, Reuse, Storage
 from .training import (
     ActivationCheckpointing,
     AfterSuccess,
@@ -186,6 +187,8 @@ __all__ = [
     "GateMetric",
     "GateScore",
     "Generation",
+    "Gguf",
+    "GgufType",
     "Goodput",
     "HubDestination",
     "HubTokenRef",

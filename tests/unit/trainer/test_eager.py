@@ -10,10 +10,12 @@ import pytest
 from finetune_trainer import eager
 
 START = """
-import os, sys
+import os
+from datetime import timedelta
 from finetune_trainer import lean_imports
 lean_imports.begin()
 import finetune_trainer.session
+from finetune_trainer.engine import init_distributed
 import torch, deepspeed, peft
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -21,6 +23,7 @@ os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0
 os.environ["MASTER_PORT"] = "0"
 torch.distributed.init_process_group(
     "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+init_distributed(timedelta(seconds=60))
 sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
 model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=16, **sizes))
 model.gradient_checkpointing_enable()
@@ -34,6 +37,7 @@ engine.backward(engine(input_ids=rows, labels=rows).loss)
 engine.step()
 """
 NONE_OF_IT = """
+import sys
 came = {name.partition(".")[0] for name in sys.modules} & {"sympy"}
 came |= {name for name in sys.modules if name.startswith(("torch._dynamo.", "torch._inductor."))}
 came -= {"torch._dynamo._trace_wrapped_higher_order_op", "torch._dynamo.config"}
@@ -61,6 +65,16 @@ assert compiled(torch.ones(5)).sum() == 10
 assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "it compiled for real"
 assert torch._dynamo.disable is not eager.unmarked
 """
+TOO_LATE = """
+import sys
+import torch
+from finetune_trainer import eager
+
+before = list(sys.meta_path)
+eager.leave_out_compiler()
+assert sys.meta_path == before
+assert torch.compile is not eager.unmarked
+"""
 
 
 def run(script: str) -> None:
@@ -84,10 +98,6 @@ def test_whoever_wants_the_compiler_itself_gets_it() -> None:
     run(COMPILER)
 
 
+@pytest.mark.timeout(300)
 def test_nothing_is_put_off_once_torch_is_there() -> None:
-    import torch
-
-    before = list(sys.meta_path)
-    eager.leave_out_compiler()
-    assert sys.meta_path == before
-    assert torch.compile is not eager.unmarked
+    run(TOO_LATE)
