@@ -77,6 +77,8 @@ RULES: tuple[Rule, ...] = (
 
 GATE_FAILED = "GateFailed"
 """Failure class of an export that its gate held back."""
+JUDGED_BY_PREPARE = ("BadData", "ModelLoad", "ConfigInvalid")
+"""Failure classes that are about what was to be prepared, not about how that went."""
 MAX_CONDITION_MESSAGE = 2048
 MAX_PENDING_REASON = 1024
 
@@ -190,7 +192,7 @@ def _conditions(
             if wrong
             else ("True", Reason.ACCEPTED.value, "the spec can be carried out")
         ),
-        ConditionType.DATASET_VALID.value: _prepared(status) if status.prepared else lost,
+        ConditionType.DATASET_VALID.value: _dataset(verdict, status),
         ConditionType.PREFLIGHT_PASSED.value: preflight(status),
         ConditionType.GANG_READY.value: gang,
         ConditionType.OVERFITTING.value: _kept(facts, ConditionType.OVERFITTING) or pending,
@@ -199,6 +201,22 @@ def _conditions(
         ConditionType.PUBLISHED.value: _published(facts) if status.exported else lost,
         **verdict.conditions,
     }
+
+
+def _dataset(verdict: Verdict, status: FineTuneJobStatus) -> tuple[str, str, str]:
+    """False only where prepare has looked at model and data and found fault with them."""
+    if status.prepared:
+        return _prepared(status)
+    if verdict.state is not State.FAILED:
+        return "Unknown", Reason.PENDING.value, ""
+    failure = status.failure
+    found = (
+        failure is not None
+        and failure.stage is StageName.PREPARE
+        and failure.failure_class in JUDGED_BY_PREPARE
+    )
+    message = verdict.message[:MAX_CONDITION_MESSAGE]
+    return "False" if found else "Unknown", str(verdict.reason), message
 
 
 def _prepared(status: FineTuneJobStatus) -> tuple[str, str, str]:

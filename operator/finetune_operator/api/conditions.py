@@ -34,7 +34,8 @@ class ConditionType(StrEnum):
     SPEC_VALID = "SpecValid"
     """The spec can be carried out, as far as it can be judged without its data."""
     DATASET_VALID = "DatasetValid"
-    """Model and data were fetched, checked and tokenized."""
+    """Model and data were fetched, checked and tokenized. False: they cannot be used. Unknown:
+    nobody has looked at them to the end."""
     PREFLIGHT_PASSED = "PreflightPassed"
     """A rank is predicted to fit into its memory. Unknown: how much it has is not known."""
     GANG_READY = "GangReady"
