@@ -13,7 +13,7 @@ from typing import Any
 
 from .cluster import Cluster
 from .engine.store import Key
-from .errors import NameConflict, Refused, Stale
+from .errors import Forbidden, NameConflict, Refused, Stale
 from .gather import Gatherer
 from .policies.facts import Action, Facts, Obstacle, Verb
 from .status import Decision, decide
@@ -59,13 +59,13 @@ class Reconciler:
             try:
                 for action in decision.actions:
                     await self._carry_out(facts, action)
-            except Refused as refusal:
+            except (Refused, Forbidden) as refusal:
                 if self._remember(key, refusal):
                     continue  # the next decision says so
                 return decision.again_after
-            if not any(action.verb is Verb.CREATE for action in decision.actions):
+            healed = self._refusals.pop(key, None) is not None
+            if not healed and not any(action.verb is Verb.CREATE for action in decision.actions):
                 return decision.again_after
-            self._refusals.pop(key, None)
         raise Stale(f"{key}: not at rest after {STEPS} steps")
 
     async def _write(self, facts: Facts, decision: Decision) -> None:
@@ -92,9 +92,9 @@ class Reconciler:
                 if gone is not None and gone.uid == action.uid:
                     stores.child_jobs.put(replace(gone, version=gone.version + 1, deleting=True))
 
-    def _remember(self, key: Key, refusal: Refused) -> bool:
+    def _remember(self, key: Key, refusal: Refused | Forbidden) -> bool:
         """Keep the API server's no for the next decision. Returns whether it is news."""
-        stalled = isinstance(refusal, NameConflict)
+        stalled = isinstance(refusal, (NameConflict, Forbidden))
         obstacle = Obstacle(refusal.reason, str(refusal), stalled=stalled)
         known = self._refusals.get(key)
         self._refusals[key] = obstacle

@@ -34,6 +34,7 @@ from .policies.out_of_reach import lost_nodes
 from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
 from .policies.preflight import memory_short, preflight
 from .policies.resize import growing, too_little_room
+from .policies.rights import with_missing_right
 from .policies.scoring import scored, scorers_ended
 from .policies.secrets import without_secrets
 from .policies.suspend import resumed, suspended
@@ -107,7 +108,7 @@ def decide(facts: Facts) -> Decision:
     """One decision from (job, plan, observed); pure."""
     if facts.job.deleting:  # the garbage collector removes the children
         return Decision(status=facts.job.status)
-    verdict = without_secrets(judge(facts))
+    verdict = without_secrets(with_missing_right(facts, judge(facts)))
     status = compose(facts, verdict)
     wire = status.wire()
     changed = wire != facts.job.status

@@ -120,6 +120,8 @@ class Reason(StrEnum):
     CREATION_REFUSED = "CreationRefused"
     """The API server refuses a child, or a change of one, for another reason than quota; the
     message has its words."""
+    FORBIDDEN = "Forbidden"
+    """The operator's role lacks a right; the message says which."""
     PREVIOUS_JOB_TERMINATING = "PreviousJobTerminating"
     """A job of the same name was deleted and its pods are not gone yet."""
 

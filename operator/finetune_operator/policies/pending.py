@@ -59,7 +59,7 @@ def explain(facts: Facts) -> tuple[Waiting | None, float | None]:
             return None, early
         return Waiting(Reason.QUEUED, sentence_of_queue(facts, job), Phase.QUEUED), again
     pods = sorted((p for p in facts.stage.pods if not p.finished), key=lambda pod: pod.index)
-    if missing := _not_created(facts, job, pods):
+    if missing := _unread(facts, job) or _not_created(facts, job, pods):
         return missing, None
     found = _unscheduled(pods, facts) or _image(pods, facts) or _config(pods) or _mount(facts, pods)
     if found is None:
@@ -91,6 +91,15 @@ def warning_about(facts: Facts, *, soon: bool = False) -> str | None:
         if creating and facts.seconds_since(pod.created) >= patience:
             return pod.uid
     return None
+
+
+def _unread(facts: Facts, job: ChildJob) -> Waiting | None:
+    warning = facts.observed.warning
+    if warning is None or warning[0] != Reason.FORBIDDEN:
+        return None
+    up = sum(pod.ready or pod.finished for pod in facts.stage.pods)
+    count = f"{job.parallelism - up} of {job.parallelism} pods are not up yet"
+    return Waiting(Reason.FORBIDDEN, f"{count}, and their Events may say why: {warning[1]}")
 
 
 def _not_created(facts: Facts, job: ChildJob, pods: list[ChildPod]) -> Waiting | None:
