@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from .api.types import FineTuneJobStatus, ModelCheckpoint, Phase, StageName
 from .cluster import Children, Cluster
+from .engine.dropped import DroppedFields
 from .engine.evidence import Evidence
 from .engine.store import Key, Store, Stored
 from .errors import ClusterError, Fault, Forbidden, InvalidSpec
@@ -80,6 +81,7 @@ class Gatherer:
         self._platform = platform
         self._clock = clock
         self._since = clock()
+        self.dropped = DroppedFields(clock)
         self._answers: dict[tuple[str, str, str], tuple[float, asyncio.Future[Any]]] = {}
         self._plans: OrderedDict[str, tuple[tuple[Any, ...], Planned]] = OrderedDict()
 
@@ -133,6 +135,7 @@ class Gatherer:
             now=self._clock(),
             refusal=refusal,
             progress=self._board.get(job.key, job.uid),
+            dropped=self.dropped.paths,
             listening_since=self._since,
         )
         if plan is not None and wants_ratings(facts):

@@ -11,11 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from .api.types import Reason
 from .cluster import Cluster
 from .engine.store import Key
 from .errors import Forbidden, NameConflict, Refused, Stale
 from .gather import Gatherer
+from .objects.event import build_event
 from .policies.facts import Action, Facts, Obstacle, Verb
+from .policies.outdated import tell_outdated
 from .status import Decision, decide
 
 STEPS = 8
@@ -71,11 +74,23 @@ class Reconciler:
     async def _write(self, facts: Facts, decision: Decision) -> None:
         stored = await self._cluster.write_status(facts.job, decision.status)
         self._gatherer.stores.jobs.put(stored)
+        if news := self._gatherer.dropped.learn(decision.status, stored.status):
+            self._tell_outdated(facts, tell_outdated(news))
         phase = decision.status.get("phase")
         if phase != facts.job.status.get("phase"):
             logger.info("%s", phase, extra={"job": str(facts.key)})
         if decision.event is not None:  # after the write that it tells of; losing one is no harm
             self._announce(decision.event)
+
+    def _tell_outdated(self, facts: Facts, message: str) -> None:
+        """Once for all jobs: nothing about this one is wrong."""
+        logger.warning("%s", message, extra={"job": str(facts.key)})
+        reason, now = Reason.CRD_OUTDATED.value, facts.now
+        self._announce(
+            build_event(
+                facts.key, facts.job.uid, warning=True, reason=reason, message=message, now=now
+            )
+        )
 
     async def _carry_out(self, facts: Facts, action: Action) -> None:
         key, uid, stores = facts.key, facts.job.uid, self._gatherer.stores

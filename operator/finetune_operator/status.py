@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .api.types import Condition, ConditionType, FineTuneJobStatus, Phase, Reason, StageName
+from .engine.dropped import kept
 from .policies.attempts import (
     between_attempts,
     creation_refused,
@@ -32,6 +33,7 @@ from .policies.human import awaiting_ratings
 from .policies.nodes import node_lost, node_unreachable
 from .policies.out_of_reach import lost_nodes
 from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
+from .policies.outdated import with_lost_fields
 from .policies.preflight import memory_short, preflight
 from .policies.resize import growing, too_little_room
 from .policies.rights import with_missing_right
@@ -108,9 +110,10 @@ def decide(facts: Facts) -> Decision:
     """One decision from (job, plan, observed); pure."""
     if facts.job.deleting:  # the garbage collector removes the children
         return Decision(status=facts.job.status)
-    verdict = without_secrets(with_missing_right(facts, judge(facts)))
+    verdict = with_missing_right(facts, with_lost_fields(facts, judge(facts)))
+    verdict = without_secrets(verdict)
     status = compose(facts, verdict)
-    wire = status.wire()
+    wire = kept(status.wire(), facts.dropped)
     changed = wire != facts.job.status
     event = event_of(facts, verdict) if changed else None
     if changed:
@@ -119,7 +122,7 @@ def decide(facts: Facts) -> Decision:
             "events": with_event(facts, event),
         }
         aside = {**verdict.aside, **along}
-        wire = status.model_copy(update=aside).wire()
+        wire = kept(status.model_copy(update=aside).wire(), facts.dropped)
     ends = verdict.state.terminal and facts.status.completion_time is None
     growth = seconds_until_more(facts)
     times = (

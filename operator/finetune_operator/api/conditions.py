@@ -122,6 +122,8 @@ class Reason(StrEnum):
     message has its words."""
     FORBIDDEN = "Forbidden"
     """The operator's role lacks a right; the message says which."""
+    CRD_OUTDATED = "CRDOutdated"
+    """The CRD in the cluster does not know fields of the status that the operator writes."""
     PREVIOUS_JOB_TERMINATING = "PreviousJobTerminating"
     """A job of the same name was deleted and its pods are not gone yet."""
 
