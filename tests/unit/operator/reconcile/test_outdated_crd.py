@@ -36,9 +36,7 @@ async def rests(operator: Operator) -> bool:
 
 
 @pytest.mark.parametrize("field", LATER)
-async def test_a_job_lives_without_a_field_and_is_not_written_again_and_again(
-    world: FakeCluster, field: str
-) -> None:
+async def test_a_job_lives_without_a_field_that_came_later(world: FakeCluster, field: str) -> None:
     world.pruned = {(field,)}
     operator = Operator(world)
     for stage in (P, T, X):
@@ -52,7 +50,7 @@ async def test_a_job_lives_without_a_field_and_is_not_written_again_and_again(
     assert len(told(operator)) <= 1
 
 
-async def test_fields_within_fields_are_dropped_too_and_it_is_told_once(
+async def test_fields_that_are_told_in_every_status_are_not_written_again_and_again(
     world: FakeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.pruned = {("conditions", "observedGeneration"), ("goodput", "seconds", "init")}
