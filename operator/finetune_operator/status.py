@@ -110,8 +110,8 @@ def decide(facts: Facts) -> Decision:
     """One decision from (job, plan, observed); pure."""
     if facts.job.deleting:  # the garbage collector removes the children
         return Decision(status=facts.job.status)
-    verdict = with_missing_right(facts, with_lost_fields(facts, judge(facts)))
-    verdict = without_secrets(verdict)
+    verdict = without_secrets(judge(facts))
+    verdict = with_missing_right(facts, with_lost_fields(facts, verdict))
     status = compose(facts, verdict)
     wire = kept(status.wire(), facts.dropped)
     changed = wire != facts.job.status
