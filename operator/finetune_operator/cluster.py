@@ -20,7 +20,16 @@ from .api.types import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from .engine.store import Key
 from .engine.together import Together
 from .engine.wire import parse
-from .errors import ClusterError, Forbidden, NameConflict, NotThere, Refused, Stale, Unavailable
+from .errors import (
+    ClusterError,
+    Forbidden,
+    Invalid,
+    NameConflict,
+    NotThere,
+    Refused,
+    Stale,
+    Unavailable,
+)
 from .objects.labels import JOB_LABEL
 from .observed import (
     Admission,
@@ -361,6 +370,8 @@ def _error(
         return Forbidden(_missing_right(verb, kind, path))
     if code == 409:
         return Stale(text)
+    if code == 422 and verb == "PUT":
+        return Invalid(message[:512])
     if code == 429 or code >= 500 or "NamespaceTerminating" in str(status.get("details", "")):
         after = headers.get("Retry-After", "")
         return Unavailable(text, retry_after=float(after) if after.isdecimal() else 0.0)

@@ -6,6 +6,7 @@ FineTuneError
     ├── Unavailable      no answer, or a 5xx or 429 answer
     ├── Stale            the object changed since it was read: start the pass again
     ├── NotThere         the object is gone
+    ├── Invalid          what was written breaks the schema of its CRD
     ├── Forbidden        the operator's role does not let it do this: becomes a condition
     └── Refused          the API server said no: becomes a condition, tried again slowly
         └── NameConflict the name belongs to an object that is not ours
@@ -67,6 +68,12 @@ class Stale(ClusterError):
 
 class NotThere(ClusterError):
     """The object does not exist (any more)."""
+
+    expected = True
+
+
+class Invalid(ClusterError):
+    """The API server's schema does not take what we want to store."""
 
     expected = True
 

@@ -14,11 +14,11 @@ from typing import Any
 from .api.types import Reason
 from .cluster import Cluster
 from .engine.store import Key
-from .errors import Forbidden, NameConflict, Refused, Stale
+from .errors import Forbidden, Invalid, NameConflict, Refused, Stale
 from .gather import Gatherer
 from .objects.event import build_event
 from .policies.facts import Action, Facts, Obstacle, Verb
-from .policies.outdated import tell_outdated
+from .policies.outdated import tell_outdated, tell_refused
 from .status import Decision, decide
 
 STEPS = 8
@@ -72,7 +72,11 @@ class Reconciler:
         raise Stale(f"{key}: not at rest after {STEPS} steps")
 
     async def _write(self, facts: Facts, decision: Decision) -> None:
-        stored = await self._cluster.write_status(facts.job, decision.status)
+        try:
+            stored = await self._cluster.write_status(facts.job, decision.status)
+        except Invalid as error:
+            self._tell_outdated(facts, tell_refused(str(error)))
+            raise
         self._gatherer.stores.jobs.put(stored)
         if news := self._gatherer.dropped.learn(decision.status, stored.status):
             self._tell_outdated(facts, tell_outdated(news))
@@ -83,7 +87,7 @@ class Reconciler:
             self._announce(decision.event)
 
     def _tell_outdated(self, facts: Facts, message: str) -> None:
-        """Once for all jobs: nothing about this one is wrong."""
+        """Nothing about this job is wrong. The same Event is posted but once."""
         logger.warning("%s", message, extra={"job": str(facts.key)})
         reason, now = Reason.CRD_OUTDATED.value, facts.now
         self._announce(

@@ -52,7 +52,7 @@ def test_the_role_is_what_the_operator_uses(
     kubectl.apply(claim("work"), namespace=namespace)
     jobs.apply("own-claim", storage={"size": "1Gi"}, output={"uri": "pvc://work/model"})
     asked = ("get", "pvc", "own-claim-work", "--ignore-not-found", "-o", "name")
-    wait_for("its claim is there", lambda: kubectl(*asked, namespace=namespace), 30)
+    wait_for("its claim is there", lambda: kubectl(*asked, namespace=namespace), 90)
     jobs.delete("own-claim")
 
     asked_for = calls(cluster.paths.audit_log, audited_before)

@@ -11,18 +11,23 @@ from .facts import Facts, Verdict
 
 TOLD = 5
 """Fields that the sentence names."""
+_OLDER = "the CRD in the cluster is older than the operator"
+_UPGRADE = (
+    "upgrade it with `kubectl apply --server-side -f` and crds/finetunejobs.finetune.dev.yaml of "
+    "the operator's version, or with the chart's crds.enabled=true"
+)
 
 
 def tell_outdated(paths: Iterable[FieldPath]) -> str:
     """What is lost, and what to do."""
     names = sorted("status." + ".".join(path).replace(".[]", "[]") for path in paths)
     more = f" and {len(names) - TOLD} more fields" if len(names) > TOLD else ""
-    return (
-        f"the CRD in the cluster is older than the operator and drops {', '.join(names[:TOLD])}"
-        f"{more}: upgrade it with `kubectl apply --server-side -f` and "
-        "crds/finetunejobs.finetune.dev.yaml of the operator's version, or with the chart's "
-        "crds.enabled=true"
-    )
+    return f"{_OLDER} and drops {', '.join(names[:TOLD])}{more}: {_UPGRADE}"
+
+
+def tell_refused(words: str) -> str:
+    """The same where the API server takes nothing of a status, with its words."""
+    return f"{_OLDER}, and the API server refuses the status: {_UPGRADE} ({words})"
 
 
 def with_lost_fields(facts: Facts, verdict: Verdict) -> Verdict:

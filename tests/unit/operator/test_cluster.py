@@ -17,6 +17,7 @@ from finetune_operator.engine.store import Key
 from finetune_operator.errors import (
     ClusterError,
     Forbidden,
+    Invalid,
     NameConflict,
     NotThere,
     Refused,
@@ -109,7 +110,8 @@ async def test_a_status_is_put_whole_with_the_version_that_was_read(
         (429, {"message": "slow down"}, Unavailable),
         (500, {"message": "etcd"}, Unavailable),
         (503, "plain text", Unavailable),
-        (422, {"message": "invalid"}, ClusterError),
+        (422, {"message": "invalid"}, Invalid),
+        (400, {"message": "bad"}, ClusterError),
     ],
 )
 async def test_an_answer_becomes_an_error(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 from builders import KEY, main_condition
@@ -11,6 +12,7 @@ from unit.operator.reconcile.lives import Operator, P, T, X, end_stage, live_a_l
 
 from finetune_operator.api.types import FineTuneJobStatus
 from finetune_operator.engine.dropped import TRY_AGAIN_AFTER
+from finetune_operator.errors import Invalid
 
 NEEDED = frozenset(
     {"observedGeneration", "phase", "conditions", "completionTime", "nextAttemptTime",
@@ -84,3 +86,23 @@ async def test_a_job_that_needs_the_field_says_so_and_goes_on_with_the_new_crd(
     status = world.stored(KEY).status
     assert status["phase"] == "Succeeded"
     assert "pendingReason" not in status and main_condition(status)["reason"] == "Succeeded"
+
+
+async def test_a_status_that_the_crd_refuses_is_told_of(
+    world: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(job: Any, status: Any) -> Any:
+        raise Invalid('status.phase: Unsupported value: "Preparing"')
+
+    operator = Operator(world)
+    with monkeypatch.context() as refusing:
+        refusing.setattr(world, "write_status", refuse)
+        for _ in range(2):
+            with pytest.raises(Invalid):
+                await operator.settle()
+    names = {event["metadata"]["name"] for event in operator.events}
+    (message,) = set(told(operator))
+    assert len(names) == 1, "the API server keeps one Event of a name"
+    assert "refuses the status: upgrade it" in message and "Unsupported value" in message
+    await operator.settle()
+    assert [job.name for job in world.child_jobs(KEY)] == ["demo-p0"]
