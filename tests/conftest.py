@@ -61,12 +61,26 @@ def pytest_collection() -> Generator[None, Any, Any]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The clusters' tests come first; those that take long, with the whole fault matrix."""
-    items.sort(key=lambda item: _scope(item.nodeid))
+    items.sort(key=lambda item: (_scope(item.nodeid), bool(item.get_closest_marker("last"))))
     if config.getoption("--whole") and not config.getoption("--row"):
         return
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason="takes long: make test-faults runs it"))
+
+
+@pytest.fixture
+def all_of_the_cluster(request: pytest.FixtureRequest) -> bool:
+    """Whether all tests of this test's cluster were selected, and none has failed so far."""
+    scope, root = _scope(request.node.nodeid), request.config.rootpath
+    there = {
+        name
+        for path in root.glob("tests/e2e/test_*.py")
+        if _scope(name := path.relative_to(root).as_posix()) == scope
+    }
+    selected = {item.nodeid.partition("::")[0] for item in request.session.items}
+    narrowed = request.config.option.keyword or any("::" in arg for arg in request.config.args)
+    return there <= selected and not narrowed and not request.session.testsfailed
 
 
 def _scope(nodeid: str) -> str:

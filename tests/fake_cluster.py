@@ -18,7 +18,7 @@ from builders import NOW
 
 from finetune_operator.cluster import Children
 from finetune_operator.engine.store import Key
-from finetune_operator.errors import NameConflict, NotThere, Refused, Stale
+from finetune_operator.errors import Forbidden, NameConflict, NotThere, Refused, Stale
 from finetune_operator.gather import Stores
 from finetune_operator.observed import Admission, ChildJob, ChildPod, StoredJob
 from finetune_operator.policies.validity import Claim
@@ -50,6 +50,10 @@ class FakeCluster:
         """Die right after this many more writes."""
         self.refuse: Refused | None = None
         """The answer to the next creations of Jobs."""
+        self.forbidden: set[tuple[str, str]] = set()
+        """Verbs and kinds that the operator's role lacks."""
+        self.pruned: set[tuple[str, ...]] = set()
+        """Fields of the status that the CRD does not know."""
         self.stale_reads = 0
         """So many status writes find that somebody was faster."""
         self.silent: set[str] = set()
@@ -79,25 +83,31 @@ class FakeCluster:
             raise Stale("somebody was faster")
         if int(raw["metadata"]["resourceVersion"]) != job.version:
             raise Stale(str(job.key))
-        raw["status"] = json.loads(json.dumps(status))
-        self._touch(raw)
+        wanted = self._known(json.loads(json.dumps(status)))
+        if wanted != raw["status"]:  # a write that changes nothing makes no new version
+            raw["status"] = wanted
+            self._touch(raw)
         self._wrote("PUT", "FineTuneJob", job.key.name)
         return read_job(copy.deepcopy(raw))
 
     async def ensure(
         self, manifest: Mapping[str, Any], owner_uid: str, *, fresh: bool = False
     ) -> None:
+        self._may("create" if fresh else "get", manifest["kind"])
         found = self._find(manifest)
         if found is None:
+            self._may("create", manifest["kind"])
             self.add(manifest)
             self._wrote("POST", manifest["kind"], manifest["metadata"]["name"])
         elif not _owned(found, owner_uid):
             raise NameConflict(manifest["kind"], manifest["metadata"]["name"])
         elif any(found.get(name) != manifest.get(name) for name in ("data", "spec")):
+            self._may("patch", manifest["kind"])
             found.update({name: manifest[name] for name in ("data", "spec") if name in manifest})
             self._wrote("PATCH", manifest["kind"], manifest["metadata"]["name"])
 
     async def create_job(self, manifest: Mapping[str, Any], owner_uid: str) -> ChildJob:
+        self._may("create", "Job")
         if self.refuse is not None:
             raise self.refuse
         found = self._find(manifest)
@@ -114,6 +124,7 @@ class FakeCluster:
             return
         if uid is None and not _owned(found, owner_uid):
             return
+        self._may("delete", kind)
         del self.objects[kind, key.namespace, name]
         self._wrote("DELETE", kind, name)
 
@@ -121,21 +132,26 @@ class FakeCluster:
         self.events.append(dict(event))
 
     async def claim(self, namespace: str, name: str) -> Claim | None:
+        self._may("get", "PersistentVolumeClaim")
         return self.claims.get(name, Claim(("ReadWriteMany",)))
 
     async def config_map_keys(self, namespace: str, name: str) -> frozenset[str] | None:
+        self._may("get", "ConfigMap")
         return frozenset({"jinja"})
 
     async def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        self._may("get", "ConfigMap")
         return self.config_maps.get(name)
 
     async def admission(self, namespace: str, job_uid: str) -> Admission | None:
         return None  # no Kueue here
 
     async def gpu_hours(self, namespace: str, name: str) -> str | None:
+        self._may("get", "ConfigMap")
         return self.gpu_hours_of_namespace
 
     async def newest_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
+        self._may("list", "Event")
         return None
 
     # --- what users and controllers do ---
@@ -404,6 +420,20 @@ class FakeCluster:
 
     def _touch(self, raw: Raw) -> None:
         raw["metadata"]["resourceVersion"] = str(next(self._versions))
+
+    def _known(self, status: Raw) -> Raw:
+        for *parents, name in self.pruned:
+            parts = [status]
+            for parent in parents:
+                found = [part.get(parent) for part in parts]
+                parts = [p for f in found for p in (f if isinstance(f, list) else [f]) if p]
+            for part in parts:
+                part.pop(name, None)
+        return status
+
+    def _may(self, verb: str, kind: str) -> None:
+        if (verb, kind) in self.forbidden:
+            raise Forbidden(f"the operator may not {verb} {kind}")
 
     def _wrote(self, verb: str, kind: str, name: str) -> None:
         self.writes.append((verb, kind, name))
