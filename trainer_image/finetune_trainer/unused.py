@@ -10,10 +10,10 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from finetune_trainer.deferred import Deferral, Deferring
+from finetune_trainer.deferred import Change, Deferral, Deferring
 
 TUNERS = (
     *("adalora", "adamss", "adaption_prompt", "beft", "boft", "c3a", "cartridge", "cpt", "deft"),
@@ -43,8 +43,15 @@ def _place(stacklevel: int) -> str:
     return f"{frame.filename}:{frame.lineno}"
 
 
-def _note_places(module: ModuleType) -> None:
-    vars(module)["get_source"] = _place
+def _module_of(found: Any) -> ModuleType | None:
+    """``inspect.getmodule``, which compares the files of all modules: a frame knows its own."""
+    if inspect.isframe(found):
+        return sys.modules.get(found.f_globals.get("__name__", ""))
+    return inspect.getmodule(found)
+
+
+def _put(**values: Any) -> Change:
+    return lambda module: vars(module).update(values)
 
 
 def _no_fault(*_: Any, **__: Any) -> None:
@@ -73,4 +80,7 @@ DEFERRALS = {
     "deepspeed.ops.triton_ops": _WHOLE,
     "deepspeed.ops.triton_ops.autoep_fused_token_ops": _WHOLE,
 }
-_CHANGES = {"torch._library.utils": _note_places}
+_CHANGES = {
+    "torch._library.utils": _put(get_source=_place),
+    "torch.library": _put(inspect=SimpleNamespace(**vars(inspect) | {"getmodule": _module_of})),
+}

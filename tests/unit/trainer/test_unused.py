@@ -1,7 +1,9 @@
 """A start without the parts of the libraries that no job uses, in a process of its own."""
 
+import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from unit.trainer.test_eager import START, run
@@ -21,6 +23,7 @@ used = {"_buffer_dict", "lora", "lycoris_utils", "trainable_tokens", "tuners_uti
 assert left - used - set(unused.TUNERS) == set(), "a new kind of adapter: name it in TUNERS"
 assert not {name for name in sys.modules if name.partition(".")[0] == "triton"}
 assert torch._library.utils.get_source is unused._place
+assert torch.library.inspect.getmodule is unused._module_of
 """
 WANTED = """
 import os, sys
@@ -60,6 +63,7 @@ for name in unused.DEFERRALS:
 assert transformers.processing_utils.Unpack is real
 """
 PLACES = """
+import inspect, sys
 from finetune_trainer import unused
 import torch._library.utils as utils
 
@@ -71,6 +75,13 @@ def caller():
 
 theirs, ours = caller()
 assert theirs == ours, (theirs, ours)
+
+def frames():
+    return sys._getframe(), sys._getframe(1)
+
+for frame in frames():
+    assert unused._module_of(frame) is inspect.getmodule(frame) is sys.modules["places"]
+assert unused._module_of(inspect.getmodule) is inspect
 """
 
 
@@ -85,16 +96,15 @@ def test_whoever_wants_it_gets_it() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_place_of_an_operator_is_the_one_that_torch_notes(tmp_path: Path) -> None:
-    script = tmp_path / "places.py"
-    script.write_text(PLACES)
-    run(f"import runpy; runpy.run_path({str(script)!r})")
+def test_place_and_module_of_an_operator_are_those_that_torch_finds(tmp_path: Path) -> None:
+    (tmp_path / "places.py").write_text(PLACES)
+    run(f"import sys; sys.path.append({str(tmp_path)!r}); import places")
 
 
 def test_nothing_is_put_off_once_torch_is_there() -> None:
-    import torch
+    import torch  # noqa: F401
 
     before = list(sys.meta_path)
     unused.leave_out_unused()
     assert sys.meta_path == before
-    assert torch.distributed.tensor.DTensor.__module__ == "torch.distributed.tensor"
+    assert type(importlib.import_module("torch.distributed.tensor")) is ModuleType
