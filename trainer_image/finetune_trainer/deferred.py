@@ -106,7 +106,10 @@ class StandIn:
 
 
 class Deferring(MetaPathFinder):
-    """Finds the modules to put off, and those to change right after their import."""
+    """Finds the modules to put off, and those to change right after their import.
+
+    A module of a package that is put off can be put off, too: until the package is here.
+    """
 
     def __init__(
         self, deferrals: Mapping[str, Deferral], changes: Mapping[str, Change] | None = None
