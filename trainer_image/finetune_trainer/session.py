@@ -170,12 +170,14 @@ def build_engine(config: RunConfig, folder: Path, precision: Precision) -> Engin
         )
     # Adapters start from random numbers: the same on every rank.
     torch.manual_seed(training.seed)
-    settings = deepspeed_config(training, stage, precision, trainable=BUCKET_ELEMENTS)
+    settings = deepspeed_config(
+        training, stage, precision, trainable=BUCKET_ELEMENTS, offload=config.offload
+    )
     with engines.partitioned_loading(settings):
         model = load_model(folder, DTYPES[precision], dropout=training.dropout)
         # Still inside: an adapter that begins from the weights has to gather them.
         adapted = adapt(model, config)
-    return Engine(adapted, training, stage, precision)
+    return Engine(adapted, training, stage, precision, config.offload)
 
 
 def adapt(model: Any, config: RunConfig) -> Any:

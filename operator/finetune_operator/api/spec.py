@@ -18,7 +18,7 @@ from .recovery import Recovery
 from .schema import Rule, SpecModel
 from .sources import Data, Model
 from .storage import Output, Reuse, Storage
-from .training import Checkpoint, DeepSpeed, Method, Training
+from .training import Checkpoint, DeepSpeed, Method, OffloadDevice, Training
 from .workers import Stage, Workers
 
 SECONDS_PER_YEAR = 365 * 86_400
@@ -175,6 +175,22 @@ FineTuneJobSpec.rules = (
         "remove it, or set workers.gpusPerWorker; activeDeadlineSeconds limits time",
         field_path=".budget.gpuHours",
         check=lambda spec: spec.budget.gpu_hours is None or spec.workers.gpus_per_worker > 0,
+    ),
+    *(
+        Rule(
+            cel=f"self.deepspeed.{name} == 'None' || self.workers.gpusPerWorker > 0",
+            message=f"{name} moves memory from GPUs to their host and the job has none, so it "
+            "would free nothing: remove it, or set workers.gpusPerWorker",
+            field_path=f".deepspeed.{name}",
+            check=lambda spec, attribute=attribute: (
+                getattr(spec.deepspeed, attribute) is OffloadDevice.NONE
+                or spec.workers.gpus_per_worker > 0
+            ),
+        )
+        for name, attribute in (
+            ("offloadOptimizer", "offload_optimizer"),
+            ("offloadParameters", "offload_parameters"),
+        )
     ),
     Rule(
         cel="!has(self.storage.size) || has(self.storage.claimRef) || has(self.output.uri)",
