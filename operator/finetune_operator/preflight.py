@@ -122,8 +122,8 @@ def tell(memory: MemoryStatus) -> str:
     if memory.host_bytes is None:
         return f"{sentence}; no smaller micro-batch, checkpointing or ZeRO stage makes it fit"
     return (
-        f"{sentence}; no smaller micro-batch, checkpointing, ZeRO stage or offload makes it fit, as "
-        "far as the host has memory"
+        f"{sentence}; no smaller micro-batch, checkpointing, ZeRO stage or offload makes it fit, "
+        "as far as the host has memory"
     )
 
 

@@ -229,6 +229,7 @@ class Engine:
                     hint="use precision BF16 or FP32, or a lower learning rate",
                 ) from error
             raise
+        self._forget_gradients()
         if self._guard is not None:
             return self._guard.outcome
         applied = bool(self._engine.was_step_applied())
@@ -238,6 +239,20 @@ class Engine:
             grad_norm=math.nan if norm is None else float(norm),
             searching_scale=self._fp16 and not applied,
         )
+
+    def _forget_gradients(self) -> None:
+        """Let a weight that no token of the next window reaches, as an expert's, have gradient 0.
+
+        DeepSpeed 0.19 would leave the last window's in its place, or add to it: at ZeRO 3, and with
+        an offloaded optimizer.
+        """
+        if self.stage == 3:
+            self._optimizer.grad_partitions_flat_buffer.zero_()
+        if self._offload.optimizer == "CPU":
+            sums = getattr(self._optimizer, "accumulated_grads_in_cpu", {}).values()
+            for gradient in (*(partition.master.grad for partition in self.partitions()), *sums):
+                if gradient is not None:
+                    gradient.zero_()
 
     def partitions(self) -> list[Partition]:
         """Master weights and optimizer state that this rank owns. Not collective.

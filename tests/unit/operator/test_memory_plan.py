@@ -418,8 +418,8 @@ OFFLOADED = replace(TWO, on_gpu=True, offload_optimizer=True)
 
 
 def test_the_host_holds_what_is_offloaded_by_hand() -> None:
-    """GPT-2 in BF16 on two ranks. At ZeRO 2: two moments; master weights and gradients pinned, which
-    rounds 248,879,616 bytes up to 2²⁸; new weights to 2²⁷. In FP32 also sums, with both edges."""
+    """GPT-2 in BF16 on two ranks. At ZeRO 2: two moments; master weights and gradients, pinned,
+    which rounds 248,879,616 bytes up to 2²⁸; new weights to 2²⁷. In FP32 also sums, with edges."""
     at_2 = host_bytes(GPT2, GPU, OFFLOADED) - RUNTIME_BYTES["CPU"]
     assert at_2 == 4 * 124_439_808 + 2 * 2**28 + 2**27
     exact = host_bytes(GPT2, replace(GPU, precision="FP32"), OFFLOADED) - RUNTIME_BYTES["CPU"]
@@ -427,9 +427,11 @@ def test_the_host_holds_what_is_offloaded_by_hand() -> None:
     at_3 = host_bytes(GPT2, GPU, replace(OFFLOADED, zero_stage=3)) - RUNTIME_BYTES["CPU"]
     assert at_3 == 6 * 124_439_808 + 2 * 2**28
     whole = replace(OFFLOADED, zero_stage=3, offload_parameters=True)
-    assert host_bytes(GPT2, GPU, whole) - host_bytes(
-        GPT2, GPU, replace(whole, offload_parameters=False)
-    ) == 2**27
+    assert (
+        host_bytes(GPT2, GPU, whole)
+        - host_bytes(GPT2, GPU, replace(whole, offload_parameters=False))
+        == 2**27
+    )
     assert host_bytes(GPT2, GPU, TWO) == RUNTIME_BYTES["CPU"]
     saves = replace(GPU, checkpoint_copy=True)
     assert host_bytes(GPT2, saves, TWO) == RUNTIME_BYTES["CPU"] + 6 * 124_439_808
@@ -456,4 +458,6 @@ def test_offload_never_takes_more_of_a_gpu(
     state = optimizer_state(shape, setup, fit)
     assert predict(shape, setup, offloaded).total <= predict(shape, setup, fit).total
     if stage > 1:
-        assert predict(shape, setup, offloaded).certain == predict(shape, setup, fit).certain - state
+        assert (
+            predict(shape, setup, offloaded).certain == predict(shape, setup, fit).certain - state
+        )

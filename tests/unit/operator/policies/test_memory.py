@@ -224,10 +224,13 @@ SHAPE = {
     "gated": True,
     "rmsNorm": True,
 }
-"""Of a model of 1 B parameters, all of them trained: 12 GB of state, and 4 GB of gradients twice."""
+"""Of a model of 1 B parameters, all of them trained: 12 GB of state, 4 GB of gradients."""
 LARGE = ModelStatus.model_validate({"parameters": 1_000_000_000, "shape": SHAPE})
-CHECKPOINTED = {"method": {"lora": None, "full": {}}, "output": {"formats": ["Merged"]},
-                "training": {"activationCheckpointing": "Enabled", "microBatchSize": 1}}  # fmt: skip
+CHECKPOINTED = {
+    "method": {"lora": None, "full": {}},
+    "output": {"formats": ["Merged"]},
+    "training": {"activationCheckpointing": "Enabled", "microBatchSize": 1},
+}
 
 
 def at_the_foot(**workers: Any) -> Facts:
@@ -259,16 +262,19 @@ def test_offload_is_taken_last_remembered_and_told_to_the_trainer() -> None:
     ("workers", "failure", "why"),
     [
         pytest.param(
-            {}, out_of_memory("HostOom"),
-            "offload moves memory from GPUs to their host, and there is no GPU", id="on CPUs",
+            {},
+            out_of_memory("HostOom"),
+            "offload moves memory from GPUs to their host, and there is no GPU",
+            id="on CPUs",
         ),
         pytest.param(
-            {**ON_GPU["workers"], "resources": {"limits": {"memory": "16Gi"}}}, out_of_memory(),
-            "with offloadOptimizer None → CPU, zeroStage 0 → 2 a rank is predicted to need 19.3 GB of host",
+            {**ON_GPU["workers"], "resources": {"limits": {"memory": "16Gi"}}},
+            out_of_memory(),
+            "with offloadOptimizer None → CPU, zeroStage 0 → 2 a rank is predicted to need 19.3 GB",
             id="a host that is too small",
         ),
     ],
-)  # fmt: skip
+)
 def test_offload_is_not_taken_where_it_cannot_help_and_that_is_said(
     workers: dict[str, Any], failure: Failure, why: str
 ) -> None:
