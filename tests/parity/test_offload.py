@@ -92,6 +92,21 @@ def test_a_weight_that_nothing_reaches_does_not_get_an_old_gradient(
     assert relative_norm(whole(results, "masters"), rested) <= 1e-6
 
 
+@pytest.mark.parametrize(("stage", "offload"), [(2, OPTIMIZER), (3, BOTH)])
+def test_a_step_that_is_not_finite_changes_nothing_in_host_memory(
+    stage: int, offload: dict[str, str]
+) -> None:
+    ends = []
+    for each in ({}, offload):
+        job = short(stage, "FP32", each)
+        job.bad_row = 5
+        ends.append(run_gang(train, 2, job))
+    kept, moved = ends
+    assert moved[0]["state"]["bad_steps"] == kept[0]["state"]["bad_steps"] != []
+    found = whole(moved, "masters")
+    assert all(torch.equal(found[name], values) for name, values in whole(kept, "masters").items())
+
+
 def resumable(stage: int, offload: dict[str, str], ranks: int = 2, **training: Any) -> Job:
     """Dropout, clipping and noise; 11 rows in windows of 4: the stop falls into epoch 2."""
     return Job(

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from builders import KEY, UID, make_facts, make_plan, make_spec, status_in
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune_operator.api.types import (
     Adaptation,
@@ -107,6 +109,31 @@ def test_beside_gpus_the_last_rungs_are_offload(
     assert difference(on_gpu, fit) == last
     assert descend(on_gpu, told) == fit
     assert not descend(start, told).offloads, "on CPUs there is nowhere to move it to"
+
+
+@given(
+    st.builds(
+        Fit,
+        st.integers(1, 64),
+        st.integers(1, 16),
+        st.booleans(),
+        st.integers(0, 3),
+        world_size=st.integers(1, 8),
+        on_gpu=st.booleans(),
+    )
+)
+def test_the_ladder_ends_and_is_found_again_from_its_changes(start: Fit) -> None:
+    fit, told = start, []
+    while rung := next_rung(fit):
+        before, (fit, change) = fit, rung
+        told.append(change)
+        assert fit != before and fit.micro * fit.accumulation == start.micro * start.accumulation
+        assert fit.zero_stage >= before.zero_stage
+        assert descend(start, told) == fit
+    assert len(told) <= 12
+    assert fit.offload_optimizer == fit.offload_parameters == start.on_gpu
+    assert not fit.offload_parameters or fit.zero_stage == 3
+    assert bool(difference(start, fit)) == bool(told)
 
 
 @pytest.mark.parametrize("micro", range(1, 65))
