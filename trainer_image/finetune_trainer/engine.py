@@ -249,10 +249,14 @@ class Engine:
         if self.stage == 3:
             self._optimizer.grad_partitions_flat_buffer.zero_()
         if self._offload.optimizer == "CPU":
+            masters = (
+                self._optimizer.fp32_partitioned_groups_flat
+                if self.stage == 3
+                else self._optimizer.single_partition_of_fp32_groups
+            )
             sums = getattr(self._optimizer, "accumulated_grads_in_cpu", {}).values()
-            for gradient in (*(partition.master.grad for partition in self.partitions()), *sums):
-                if gradient is not None:
-                    gradient.zero_()
+            for gradient in (*(master.grad for master in masters), *sums):
+                gradient.zero_()
 
     def partitions(self) -> list[Partition]:
         """Master weights and optimizer state that this rank owns. Not collective.
