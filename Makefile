@@ -14,8 +14,8 @@ help: ## list the tasks
 quickstart: ## fine-tune a small model on a local cluster and prove that it learned [CONTEXT= REGISTRY= STORAGE_CLASS= ARGS=]
 	@$(BOOTSTRAP) --root cluster -- python -m quickstart $(ARGS)
 
-test: ## all tests, end to end on a cluster of their own [ARGS=-k...]
-	@$(BOOTSTRAP) --root tests -- python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: ## all tests, end to end on two clusters of their own [ARGS=-k...]
+	@$(BOOTSTRAP) --root tests -- python -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-unit: ## the tests that need no cluster
 	@$(BOOTSTRAP) tests -- python -m pytest tests -m "not e2e and not gpu" --ignore tests/parity -n auto --dist worksteal $(ARGS)

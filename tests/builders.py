@@ -109,7 +109,6 @@ def make_child_job(stage: StageName = StageName.TRAIN, attempt: int = 0, **field
         "attempt": attempt,
         "created": NOW - seconds(30),
         "parallelism": 2 if stage is StageName.TRAIN else 1,
-        "ready": 0,
         "failed": 0,
         "deleting": False,
         "started": None,

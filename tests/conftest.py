@@ -1,4 +1,4 @@
-"""Options of the test run, and the one real cluster that its end-to-end tests share."""
+"""Options of the test run, and the real clusters that its end-to-end tests share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from xdist.scheduler import LoadFileScheduling, Scheduling
 # For tests/mutations: that a property breaks is all that counts, not its smallest example.
 settings.register_profile("mutations", phases=[Phase.explicit, Phase.generate])
 
-ON_THE_CLUSTER = ("tests/e2e/", "tests/faults/")
+ON_A_CLUSTER = ("tests/e2e/", "tests/faults/")
+ON_THE_SECOND_CLUSTER = (
+    "tests/e2e/test_elastic.py",
+    "tests/e2e/test_kueue.py",
+    "tests/e2e/test_local_cluster",
+    "tests/e2e/test_lost_nodes",
+    "tests/faults/",
+)
+"""Those that take a cluster apart. They need about as long as all the others of ON_A_CLUSTER."""
 
 pytest_plugins = ["e2e.fixtures", "side_by_side", "pytester"]
 
@@ -38,8 +46,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The cluster's tests come first; those that take long, with the whole fault matrix."""
-    items.sort(key=lambda item: not item.nodeid.startswith(ON_THE_CLUSTER))
+    """The clusters' tests come first; those that take long, with the whole fault matrix."""
+    items.sort(key=lambda item: _scope(item.nodeid))
     if config.getoption("--whole") and not config.getoption("--row"):
         return
     for item in items:
@@ -47,15 +55,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="takes long: make test-faults runs it"))
 
 
-class OneForTheCluster(LoadFileScheduling):
-    """One process runs all tests that use the cluster, which mostly wait; others run the rest."""
+def _scope(nodeid: str) -> str:
+    """Tests of one scope run in one process, one after the other."""
+    if not nodeid.startswith(ON_A_CLUSTER):
+        return "no cluster"
+    return "cluster 2" if nodeid.startswith(ON_THE_SECOND_CLUSTER) else "cluster 1"
+
+
+class OneForEachCluster(LoadFileScheduling):
+    """The tests that use a cluster mostly wait: a process for each cluster, others for the rest.
+
+    xdist deals the first scopes out in the order of the tests: the first two processes get them.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "cluster" if nodeid.startswith(ON_THE_CLUSTER) else super()._split_scope(nodeid)
+        scope = _scope(nodeid)
+        return super()._split_scope(nodeid) if scope == "no cluster" else scope
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
-    return OneForTheCluster(config, log) if config.getoption("dist") == "loadfile" else None
+    return OneForEachCluster(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
     except OptionError as error:
-        console.print(str(error), style="red", highlight=False)
+        console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
     # A `kill` ends the run as Ctrl-C does: with its children, and with a word.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

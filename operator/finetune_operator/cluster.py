@@ -236,8 +236,7 @@ class KubernetesCluster:
             found = await self._request("GET", kind, _path(kind, namespace, name))
         except NotThere:
             return None
-        modes = (found.get("spec") or {}).get("accessModes") or ()
-        return Claim(tuple(modes), (found.get("status") or {}).get("phase", ""))
+        return Claim(tuple((found.get("spec") or {}).get("accessModes") or ()))
 
     async def config_map_keys(self, namespace: str, name: str) -> frozenset[str] | None:
         data = await self.config_map(namespace, name)
@@ -284,9 +283,6 @@ class KubernetesCluster:
             )
         except Stale:
             return await self._request("GET", kind, _path(kind, meta["namespace"], meta["name"]))
-        except Refused as refusal:
-            refusal.name = meta["name"]
-            raise
 
     async def _request(
         self,
@@ -365,14 +361,9 @@ def _error(
     if code == 429 or code >= 500 or "NamespaceTerminating" in str(status.get("details", "")):
         after = headers.get("Retry-After", "")
         return Unavailable(text, retry_after=float(after) if after.isdecimal() else 0.0)
-    if verb == "POST":
+    if does := {"POST": "create", "PATCH": "change"}.get(verb):
         reason = "QuotaExceeded" if "exceeded quota" in message else "CreationRefused"
-        return Refused(
-            f"the API server refuses to create {kind}: {message}"[:1024],
-            reason=reason,
-            kind=kind,
-            name="",
-        )
+        return Refused(f"the API server refuses to {does} {kind}: {message}"[:1024], reason=reason)
     return ClusterError(text)
 
 

@@ -78,11 +78,9 @@ class Forbidden(ClusterError):
 class Refused(ClusterError):
     """The API server refuses what we want to make."""
 
-    def __init__(self, message: str, *, reason: str, kind: str, name: str) -> None:
+    def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
-        self.kind = kind
-        self.name = name
 
 
 class NameConflict(Refused):
@@ -93,6 +91,4 @@ class NameConflict(Refused):
             f"{kind} {name} exists and does not belong to this FineTuneJob: "
             "delete it, or give the FineTuneJob another name",
             reason="NameConflict",
-            kind=kind,
-            name=name,
         )

@@ -79,7 +79,6 @@ class ChildJob:
     attempt: int
     created: datetime
     parallelism: int
-    ready: int
     failed: int
     deleting: bool
     started: datetime | None
@@ -226,7 +225,6 @@ def read_child_job(raw: Raw) -> ChildJob:
         attempt=_integer(_label(meta, ATTEMPT_LABEL)),
         created=_time(meta.get("creationTimestamp")),
         parallelism=spec.get("parallelism", 1),
-        ready=status.get("ready") or 0,
         failed=status.get("failed") or 0,
         deleting="deletionTimestamp" in meta,
         started=_time(status["startTime"]) if status.get("startTime") else None,

@@ -18,6 +18,7 @@ from .api.types import (
     Lineage,
     Lock,
     OffloadDevice,
+    Precision,
     Resolved,
     Reused,
     Scorer,
@@ -331,15 +332,25 @@ def copies_state(spec: FineTuneJobSpec) -> bool:
 
 
 def _zero_stage(spec: FineTuneJobSpec) -> tuple[int, str | None]:
-    if spec.deepspeed.zero_stage is not None:
-        return spec.deepspeed.zero_stage, None
+    stage = spec.deepspeed.zero_stage
+    if stage == 0 and _may_train_in_16_bits(spec):
+        return 0, "in 16 bits it runs as stage 1, which adds up gradients in FP32"
+    if stage is not None:
+        return stage, None
     if spec.deepspeed.offload_parameters is OffloadDevice.CPU:
         return 3, "it partitions the parameters, and offloads such parts alone"
     if spec.workers.world_size == 1 and spec.deepspeed.offload_optimizer is OffloadDevice.CPU:
-        return 2, "it offloads the gradients with the optimizer"
+        return 2, "with an offloaded optimizer it leaves no whole gradients on the GPU"
     if spec.workers.world_size == 1:
         return 0, "a single rank has nothing to partition"
     return 2, "optimizer state and gradients are partitioned at no cost in communication"
+
+
+def _may_train_in_16_bits(spec: FineTuneJobSpec) -> bool:
+    precision = spec.training.precision
+    if precision is None:
+        return spec.workers.gpus_per_worker > 0
+    return precision is not Precision.FP32
 
 
 def _learning_rate(spec: FineTuneJobSpec) -> tuple[float, str | None]:

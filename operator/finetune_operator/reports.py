@@ -297,7 +297,7 @@ class FoundReport(_Report):
     job: Annotated[str, Field(max_length=253)]
     uid: Annotated[str, Field(max_length=64)]
     lock: Word
-    formats: Annotated[tuple[Word, ...], Field(max_length=2)]
+    formats: Annotated[tuple[Word, ...], Field(max_length=3)]
 
 
 def _found(value: Any) -> Any:
@@ -329,7 +329,7 @@ class DestinationReport(_Report):
 
 
 class ArtifactReport(_Report):
-    formats: Annotated[tuple[Word, ...], Field(max_length=2)] = ()
+    formats: Annotated[tuple[Word, ...], Field(max_length=3)] = ()
     digest: Word | None = None
     bytes: Count | None = None
     step: Count | None = None

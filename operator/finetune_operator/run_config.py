@@ -81,6 +81,7 @@ def run_config(
             "recovery": _recovery(spec, passed_over),
             "output": {
                 "formats": [form.value for form in spec.output.formats],
+                "ggufType": spec.output.gguf.type.value if spec.output.gguf else None,
                 "external": spec.output.uri is not None,
                 "publishedPath": _published(spec),
                 "destinations": destinations(spec.output),

@@ -99,7 +99,7 @@ DEFAULTS = _asked_for(
         lossSpike=_part(factor=8.0, windowSteps=64),
         passedOver=[],
     ),
-    output=_part(formats=["Merged"], external=False, destinations=[_DESTINATION]),
+    output=_part(formats=["Merged"], ggufType="F16", external=False, destinations=[_DESTINATION]),
 )
 """Of the whole run.json. A list of one `Part`: a list of such objects, by default an empty one."""
 

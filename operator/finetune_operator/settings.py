@@ -9,6 +9,15 @@ from dataclasses import dataclass, fields
 from .errors import FineTuneError
 
 PREFIX = "FINETUNE_"
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+LEAST = {
+    "workers": 1,
+    "progress_seconds": 1,
+    "progress_requests": 1,
+    "resync_seconds": 10,
+    "job_metrics_limit": 0,
+}
+"""The same bounds as in the chart's schema."""
 
 
 class BadSetting(FineTuneError):  # noqa: N818
@@ -69,12 +78,13 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         try:
             values[field.name] = convert(environment[variable])
         except ValueError as error:
-            raise BadSetting(
-                f"{variable}: {environment[variable]!r} is not a number: {error}"
-            ) from error
+            raise BadSetting(f"{variable}: {environment[variable]!r} is not a number") from error
     settings = Settings(**values)  # type: ignore[arg-type]
-    if settings.workers < 1:
-        raise BadSetting(f"{PREFIX}WORKERS: must be at least 1")
+    for name, least in LEAST.items():
+        if not getattr(settings, name) >= least:
+            raise BadSetting(f"{PREFIX}{name.upper()}: must be at least {least}")
+    if settings.log_level not in LOG_LEVELS:
+        raise BadSetting(f"{PREFIX}LOG_LEVEL: must be one of {', '.join(LOG_LEVELS)}")
     for pair in settings.trainer_env.split():
         if "=" not in pair:
             raise BadSetting(f"{PREFIX}TRAINER_ENV: {pair!r} is not NAME=value")

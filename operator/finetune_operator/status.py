@@ -169,12 +169,14 @@ def _conditions(
     ended = verdict.state is State.FAILED
     pending = ("Unknown", Reason.PENDING.value, "")
     lost = ("False", reason, message) if ended else pending
-    wrong = (reason, message) if facts.faults else _remarks(facts)
+    wrong = _wrong(facts, verdict) or _remarks(facts)
     gang = ("False", Reason.PENDING.value, "")
     if status.trained is not None:
         gang = ("False", Reason.TRAINED.value, "training is over and its pods are gone")
     elif facts.stage.name is StageName.TRAIN and not verdict.state.terminal:
         gang = _kept(facts, ConditionType.GANG_READY) or gang
+        if any(action.verb is Verb.DELETE for action in verdict.actions):
+            gang = ("False", Reason.DRAINING.value, "its pods are asked to save and to go")
     return {
         ConditionType.RECONCILING.value: (reconciling, reason, message),
         ConditionType.STALLED.value: _unless("False", stalled, Reason.ACTIVE, reason, message),
@@ -205,6 +207,16 @@ def _prepared(status: FineTuneJobStatus) -> tuple[str, str, str]:
         more = f" (and {len(warnings) - 1} more in status.data.warnings)" if warnings[1:] else ""
         message += f"; worth a look: {warnings[0]}{more}"
     return "True", Reason.PREPARED.value, message[:MAX_CONDITION_MESSAGE]
+
+
+def _wrong(facts: Facts, verdict: Verdict) -> tuple[str, str] | None:
+    """Why the spec cannot be carried out: it contradicts itself, or what it names cannot do."""
+    if facts.faults or (facts.obstacle and facts.obstacle.final and verdict.state is State.FAILED):
+        return str(verdict.reason), verdict.message[:MAX_CONDITION_MESSAGE]
+    known = _kept(facts, ConditionType.SPEC_VALID)
+    if facts.status.completion_time and known and known[0] == "False":
+        return known[1], known[2]  # nobody looks around after the end
+    return None
 
 
 def _remarks(facts: Facts) -> tuple[str, str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from architectures.cells import ARCHITECTURES, CELLS, STEPS, run_cells
+from architectures.cells import ARCHITECTURES, CELLS, GGUF, STEPS, run_cells
 from unit.trainer.train.gangs import run_gang
 
 NAMES = [f"{name}-{method}" for name, method in CELLS]
@@ -30,9 +30,9 @@ def test_it_trains_and_what_is_published_is_what_was_trained(
     assert cell["losses"][-1] < cell["losses"][0]
     assert cell["moved"] > 1e-2, "training changed the model"
     assert all(difference < 1e-4 for difference in cell["differences"].values())
-    assert set(cell["differences"]) == (
-        {"merged", "adapter"} if name.endswith("lora") else {"merged"}
-    )
+    forms = {"merged"} | ({"adapter"} if name.endswith("lora") else set())
+    forms |= {"gguf"} if name.split("-")[0] in GGUF else set()
+    assert set(cell["differences"]) == forms
 
 
 def test_each_is_of_its_own_kind(told: dict[str, Any]) -> None:

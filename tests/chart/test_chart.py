@@ -269,7 +269,7 @@ class TestRights:
             "finetunejobs": ["get", "list", "watch"],
             "finetunejobs/status": ["update"],
             "jobs": ["create", "delete", "get", "list", "watch"],
-            "pods": ["get", "list", "watch"],
+            "pods": ["list", "watch"],
             "services": ["create", "delete", "get", "patch"],
             "configmaps": ["create", "delete", "get", "patch"],
             "persistentvolumeclaims": ["create", "get"],

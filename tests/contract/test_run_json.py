@@ -26,6 +26,7 @@ SPECS: dict[str, dict[str, Any]] = {
     ),
     "hub model": make_spec(model={"uri": "hf://team/model", "revision": "v1"}),
     "gguf file": make_spec(model={"uri": "image://registry/model:1//m", "file": "m.gguf"}),
+    "gguf result": make_spec(output={"formats": ["GGUF"], "gguf": {"type": "BF16"}}),
     "data by https": make_spec(
         data={"train": [{"name": "a", "uri": "https://example.test/a.jsonl"}]}
     ),

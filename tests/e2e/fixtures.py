@@ -1,4 +1,4 @@
-"""One real cluster for the whole session: three nodes, our images, our chart.
+"""One real cluster for each process that has tests of it: three nodes, our images, our chart.
 
 ``E2E_KEEP=1`` leaves the cluster up afterwards; a later session then finds it warm.
 """
@@ -17,7 +17,6 @@ from e2e.prometheus import Prometheus, running_prometheus
 from e2e.release import helm_install, monitors
 
 from local_cluster import LocalCluster
-from local_cluster import binaries as cluster_binaries
 from local_cluster import images as cluster_images
 from local_cluster.seed import refresh_seed
 
@@ -41,9 +40,10 @@ def _built(detail: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def prepared() -> LocalCluster:
+def prepared(worker_id: str) -> LocalCluster:
     """The programs built and the host's packages installed; nothing started."""
-    cluster = LocalCluster("finetune-test", audit_objects=True)
+    name = "finetune-test" if worker_id == "master" else f"finetune-test-{worker_id}"
+    cluster = LocalCluster(name, audit_objects=True)
     cluster.prepare(_say)
     cluster.binaries.build(["helm"], _say)
     return cluster
@@ -75,7 +75,7 @@ def cluster(prepared: LocalCluster, images: Images) -> Iterator[LocalCluster]:
 
 @pytest.fixture(scope="session")
 def kubectl(cluster: LocalCluster) -> Kubectl:
-    return Kubectl(cluster.kubeconfig, cluster_binaries.path("kubectl"))
+    return Kubectl.of(cluster)
 
 
 @pytest.fixture

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlencode
 
 from e2e.kubectl import PATIENCE_SECONDS, Kubectl, wait_for
 
 GRACE_SECONDS = 30
+FINETUNEJOBS = "/apis/finetune.dev/v1alpha1/namespaces/{}/finetunejobs"
+PODS = "/api/v1/namespaces/{}/pods"
 
 
 class Jobs:
@@ -25,15 +28,13 @@ class Jobs:
         self._kubectl.apply(finetune_job(name, steps, seed, spec), namespace=self.namespace)
 
     def status(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._kubectl.json("get", "ftj", name, namespace=self.namespace)
-        return found.get("status") or {}
+        return self._read(f"{FINETUNEJOBS}/{name}").get("status") or {}
 
     def reason(self, name: str) -> str:
         return conditions(self.status(name)).get("Reconciling", {}).get("reason", "")
 
     def names(self) -> list[str]:
-        found = self._kubectl.json("get", "ftj", namespace=self.namespace)["items"]
-        return [item["metadata"]["name"] for item in found]
+        return [item["metadata"]["name"] for item in self._read(FINETUNEJOBS)["items"]]
 
     def patch(self, name: str, **spec: Any) -> None:
         body = json.dumps({"spec": spec})
@@ -56,12 +57,15 @@ class Jobs:
 
     def living_pods(self, name: str) -> set[str]:
         """Names of the job's pods whose containers have not ended yet."""
-        unfinished = "status.phase!=Succeeded,status.phase!=Failed"
-        found = self._kubectl.json(
-            "get", "pods", "-l", f"finetune.dev/job={name}", f"--field-selector={unfinished}",
-            namespace=self.namespace,
-        )  # fmt: skip
-        return {item["metadata"]["name"] for item in found["items"]}
+        selectors = {
+            "labelSelector": f"finetune.dev/job={name}",
+            "fieldSelector": "status.phase!=Succeeded,status.phase!=Failed",
+        }
+        found = self._read(f"{PODS}?{urlencode(selectors)}")["items"]
+        return {item["metadata"]["name"] for item in found}
+
+    def _read(self, path: str) -> dict[str, Any]:
+        return self._kubectl.api.json("GET", path.format(self.namespace))
 
     def wait_phase(
         self, name: str, *phases: str, seconds: float = PATIENCE_SECONDS

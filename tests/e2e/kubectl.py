@@ -12,15 +12,29 @@ from typing import Any
 
 import pytest
 
+from local_cluster import LocalCluster
+from local_cluster.api import Api
+
 PATIENCE_SECONDS = 240.0
 
 
 @dataclass(frozen=True)
 class Kubectl:
-    """The real kubectl against one cluster. Failures carry its stderr."""
+    """The real kubectl against one cluster. Failures carry its stderr.
+
+    ``api`` is the same door for what a test asks again and again: a start of kubectl costs a tenth
+    of a second of CPU.
+    """
 
     kubeconfig: Path
     binary: Path
+    api: Api
+
+    @classmethod
+    def of(cls, cluster: LocalCluster) -> Kubectl:
+        """As the administrator of a local cluster that is up."""
+        program = cluster.binaries.path("kubectl")
+        return cls(cluster.kubeconfig, program, cluster.control_plane().api)
 
     def run(
         self, *args: str, namespace: str | None = None, stdin: str | None = None

@@ -7,12 +7,7 @@ from typing import Any
 
 from e2e.kubectl import Kubectl
 
-from local_cluster import LocalCluster
 from local_cluster.oci import BUSYBOX_IMAGE
-
-
-def kubectl_of(cluster: LocalCluster) -> Kubectl:
-    return Kubectl(cluster.kubeconfig, cluster.binaries.path("kubectl"))
 
 
 def wait_pod(kube: Kubectl, name: str) -> None:

@@ -113,11 +113,12 @@ def test_a_job_whose_hours_are_used_up_saves_and_waits_for_more(
     assert told["Failed"]["status"] == "False"
     assert f"the {hours} GPU-hours of this job are used up" in status["pendingReason"]
     assert not jobs.living_pods("thrifty")
-    events = kubectl.json(
-        "get", "events", "--field-selector", "involvedObject.name=thrifty",
-        namespace=jobs.namespace,
-    )["items"]  # fmt: skip
-    assert [e["reason"] for e in events].count("BudgetExceeded") == 1
+    about = ("--field-selector", "involvedObject.name=thrifty,reason=BudgetExceeded")
+    [held] = wait_for(
+        "the job is held by an Event",
+        lambda: kubectl.json("get", "events", *about, namespace=jobs.namespace)["items"],
+    )
+    assert held["type"] == "Warning" and "raise spec.budget.gpuHours" in held["message"]
 
     jobs.patch("thrifty", budget={"gpuHours": "1"})
     status = jobs.wait_phase("thrifty", "Succeeded", "Failed")

@@ -12,7 +12,6 @@ from e2e.kubectl import Kubectl, wait_for
 from e2e.release import CHART, helm, helm_install
 
 from local_cluster import LocalCluster
-from local_cluster import binaries as cluster_binaries
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -28,7 +27,7 @@ def kubectl(images: Any) -> Iterator[Any]:
     cluster = LocalCluster("finetune-helm")
     cluster.push(images.operator)
     cluster.up(nodes=1)
-    yield Kubectl(cluster.kubeconfig, cluster_binaries.path("kubectl"))
+    yield Kubectl.of(cluster)
     cluster.down()
 
 

@@ -150,7 +150,7 @@ def foreign() -> Iterator[LocalCluster]:
 def test_an_existing_cluster_is_used_by_its_context_registry_and_storage_class(
     start: Callable[..., Run], foreign: LocalCluster, images: Images
 ) -> None:
-    away = Kubectl(foreign.kubeconfig, foreign.binaries.path("kubectl"))
+    away = Kubectl.of(foreign)
     context = away("config", "current-context").strip()
     run = start(
         "--name", "away", KUBECONFIG=str(foreign.kubeconfig), CONTEXT=context,

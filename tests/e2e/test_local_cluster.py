@@ -20,7 +20,6 @@ from e2e.local_cluster_kit import (
     WEB,
     connects,
     is_ready,
-    kubectl_of,
     pod,
     reaches,
     service,
@@ -53,7 +52,7 @@ def cluster() -> Iterator[LocalCluster]:
 
 @pytest.fixture(scope="module")
 def kube(cluster: LocalCluster) -> Kubectl:
-    return kubectl_of(cluster)
+    return Kubectl.of(cluster)
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +382,7 @@ def test_two_clusters_live_side_by_side_and_one_goes_without_a_trace(
     other.up(nodes=1)
     try:
         assert other.subnet.block != cluster.subnet.block
-        neighbour = kubectl_of(other)
+        neighbour = Kubectl.of(other)
         neighbour.apply(pod("web", WEB.format(word="other")), service("web"))
         wait_pod(neighbour, "web")
         identities = [other.processes.identity(name) for name in other.processes.names()]

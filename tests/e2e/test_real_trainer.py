@@ -21,6 +21,7 @@ from e2e.jobs import GRACE_SECONDS, Jobs, conditions, evict
 from e2e.kubectl import Kubectl, wait_for
 from e2e.place import OperatorProcess, chat_row, host_folder, own_operator
 from e2e.s3 import start_s3
+from gguf_judge import llama_cpp
 from tiny_models import save_tiny_model
 
 from local_cluster import LocalCluster
@@ -513,10 +514,11 @@ def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
         ]}, "human": {}},
         gate={"human": {"minWinRate": "0.9", "minRatings": 1},
               "scorers": [{"name": "met", "metric": "met", "minImprovement": "0.01"}]},
-        output={"destinations": [
+        output={"formats": ["Merged", "GGUF"], "destinations": [
             {"name": "registry", "oci": {
                 "image": f"{registry}/results/asked:v1", "plainHTTP": "Enabled"}},
             {"name": "bucket", "s3": {"uri": "s3://models/asked", **access}},
+            {"name": "file", "format": "GGUF", "s3": {"uri": "s3://models/gguf", **access}},
         ]},
     )  # fmt: skip
     wait_for(
@@ -580,7 +582,7 @@ def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
     assert abs(near["drawn"] - 0.75 * epoch) <= 0.5
     assert far["kept"] + far["notDrawn"] <= ROWS // 2 and far["notDrawn"] > 0
 
-    pushed, in_bucket = artifact["destinations"]
+    pushed, in_bucket, _ = artifact["destinations"]
     assert in_bucket["uri"] == "s3://models/asked"
     held = files / "s3/models/asked"
     names = {str(path.relative_to(published)) for path in published.rglob("*") if path.is_file()}
@@ -591,6 +593,10 @@ def test_answers_are_scored_and_rated_by_people_before_the_model_is_published(
     (question,) = table[0]["prompt"]
     said = asked_in_a_pod(kubectl, place, images.trainer, reference, question["content"])
     assert said == table[0]["tuned"]["text"], "the image says what the trained model said"
+    file = files / artifact["path"] / "gguf/model.gguf"
+    assert (files / "s3/models/gguf/model.gguf").read_bytes() == file.read_bytes()
+    with llama_cpp(file, 256) as judge:
+        assert judge.answer(question["content"], 24) == said, "and so does llama.cpp"
 
 
 def registry_for_pods(kubectl: Kubectl) -> str:

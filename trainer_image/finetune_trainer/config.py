@@ -7,8 +7,9 @@ an error means that the two images do not fit together.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -426,7 +427,10 @@ class Recovery(_Section):
         return any(each.first_step <= step <= each.last_step for each in self.passed_over)
 
 
-Form = Literal["Adapter", "Merged"]
+Form = Literal["Adapter", "Merged", "GGUF"]
+FOLDERS: Final[Mapping[str, str]] = {"Adapter": "adapter", "Merged": "merged", "GGUF": "gguf"}
+"""Where the forms of a result lie below its place."""
+GgufType = Literal["F32", "F16", "BF16", "Q8_0"]
 
 
 class HubPlace(_Section):
@@ -462,6 +466,8 @@ class Destination(_Section):
 
 class Output(_Section):
     formats: tuple[Form, ...] = ("Merged",)
+    gguf_type: GgufType = "F16"
+    """Of the weights in a GGUF file."""
     external: bool = False
     """True: publish to the mount ``/output`` instead of ``/workspace/output``."""
     destinations: tuple[Destination, ...] = ()

@@ -42,11 +42,11 @@ def costs_of(model: Any) -> Costs:
     embedding, head = inner.get_input_embeddings(), inner.get_output_embeddings()
     outside = {id(each.weight) for each in (embedding, head) if each is not None}
     token = sum(
-        _numel(each) for each in inner.parameters() if _ndim(each) > 1 and id(each) not in outside
+        numel(each) for each in inner.parameters() if ndim(each) > 1 and id(each) not in outside
     )
     # Each pair is multiplied twice: query by key, weight by value.
     pair = ATTENTION * 2 * _width(inner.config.get_text_config())
-    return Costs(token, _numel(embedding.weight), pair)
+    return Costs(token, numel(embedding.weight), pair)
 
 
 def _width(config: Any) -> int:
@@ -60,9 +60,10 @@ def _width(config: Any) -> int:
     return layers * heads * size
 
 
-def _numel(parameter: torch.nn.Parameter) -> int:
+def numel(parameter: torch.nn.Parameter) -> int:
+    """Numbers of the whole parameter, also where ZeRO 3 keeps a part of it here."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def _ndim(parameter: torch.nn.Parameter) -> int:
+def ndim(parameter: torch.nn.Parameter) -> int:
     return len(getattr(parameter, "ds_shape", parameter.shape))

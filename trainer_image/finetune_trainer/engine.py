@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from finetune_trainer.config import Offload, Training
-from finetune_trainer.costs import costs_of
+from finetune_trainer.costs import costs_of, ndim, numel
 from finetune_trainer.errors import ConfigInvalid, NonFinite, StageError
 from finetune_trainer.fast import accelerate
 from finetune_trainer.fast.head import head_of
@@ -137,7 +137,7 @@ class Engine:
             training,
             stage,
             precision,
-            trainable=sum(map(_numel, trainable.values())),
+            trainable=sum(map(numel, trainable.values())),
             offload=offload,
         )
         self.trainable = trainable
@@ -376,9 +376,9 @@ class Engine:
             for parameter in group:
                 index, offset, padded = optimizer.grad_position[optimizer.get_param_id(parameter)]
                 start = rank * padded
-                numel = max(0, min(padded, parameter.ds_numel - start))
-                if numel:
-                    pieces[index].append(Piece(self._names[id(parameter)], start, numel, offset))
+                count = max(0, min(padded, parameter.ds_numel - start))
+                if count:
+                    pieces[index].append(Piece(self._names[id(parameter)], start, count, offset))
         return [
             Partition(flat, self.base_optimizer.state[flat], tuple(found))
             for flat, found in zip(optimizer.fp32_partitioned_groups_flat, pieces, strict=True)
@@ -414,8 +414,8 @@ _SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 def _optimizer(parameters: list[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
     settings = training.optimizer
-    decayed = [p for p in parameters if settings.weight_decay and _ndim(p) >= 2]
-    kept = [p for p in parameters if not settings.weight_decay or _ndim(p) < 2]
+    decayed = [p for p in parameters if settings.weight_decay and ndim(p) >= 2]
+    kept = [p for p in parameters if not settings.weight_decay or ndim(p) < 2]
     groups = [
         {"params": found, "weight_decay": decay}
         # Weight decay pulls matrices towards zero; norms and biases are left alone.
@@ -431,14 +431,6 @@ def _optimizer(parameters: list[torch.nn.Parameter], training: Training) -> torc
         eps=settings.epsilon,
         fused=True,  # one pass over the states instead of one for each operation
     )
-
-
-def _numel(parameter: torch.nn.Parameter) -> int:
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
-def _ndim(parameter: torch.nn.Parameter) -> int:
-    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def prepare_environment(device: str) -> None:

@@ -129,3 +129,8 @@ def _is_full_disk(error: BaseException) -> bool:
     # safetensors keeps no more than the text of the system's error. By name, as above.
     wrapped = type(error).__name__ == "SafetensorError"
     return wrapped and any(f"(os error {number})" in str(error) for number in full)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what libraries add below; its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from finetune_trainer.config import Lock, RunConfig
+from finetune_trainer.config import FOLDERS, Form, Lock, RunConfig
 from finetune_trainer.errors import StageError
+from finetune_trainer.gguf_export.export import export_gguf
+from finetune_trainer.gguf_export.write import about
 from finetune_trainer.judging import bundle as rating
 from finetune_trainer.judging.gate import pass_gate, waits_for_people
 from finetune_trainer.judging.paired import TABLE as PAIRED_TABLE
@@ -24,6 +28,7 @@ from finetune_trainer.lock import lock_content, write_lock
 from finetune_trainer.merge import merge
 from finetune_trainer.model import load_tokenizer, load_trained
 from finetune_trainer.model_card import CardFacts, model_card
+from finetune_trainer.model_loading import GGUF_FILE
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
 from finetune_trainer.published import publish_output, release
@@ -42,7 +47,8 @@ def run(
     lock: Lock | None = None,
     scorers: tuple[ScorerWords, ...] = (),
 ) -> dict[str, Any]:
-    """Publish ``output.formats`` of the attempt below ``output``: ``adapter`` and/or ``merged``.
+    """Publish ``output.formats`` of the attempt below ``output``: ``adapter``, ``merged``, and
+    ``gguf``.
 
     Beside ``merged`` lies a copy of ``serving``, the manifest that serves it; ``lock`` is published
     with each. ``scorers``: what the user's programs said of the answers.
@@ -77,8 +83,8 @@ def run(
         _publish_rating(bundle, config, output / rating.FOLDER, work.facts)
     if waits:
         return {**asked, "train": work.told["train"]}
-    makers = {"Adapter": _adapter, "Merged": _merged}
-    published = {form.lower(): _kept(work, form) or makers[form](work) for form in formats}
+    makers = {"Adapter": _adapter, "Merged": _merged, "GGUF": _gguf}
+    published = {FOLDERS[form]: _kept(work, form) or makers[form](work) for form in formats}
     artifact = release(config, output, published, serving)
     if config.checkpoint.after_success == "Delete":
         _delete_checkpoints(workspace)
@@ -124,7 +130,7 @@ class _Work:
             "data": self.data["digest"],
         }
 
-    def accompany(self, folder: Path, form: Literal["Adapter", "Merged"]) -> None:
+    def accompany(self, folder: Path, form: Form) -> None:
         """Card and reports go wherever the model goes."""
         facts = CardFacts(
             self.config,
@@ -133,7 +139,7 @@ class _Work:
             self.result,
             self.gate,
             lock_content(self.lock, self.base),
-            load_tokenizer(folder).chat_template is not None,
+            load_tokenizer(self.workspace / "model").chat_template is not None,
             self.scorers,
         )
         (folder / "README.md").write_text(model_card(facts, form))
@@ -141,12 +147,12 @@ class _Work:
         write_lock(folder, self.lock, self.base, self.data)
 
 
-def _kept(work: _Work, form: str) -> dict[str, Any] | None:
+def _kept(work: _Work, form: Form) -> dict[str, Any] | None:
     """The manifest of what an earlier export of this very result published, if it is whole.
 
     An export that comes again after a push that failed leaves it to those who read it.
     """
-    folder = work.output / form.lower()
+    folder = work.output / FOLDERS[form]
     kept = manifests.reusable(folder, manifests.digest_of(work.facts))
     if kept is not None:
         manifests.clear_siblings(folder, work.config.job.uid)
@@ -171,13 +177,42 @@ def _merged(work: _Work) -> dict[str, Any]:
     """Publish the whole model; returns its manifest."""
     target = work.output / "merged"
     folder = manifests.fresh_sibling(target, work.config.job.uid)
-    end_of_turn = work.data.get("endOfTurn")
-    difference, asked = merge(
-        work.config, work.workspace, work.trained, folder, work.base, end_of_turn
-    )
+    difference, asked = _merge(work, folder)
     work.accompany(folder, "Merged")
     found = {**work.found, "maxLogitDifference": difference, "smokeTest": asked}
     return publish_output(folder, target, work.facts, found)
+
+
+def _merge(work: _Work, folder: Path) -> tuple[float, dict[str, Any]]:
+    end_of_turn = work.data.get("endOfTurn")
+    return merge(work.config, work.workspace, work.trained, folder, work.base, end_of_turn)
+
+
+def _gguf(work: _Work) -> dict[str, Any]:
+    """Publish the whole model as one file, made from the merged one; returns its manifest."""
+    target, kind = work.output / "gguf", work.config.output.gguf_type
+    folder = manifests.fresh_sibling(target, work.config.job.uid)
+    with _whole(work) as whole:
+        difference, asked = export_gguf(
+            whole, folder / GGUF_FILE, kind, about(work.config, work.base)
+        )
+    work.accompany(folder, "GGUF")
+    found = {"type": kind, "maxLogitDifference": difference, "smokeTest": asked}
+    return publish_output(folder, target, work.facts, {**work.found, **found})
+
+
+@contextmanager
+def _whole(work: _Work) -> Iterator[Path]:
+    """The merged model: what is published, else one that is gone afterwards."""
+    if "Merged" in work.config.output.formats:
+        yield work.output / "merged"
+        return
+    scratch = manifests.fresh_sibling(work.workspace / "merged")
+    try:
+        _merge(work, scratch)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _delete_checkpoints(workspace: Path) -> None:
@@ -203,12 +238,14 @@ def newest_attempt(config: RunConfig, workspace: Path) -> int:
     return max(numbers)
 
 
-def _formats(config: RunConfig) -> list[str]:
-    """Full fine-tuning has no adapter; asking for one alone still yields the model."""
-    formats = [str(name) for name in config.output.formats]
+def _formats(config: RunConfig) -> list[Form]:
+    """In the order they are made: a GGUF file is made from the merged model. Full fine-tuning has
+    no adapter; asking for one alone still yields the model."""
+    wanted = set(config.output.formats)
     if config.method.lora is None:
-        return ["Merged"]
-    return formats
+        wanted = wanted - {"Adapter"} or {"Merged"}
+    order: tuple[Form, ...] = ("Adapter", "Merged", "GGUF")
+    return [form for form in order if form in wanted]
 
 
 def _train_result(attempt: Path) -> dict[str, Any]:

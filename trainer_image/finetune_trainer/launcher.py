@@ -69,7 +69,6 @@ class Pod:
     index: int
     workspace: Path
     termination_log: Path
-    run_json: Path
 
     @property
     def folder(self) -> Path:
@@ -90,7 +89,6 @@ class Pod:
             index=numbers["JOB_COMPLETION_INDEX"],
             workspace=Path(env.get("FINETUNE_WORKSPACE", WORKSPACE)),
             termination_log=Path(env.get("FINETUNE_TERMINATION_LOG", outcome.TERMINATION_LOG)),
-            run_json=run_json,
         )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,11 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import RunConfig
-from finetune_trainer.errors import StageError
 from finetune_trainer.judging.questions import stop_tokens
 from finetune_trainer.model import load_model, load_tokenizer, load_trained
+from finetune_trainer.same_model import ExportMismatchError, compare, logits
 from finetune_trainer.smoke_test import QUESTIONS, question_ids, smoke_test
 from finetune_trainer.weight_check import check_weights
-
-log = logging.getLogger(__name__)
-
-MAX_LOGIT_DIFFERENCE = 1e-3
-"""For weights stored as fp32. Rounding to 16 bits moves logits by more: see ``_limit``."""
-_HALF_SHARE = 0.05
-
-
-class ExportMismatchError(StageError):
-    """The exported weights do not behave like the trained ones."""
 
 
 def merge(
@@ -48,7 +37,7 @@ def merge(
     tokenizer = load_tokenizer(workspace / "model")
     model = load_trained(workspace / "model", trained, adapter=config.method.lora is not None)
     prompts = [question_ids(tokenizer, text) for text in QUESTIONS]
-    expected = _logits(model, prompts)
+    expected = logits(model, prompts)
     if isinstance(model, PeftModel):
         model = model.merge_and_unload(safe_merge=True)
     dtype = getattr(torch, base["dtype"])
@@ -60,32 +49,9 @@ def merge(
 
     check_weights(folder)
     reloaded = load_model(folder, torch.float32)
-    difference = max(
-        float((one - other).abs().max())
-        for one, other in zip(expected, _logits(reloaded, prompts), strict=True)
-    )
-    limit = _limit(dtype, expected)
-    log.info("largest logit difference after reload: %.2e (limit %.2e)", difference, limit)
-    # Not "difference > limit": NaN must fail as well.
-    if not difference <= limit:
-        raise ExportMismatchError(
-            f"the merged model's logits differ by {difference:.3g} from the trained ones "
-            f"(limit {limit:.3g})",
-            "the trained weights stay in the attempt's folder; report this as a bug",
-        )
+    difference = compare(expected, logits(reloaded, prompts), base["dtype"], "merged model")
     _check_tokenizer(folder, tokenizer, end_of_turn, reloaded)
     return difference, smoke_test(reloaded, load_tokenizer(folder))
-
-
-def _logits(model: PreTrainedModel | PeftModel, prompts: list[torch.Tensor]) -> list[torch.Tensor]:
-    with torch.no_grad():
-        return [model(input_ids=ids, use_cache=False).logits.float() for ids in prompts]
-
-
-def _limit(dtype: torch.dtype, logits: list[torch.Tensor]) -> float:
-    if dtype == torch.float32:
-        return MAX_LOGIT_DIFFERENCE
-    return _HALF_SHARE * max(float(one.max() - one.min()) for one in logits)
 
 
 def _set_stop_tokens(

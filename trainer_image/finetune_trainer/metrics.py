@@ -1,8 +1,9 @@
 """Prometheus metrics of the trainer, declared once in a table.
 
 Rules: base units, counters end in ``_total``, points in time in ``_timestamp_seconds``; a label
-never carries a step, a sample or a value. Known series start at 0, so that ``rate`` sees the first
-increment. Job and pod labels come from the scraper.
+never carries a step, a sample or a value. Known series of counters start at 0, so that ``rate``
+sees the first increment; a gauge is not there before it is set, so that nobody sees a loss of 0.
+Job and pod labels come from the scraper.
 """
 
 from __future__ import annotations
@@ -116,20 +117,27 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._by_name: dict[str, Any] = {}
+        self._unset: set[str] = set()
         for metric in METRICS:
             if not (metric.every_rank or rank == 0):
                 continue
             extra = {"buckets": _SECONDS} if metric.kind is Histogram else {}
             labels = [metric.label] if metric.label else []
             kind: Any = metric.kind
-            created = kind(
-                PREFIX + metric.name, metric.help, labels, registry=self.registry, **extra
-            )
+            unset = metric.kind is Gauge and not labels  # with labels it shows nothing by itself
+            registry = None if unset else self.registry
+            created = kind(PREFIX + metric.name, metric.help, labels, registry=registry, **extra)
+            if unset:
+                self._unset.add(metric.name)
             for value in metric.values:
                 created.labels(value)
             self._by_name[metric.name] = created
 
     def __getitem__(self, name: str) -> Any:
+        """To set it: from now on it is exported."""
+        if name in self._unset:
+            self._unset.discard(name)
+            self.registry.register(self._by_name[name])
         return self._by_name[name]
 
     def beat(self, phase: str, at: float) -> None:

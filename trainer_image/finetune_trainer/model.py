@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import Lora
-from finetune_trainer.errors import ModelLoad
+from finetune_trainer.errors import ModelLoad, first_line
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -40,7 +40,7 @@ def load_model(
         if type(error).__name__ == "OutOfMemoryError":
             raise
         raise ModelLoad(
-            f"spec.model.uri: the prepared model cannot be loaded: {_first_line(error)}"
+            f"spec.model.uri: the prepared model cannot be loaded: {first_line(error)}"
         ) from error
     assert isinstance(model, PreTrainedModel)  # noqa: S101 - narrows the auto class for mypy
     return model
@@ -65,7 +65,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, use_fast=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelLoad(
-            f"spec.model.uri: the tokenizer cannot be loaded: {_first_line(error)}"
+            f"spec.model.uri: the tokenizer cannot be loaded: {first_line(error)}"
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ModelLoad(
@@ -122,7 +122,3 @@ def prompt_ids(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> list[int
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     bos = implied_bos(tokenizer)
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

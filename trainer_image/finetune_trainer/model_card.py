@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from finetune_trainer.config import DataSource, Lora, Offload, RunConfig
+from finetune_trainer.config import DataSource, Form, Lora, Offload, RunConfig
 from finetune_trainer.judging.scorers import ScorerWords
 from finetune_trainer.judging.table import TITLES
 from finetune_trainer.model_loading import loading
@@ -24,6 +24,16 @@ _HELD_OUT = {
     "evalLoss": "loss",
     "perplexity": "perplexity",
     "tokenAccuracy": "token accuracy",
+}
+_LIBRARIES: Mapping[Form, str] = {
+    "Adapter": "peft",
+    "Merged": "transformers",
+    "GGUF": "llama.cpp",
+}
+_KINDS: Mapping[Form, str] = {
+    "Adapter": "A LoRA adapter for",
+    "Merged": "A whole model, from",
+    "GGUF": "A whole model as one GGUF file, from",
 }
 _GENERAL = {"generalLoss": "loss on general rows"}
 _PACKAGES = ("torch", "transformers", "peft", "deepspeed", "tokenizers")
@@ -45,7 +55,7 @@ class CardFacts:
     scorers: Sequence[ScorerWords] = ()
 
 
-def model_card(facts: CardFacts, form: Literal["Adapter", "Merged"]) -> str:
+def model_card(facts: CardFacts, form: Form) -> str:
     """Markdown with front matter. Figures that ``facts`` do not have are left out."""
     config = facts.config
     lines = [
@@ -70,7 +80,7 @@ def model_card(facts: CardFacts, form: Literal["Adapter", "Merged"]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _front_matter(facts: CardFacts, form: str) -> str:
+def _front_matter(facts: CardFacts, form: Form) -> str:
     config, model = facts.config, facts.model
     hub = config.model.hub
     sources = [source.hub.repository for source in config.data.train if source.hub]
@@ -90,10 +100,11 @@ def _front_matter(facts: CardFacts, form: str) -> str:
         if isinstance(value := (facts.result.get("metrics") or {}).get(key), int | float)
         and math.isfinite(value)
     ]
+    tags = ["lora"] if config.method.lora else []
     data = ModelCardData(
-        library_name="peft" if form == "Adapter" else "transformers",
+        library_name=_LIBRARIES[form],
         pipeline_tag="text-generation",
-        tags=["finetune-operator", *(["lora"] if config.method.lora else [])],
+        tags=["finetune-operator", *tags, *(["gguf"] if form == "GGUF" else [])],
         base_model=hub.repository if hub else None,
         datasets=sources or None,
         model_name=config.job.name if results else None,
@@ -103,8 +114,8 @@ def _front_matter(facts: CardFacts, form: str) -> str:
     return data.to_yaml().strip()
 
 
-def _what(facts: CardFacts, form: str) -> str:
-    return f"{'A LoRA adapter for' if form == 'Adapter' else 'A whole model, from'} {_name(facts)}"
+def _what(facts: CardFacts, form: Form) -> str:
+    return f"{_KINDS[form]} {_name(facts)}"
 
 
 def _name(facts: CardFacts) -> str:

@@ -9,12 +9,16 @@ from finetune_trainer.config import RunConfig
 
 PLACE = "PATH_OR_REPOSITORY"
 """Stands for wherever the reader has the folder."""
+GGUF_FILE = "model.gguf"
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for --max-lora-rank."""
 
 
 def loading(config: RunConfig, model: Mapping[str, Any], form: str, *, chat: bool) -> list[str]:
-    """Markdown for transformers, peft where it is needed, and vLLM. ``chat``: with a template."""
+    """Markdown for transformers, peft where it is needed, and vLLM, or for llama.cpp and Ollama.
+    ``chat``: with a template."""
+    if form == "GGUF":
+        return _gguf(config, chat=chat)
     ask = _chat() if chat else _complete()
     return _adapter(config, model, ask) if form == "Adapter" else _merged(config, ask)
 
@@ -56,6 +60,31 @@ def _adapter(config: RunConfig, model: Mapping[str, Any], ask: list[str]) -> lis
         f"vllm serve {base}{pinned} --enable-lora --max-lora-rank {rank} \\",
         f"  --lora-modules {config.job.name}={PLACE}",
         "```",
+    ]
+
+
+def _gguf(config: RunConfig, *, chat: bool) -> list[str]:
+    """``--jinja`` and Ollama's ``FROM`` take the chat template that the file brings along."""
+    wish = "messages" if chat else "prompt"
+    said = '[{"role": "user", "content": "Hello"}]' if chat else '"Once upon a time"'
+    path = "/v1/chat/completions" if chat else "/v1/completions"
+    return [
+        "With llama.cpp:",
+        "",
+        "```sh",
+        f"llama-server --model {PLACE}/{GGUF_FILE} --alias {config.job.name} --jinja --port 8080 &",
+        f"curl localhost:8080{path} -H 'Content-Type: application/json' \\",
+        f"  -d '{{\"{wish}\": {said}}}'",
+        "```",
+        "",
+        "With Ollama:",
+        "",
+        "```sh",
+        f"echo 'FROM {PLACE}/{GGUF_FILE}' > Modelfile",
+        f"ollama create {config.job.name} -f Modelfile && ollama run {config.job.name}",
+        "```",
+        "",
+        f"Weights of type {config.output.gguf_type}.",
     ]
 
 

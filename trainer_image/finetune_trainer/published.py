@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.config import RunConfig
+from finetune_trainer.config import FOLDERS, RunConfig
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.publishing.destinations import push_all
 
@@ -60,9 +60,9 @@ def release(
     digests = {name: manifest["digest"] for name, manifest in published.items()}
     pushed = push_all(config.output.destinations, output, config.job, digests)
     files = [entry for manifest in published.values() for entry in manifest["files"].values()]
-    whole = published.get("merged") or published["adapter"]
+    whole = next(published[name] for name in ("merged", "gguf", "adapter") if name in published)
     return {
-        "formats": [name.capitalize() for name in published],
+        "formats": [form for form, name in FOLDERS.items() if name in published],
         "digest": manifests.digest_of(digests),
         "bytes": sum(entry["bytes"] for entry in files),
         "maxLogitDifference": whole.get("maxLogitDifference", 0.0),

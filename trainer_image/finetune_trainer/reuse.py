@@ -11,14 +11,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.config import Lock, RunConfig
+from finetune_trainer.config import FOLDERS, Lock, RunConfig
 from finetune_trainer.lock import read_lock
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.published import publish_output, release
 
 log = logging.getLogger(__name__)
 
-FOLDERS = {"Adapter": "adapter", "Merged": "merged"}
 _OF_THE_FOLDER = ("version", "inputDigest", "digest", "files")
 """Entries of a manifest that are made anew."""
 
@@ -96,6 +95,10 @@ def _copied(
         raise RefusedError(f"{name} is gone or has no lock: {error}") from error
     if locked != lock.digest:
         raise RefusedError(f"{name} has another lock: {locked}")
+    if name == FOLDERS["GGUF"] and manifest.get("type") != config.output.gguf_type:
+        raise RefusedError(
+            f"{name} has weights of type {manifest.get('type')}, not {config.output.gguf_type}"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = manifests.fresh_sibling(target, config.job.uid)
     for file in files:

@@ -40,7 +40,7 @@ class Artifact(StatusModel):
     uri: str | None = None
     """Where it lies: pvc://claim/path."""
     path: str | None = None
-    """Folder on that claim; it holds `adapter` and `merged`."""
+    """Folder on that claim; it holds `adapter`, `merged` and `gguf`."""
     digest: str | None = None
     """Digest of its files: sha256:…"""
     bytes: Counter | None = None
@@ -50,11 +50,11 @@ class Artifact(StatusModel):
     formats: (
         Annotated[
             tuple[str, ...],
-            Field(max_length=2, json_schema_extra=LIST_SET),
+            Field(max_length=3, json_schema_extra=LIST_SET),
         ]
         | None
     ) = None
-    """Adapter, Merged or both."""
+    """Adapter, Merged and GGUF, those that were wanted."""
     smoke_test: SmokeTest | None = None
     """A question to the result and its answer."""
     serving_path: str | None = None

@@ -117,7 +117,8 @@ class Reason(StrEnum):
     NAME_CONFLICT = "NameConflict"
     """A child's name is taken by an object that is not this job's."""
     CREATION_REFUSED = "CreationRefused"
-    """The API server refuses a child for another reason than quota; the message has its words."""
+    """The API server refuses a child, or a change of one, for another reason than quota; the
+    message has its words."""
     PREVIOUS_JOB_TERMINATING = "PreviousJobTerminating"
     """A job of the same name was deleted and its pods are not gone yet."""
 

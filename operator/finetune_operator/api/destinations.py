@@ -28,6 +28,16 @@ class OutputFormat(StrEnum):
 
     ADAPTER = "Adapter"
     MERGED = "Merged"
+    GGUF = "GGUF"
+
+
+class GgufType(StrEnum):
+    """Type of the weights in a GGUF file."""
+
+    F32 = "F32"
+    F16 = "F16"
+    BF16 = "BF16"
+    Q8_0 = "Q8_0"
 
 
 class Visibility(StrEnum):

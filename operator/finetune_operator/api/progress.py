@@ -1,4 +1,4 @@
-"""How far a stage is, and what training has saved: ``status.progress``, ``status.checkpoints``."""
+"""How far training is, and what it has saved: ``status.progress``, ``status.checkpoints``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def duration(seconds: int) -> str:
 
 
 class Progress(StatusModel):
-    """How far the present stage is."""
+    """How far training is; prepare and export say nothing of that."""
 
     stage: StageName | None = None
-    """prepare, train or export."""
+    """The stage that this is about: train."""
     phase: str | None = None
     """What the ranks do: init, load, eval, train, checkpoint, save or done."""
     step: Counter | None = None

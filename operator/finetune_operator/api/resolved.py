@@ -46,7 +46,7 @@ class MemoryStatus(StatusModel):
     """Bytes of parameters, gradients, optimizer, activations, logits, buffers, checkpointCopy and
     runtime at that moment."""
     host_bytes: Counter | None = None
-    """Host memory that a rank with a GPU takes besides, at least: the interpreter, what is offloaded,
+    """Host memory that a rank with a GPU takes besides, at least: interpreter, what is offloaded,
     and the copy of the state for asynchronous checkpoints."""
     host_available_bytes: Counter | None = None
     """The pod's memory limit divided by its ranks, with GPUs. Absent: it has none."""

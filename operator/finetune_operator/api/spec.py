@@ -82,7 +82,7 @@ class FineTuneJobSpec(SpecModel):
     Absent: no limit."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=SECONDS_PER_YEAR)] | None = None
     """Seconds after the end until pods and other children are removed; the FineTuneJob itself
-    stays. Absent: they stay with it."""
+    stays, and with it the claim of `storage.size`. Absent: they stay with it."""
     start_deadline_seconds: Annotated[int, Field(ge=10, le=SECONDS_PER_YEAR)] = 1800
     """Seconds in which all training pods must be ready; else they are given back and tried again
     later, so that half-placed gangs do not block each other."""

@@ -127,7 +127,7 @@ class FineTuneJobStatus(StatusModel):
     """Reasons of the Events posted about the job, the newest last: at most eight in its life, so
     that it never floods the namespace. The last one is kept for its end."""
     progress: Progress | None = None
-    """How far the present stage is."""
+    """How far training is."""
     metrics: Metrics | None = None
     """Newest numbers of the training."""
     scorers: (
@@ -162,4 +162,5 @@ class FineTuneJobStatus(StatusModel):
     goodput: Goodput | None = None
     """What the time of the job is spent on."""
     children_removed_time: Timestamp | None = None
-    """When the children were removed by ttlSecondsAfterFinished."""
+    """When the children, but for the claim of `storage.size`, were removed by
+    ttlSecondsAfterFinished."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from .destinations import Destination, OutputFormat
+from .destinations import Destination, GgufType, OutputFormat
 from .schema import LIST_SET, ObjectName, Quantity, Rule, SpecModel, exactly_one, list_map
 from .sources import OutputUri
 
@@ -54,6 +54,14 @@ class Reuse(StrEnum):
     SAME_LOCK = "SameLock"
 
 
+class Gguf(SpecModel):
+    """What the GGUF file is like."""
+
+    type: GgufType = GgufType.F16
+    """Of the weights: F32, F16, BF16, or Q8_0 (8 bits a weight, with a scale for each 32). Norms
+    are always F32. Absent: F16."""
+
+
 class Output(SpecModel):
     """Where the result goes, and in which forms."""
 
@@ -62,9 +70,13 @@ class Output(SpecModel):
     the folder `output` among the job's files on `storage.claimRef`."""
     formats: Annotated[
         tuple[OutputFormat, ...],
-        Field(min_length=1, max_length=2, json_schema_extra=LIST_SET),
+        Field(min_length=1, max_length=3, json_schema_extra=LIST_SET),
     ] = (OutputFormat.MERGED,)
-    """Adapter (LoRA weights for peft), Merged (a whole model for transformers), or both."""
+    """Adapter (LoRA weights for peft), Merged (a whole model for transformers), GGUF (a whole model
+    as one file for llama.cpp and Ollama; for Llama, Mistral, Qwen2 and Qwen3 with a byte-level
+    tokenizer, others are refused when the model is prepared)."""
+    gguf: Gguf | None = None
+    """What the GGUF file is like, where `formats` has GGUF."""
     reuse: Reuse = Reuse.NEVER
     """SameLock: where a finished job of this namespace has published the result of the same lock
     (`status.lock`) on the same claim, in all wanted formats, that result is checked against its
@@ -80,6 +92,13 @@ class Output(SpecModel):
     when all of them have it."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.gguf) || (has(self.formats) && 'GGUF' in self.formats)",
+            message="gguf says what the GGUF file is like and none is made: add GGUF to formats, "
+            "or remove it",
+            field_path=".gguf",
+            check=lambda output: output.gguf is None or OutputFormat.GGUF in output.formats,
+        ),
         Rule(
             # the API server fills in no defaults within lists
             cel="!has(self.destinations) || !has(self.formats) || self.destinations.all(each,"

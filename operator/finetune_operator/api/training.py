@@ -173,10 +173,10 @@ class DeepSpeed(SpecModel):
     """DeepSpeed's partitioning of the training state over ranks, and its place."""
 
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
-    """ZeRO stage: 0 nothing is partitioned, 1 optimizer state, 2 also gradients, 3 also
-    parameters. Absent: 0 for a single rank, else 2, or 3 where 2 does not fit into memory, as far
-    as that is known; with offloadOptimizer at least 2, with offloadParameters 3; see
-    `status.resolved`."""
+    """ZeRO stage: 0 nothing is partitioned (in BF16 and FP16 it runs as 1, which adds up gradients
+    in FP32), 1 optimizer state, 2 also gradients, 3 also parameters. Absent: 0 for a single rank,
+    else 2, or 3 where 2 does not fit into memory, as far as that is known; with offloadOptimizer at
+    least 2, with offloadParameters 3; see `status.resolved`."""
     offload_optimizer: OffloadDevice = OffloadDevice.NONE
     """CPU keeps master weights and optimizer state in the pod's memory and makes the update there:
     far less GPU memory, and slower steps. At ZeRO 3 gradients are added up there, too. Needs GPUs

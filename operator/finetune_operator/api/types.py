@@ -14,6 +14,7 @@ from .conditions import Condition, ConditionType, ConditionValue, Reason
 from .data_report import ReportOptions, TermList
 from .destinations import (
     Destination,
+    GgufType,
     HubDestination,
     HubTokenRef,
     OciDestination,
@@ -56,7 +57,7 @@ from .sources import (
 from .spec import FineTuneJobSpec
 from .status import MAX_EVENTS, FineTuneJobStatus, Logs, Phase
 from .status_types import StageName
-from .storage import ClaimRef, Output, Reuse, Storage
+from .storage import ClaimRef, Gguf, Output, Reuse, Storage
 from .training import (
     ActivationCheckpointing,
     AfterSuccess,
@@ -134,8 +135,8 @@ class FineTuneJob(ApiModel):
     kind: Literal["FineTuneJob"] = "FineTuneJob"
     metadata: ObjectMeta
     spec: FineTuneJobSpec
-    """The wish. Immutable but for suspend, recovery, budget, the deadlines, and workers.count while
-    suspended."""
+    """The wish. Immutable but for suspend, recovery, queue, budget, the deadlines,
+    ttlSecondsAfterFinished, and workers.count while suspended."""
     status: FineTuneJobStatus = FineTuneJobStatus()
     """What is known. Written by the operator alone."""
 
@@ -202,6 +203,8 @@ __all__ = [
     "GateMetric",
     "GateScore",
     "Generation",
+    "Gguf",
+    "GgufType",
     "Goodput",
     "HubDestination",
     "HubTokenRef",

@@ -130,7 +130,7 @@ def start_timeout(facts: Facts) -> Verdict | None:
     stage, limit = facts.stage, facts.spec.start_deadline_seconds
     if stage.job is None or stage.name is not StageName.TRAIN or gang_ready(facts):
         return None
-    if stage.job.suspended:  # it waits in a queue and holds nothing
+    if stage.job.suspended or stage.job.deleting:  # it waits in a queue, or goes already
         return None
     left = limit - facts.seconds_since(stage.job.started or stage.job.created)
     if left > 0:

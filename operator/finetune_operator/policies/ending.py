@@ -45,6 +45,7 @@ def end_job(facts: Facts, reason: str, message: str, *, failure: Failure | None 
             changes=changes,
             actions=delete_jobs(facts.live_jobs),
             again_after=POLL_SECONDS,
+            quiet=True,
         )
     lost = f"; given up with their nodes: {name_pods(facts.lost_pods)}" if facts.lost_pods else ""
     return Verdict(

@@ -50,6 +50,7 @@ def budget_exceeded(facts: Facts) -> Verdict | None:
             changes=record_job(facts),
             actions=delete_jobs(facts.live_jobs),
             again_after=POLL_SECONDS,
+            quiet=True,
         )
     used = _hours(used_gpu_seconds(facts))
     message = (

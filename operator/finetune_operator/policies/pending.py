@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..api.cluster_signatures import CLUSTER_SIGNATURES
 from ..api.signatures.signature import find
-from ..api.types import Phase, Reason
+from ..api.types import Phase, Reason, StageName
 from ..observed import ChildJob, ChildPod
 from .facts import Facts
 from .queue import POLL_SECONDS, has_words, sentence_of_queue
@@ -115,12 +115,21 @@ def _unscheduled(pods: list[ChildPod], facts: Facts) -> Waiting | None:
     count = f"{len(waiting)} of {len(pods)} pods cannot be scheduled"
     text = _ASIDES.sub("", message).rstrip(". ")
     if "persistentvolumeclaim" in message.lower():
-        claim = facts.known_plan.claim_name
-        return Waiting(
-            Reason.VOLUME_PENDING,
-            f"{count}: {text}; look at PersistentVolumeClaim {claim}",
-        )
+        return Waiting(Reason.VOLUME_PENDING, f"{count}: {text}; look at {_claims(facts, message)}")
     return Waiting(Reason.UNSCHEDULABLE, advised(f"{count}: {text}"))
+
+
+def _claims(facts: Facts, message: str) -> str:
+    """The claims that the stage's pods mount; of these, the one that the scheduler names."""
+    plan = facts.known_plan
+    names = [plan.claim_name]
+    if facts.stage.name is StageName.PREPARE:
+        names += [source.claim for source in plan.sources if source.claim]
+    if facts.stage.name is StageName.EXPORT and plan.output_claim:
+        names.append(plan.output_claim)
+    all_of_them = list(dict.fromkeys(names))
+    told = [name for name in all_of_them if f'"{name}"' in message] or all_of_them
+    return f"PersistentVolumeClaim{'s' if told[1:] else ''} {', '.join(told)}"
 
 
 def _image(pods: list[ChildPod], facts: Facts) -> Waiting | None:

@@ -37,7 +37,7 @@ def told_published(words: LastWords | None) -> dict[str, tuple[str, str, str]]:
     if told is None or told.smoke_test is None:
         return {}
     checked = ["was loaded again"]
-    if OutputFormat.MERGED.value in told.formats:
+    if {OutputFormat.MERGED.value, OutputFormat.GGUF.value} & set(told.formats):
         checked.append(f"compared (logits differ by {told.max_logit_difference or 0:.2g} at most)")
     asked = told.smoke_test
     said = f"{asked.answer!r}" if asked.answer else "nothing"

@@ -20,7 +20,8 @@ def event_of(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
     What is well is told once in a job's life, warnings each time. The last one is kept for the end.
     """
     reason, told = str(verdict.reason), facts.status.events or ()
-    if verdict.quiet or facts.condition(ConditionType.RECONCILING)[1] == reason:
+    same = facts.condition(ConditionType.RECONCILING)[1] == reason
+    if verdict.quiet or (same and not _stops(facts, verdict)):
         return None
     warning = (
         verdict.state in (State.STUCK, State.FAILED)
@@ -38,6 +39,13 @@ def event_of(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
         message=verdict.message,
         now=facts.now,
     )
+
+
+def _stops(facts: Facts, verdict: Verdict) -> bool:
+    """The job ends, or moves no more by itself: told, whatever was said on the way there."""
+    if verdict.state.terminal:
+        return facts.status.completion_time is None
+    return verdict.state is State.STUCK and facts.condition(ConditionType.STALLED)[0] != "True"
 
 
 def with_event(facts: Facts, event: Mapping[str, Any] | None) -> tuple[str, ...] | None:

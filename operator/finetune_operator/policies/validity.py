@@ -20,7 +20,6 @@ class Claim:
     """A PersistentVolumeClaim, as far as it matters here."""
 
     access_modes: tuple[str, ...]
-    phase: str = "Bound"
 
 
 @dataclass(frozen=True)

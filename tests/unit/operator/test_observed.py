@@ -132,10 +132,10 @@ def test_a_kubernetes_job_is_known_by_its_true_conditions() -> None:
     raw = {
         "metadata": {**META, "ownerReferences": [owner]},
         "spec": {"parallelism": 4},
-        "status": {"conditions": conditions, "ready": 2},
+        "status": {"conditions": conditions, "failed": 2},
     }
     seen = read_child_job(raw)
-    assert (seen.owner_uid, seen.parallelism, seen.ready) == ("owner", 4, 2)
+    assert (seen.owner_uid, seen.parallelism, seen.failed) == ("owner", 4, 2)
     assert seen.failing == ("BackoffLimitExceeded", "")
     assert not seen.complete and seen.failure is None and not seen.finished
 

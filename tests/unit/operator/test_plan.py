@@ -55,6 +55,16 @@ def test_what_is_absent_is_resolved(patch: dict[str, Any], field: str, value: ob
         assert words.get(field, field) in (resolved.reasons or {}), "the choice needs a reason"
 
 
+@pytest.mark.parametrize(
+    ("precision", "told"), [("BF16", True), ("FP16", True), ("FP32", False), (None, False)]
+)
+def test_a_stage_that_runs_as_another_one_says_so(precision: str | None, told: bool) -> None:
+    spec = make_spec(deepspeed={"zeroStage": 0}, training={"precision": precision})
+    resolved = make_plan(spec).resolved
+    assert resolved.zero_stage == 0
+    assert ("runs as stage 1" in (resolved.reasons or {}).get("zeroStage", "")) is told
+
+
 def test_a_job_keeps_the_image_of_its_first_pod_when_the_platform_moves_on() -> None:
     status = FineTuneJobStatus(resolved=Resolved(image="example.test/trainer:old", steps=12))
     newer = Platform(Settings(trainer_image="example.test/trainer:new"))

@@ -6,9 +6,11 @@ import json
 import logging
 
 import pytest
+from api_cases import ROOT
+from pydantic.alias_generators import to_camel
 
 from finetune_operator.logs import JsonLines
-from finetune_operator.settings import BadSetting, Settings, load_settings
+from finetune_operator.settings import LEAST, LOG_LEVELS, BadSetting, Settings, load_settings
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -42,12 +44,24 @@ def test_every_field_is_a_variable() -> None:
         ("FINETUNE_WORKERS", "many"),
         ("FINETUNE_WORKERS", "0"),
         ("FINETUNE_RESYNC_SECONDS", "soon"),
+        ("FINETUNE_RESYNC_SECONDS", "nan"),
+        ("FINETUNE_PROGRESS_SECONDS", "-1"),
+        ("FINETUNE_LOG_LEVEL", "verbose"),
         ("FINETUNE_TRAINER_ENV", "NOVALUE"),
     ],
 )
 def test_a_bad_value_is_refused_by_the_name_of_its_variable(variable: str, value: str) -> None:
     with pytest.raises(BadSetting, match=variable):
         load_settings({variable: value})
+
+
+def test_the_bounds_are_those_of_the_chart() -> None:
+    schema = json.loads((ROOT / "helm/finetune-operator/values.schema.json").read_text())
+    tuning = schema["properties"]["tuning"]["properties"]
+    assert {to_camel(name): least for name, least in LEAST.items()} == {
+        name: rule["minimum"] for name, rule in tuning.items()
+    }
+    assert list(LOG_LEVELS) == schema["properties"]["logLevel"]["enum"]
 
 
 def test_a_log_line_is_json_with_the_jobs_key_and_the_error() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from quickstart.__main__ import main
 from quickstart.facts import QuestionSet
 from quickstart.options import DataKind, Foreign, OptionError, Options, parse
 
@@ -54,3 +55,13 @@ def test_what_cannot_be_meant_is_said_in_a_sentence(
 ) -> None:
     with pytest.raises(OptionError, match=says):
         parse(arguments, environment)
+
+
+def test_the_sentence_is_shown_as_it_stands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has square brackets, which would be markup to rich."""
+    monkeypatch.setenv("CONTEXT", "prod")
+    monkeypatch.delenv("REGISTRY", raising=False)
+    assert main([]) == 2
+    assert "REGISTRY=host[:port][/path]: a registry that" in capsys.readouterr().out

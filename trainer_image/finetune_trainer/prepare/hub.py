@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from finetune_trainer.config import HubRef
+from finetune_trainer.errors import first_line
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def _with_retries(hub: HubRef, pause_seconds: float, call: Callable[[], _T]) -> 
             time.sleep(pause_seconds * 2 ** (attempt - 1))
     raise HubError(
         f"{constants.ENDPOINT} cannot be reached for {hub.repository} (tried {_ATTEMPTS} times): "
-        f"{_first_line(cause)}",
+        f"{first_line(cause)}",
         "check the network and HF_ENDPOINT",
     ) from cause
 
@@ -131,8 +132,4 @@ def _refused(hub: HubRef, error: Exception) -> HubError:
             f"{hub.repository} does not exist on {constants.ENDPOINT}, or is private",
             "check the name; a private repository needs a token in spec.model.secretRef",
         )
-    return HubError(f"{hub.repository}: {_first_line(error)}", "check the name and the token")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return HubError(f"{hub.repository}: {first_line(error)}", "check the name and the token")

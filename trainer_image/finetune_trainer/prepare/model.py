@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from finetune_trainer.config import ModelSource
-from finetune_trainer.errors import ModelLoad
+from finetune_trainer.errors import ModelLoad, first_line
 from finetune_trainer.lock import LOCK
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.object_store import UNFINISHED, BucketError
@@ -235,7 +235,7 @@ def _convert_gguf(file: Path, target: Path) -> None:
         )
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         raise ModelLoad(
-            f"{FIELD}.uri: {file.name} cannot be converted: {_first_line(error)}",
+            f"{FIELD}.uri: {file.name} cannot be converted: {first_line(error)}",
             "its architecture must be one that transformers reads from GGUF",
         ) from error
     packed = [name for name, weight in model.named_parameters() if not weight.is_floating_point()]
@@ -269,7 +269,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelLoad(
-            f"{FIELD}.uri: config.json cannot be used: {_first_line(error)}",
+            f"{FIELD}.uri: config.json cannot be used: {first_line(error)}",
             "the architecture must be one that transformers knows; code from repositories is "
             "never run",
         ) from error
@@ -315,7 +315,3 @@ def end_of_turn_ids(folder: Path) -> tuple[int, ...]:
 def _some(names: list[str]) -> str:
     shown = ", ".join(sorted(names)[:8]) or "nothing"
     return f"there is {shown}{', …' if len(names) > 8 else ''}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -20,6 +20,7 @@ import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from finetune_trainer.errors import BadData
+from finetune_trainer.prepare.cleaning.text import is_unicode
 
 COMPRESSED = (".gz", ".zst", ".bz2")
 KINDS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -200,7 +201,7 @@ def _csv(stream: BinaryIO, name: str) -> Iterator[RawRow]:
 def _csv_row(number: int, values: dict[str | Any, Any]) -> RawRow:
     place = f"line {number}"
     cells = ",".join(str(value) for value in values.values())
-    if not _is_unicode(cells):
+    if not is_unicode(cells):
         fault = "the row is not UTF-8"
         return RawRow(place, number, fault=fault, rule=ENCODING, excerpt=_printable(cells))
     if None in values:
@@ -251,14 +252,6 @@ def _sniff(path: Path) -> str | None:
     if start.startswith(b"PAR1"):
         return "parquet"
     return {b"{": "jsonl", b"[": "json"}.get(start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1])
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _printable(text: str) -> str:

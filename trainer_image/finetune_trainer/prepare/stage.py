@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import RunConfig
 from finetune_trainer.errors import BadData, ConfigInvalid
+from finetune_trainer.gguf_export.support import check_support
 from finetune_trainer.judging.prompts import PROMPTS, read_prompts, write_prompts
 from finetune_trainer.judging.scores import compiled
 from finetune_trainer.lock import versions
@@ -80,6 +81,8 @@ def run(config: RunConfig, workspace: Path, augmented: Path | None = None) -> di
     model = prepare_model(config.model, workspace)
     _check_length(config, model)
     _check_packing(config, model)
+    if "GGUF" in config.output.formats:
+        check_support(workspace / "model", model["architecture"])
     data = prepare_data(config, workspace, model, augmented)
     if augmented is not None:
         shutil.rmtree(augmented.parent, ignore_errors=True)

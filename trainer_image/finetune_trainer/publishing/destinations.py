@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune_trainer.config import Destination, JobRef, OciPlace
+from finetune_trainer.config import FOLDERS, Destination, JobRef, OciPlace
 from finetune_trainer.errors import PublishFailed, PublishRefused
 from finetune_trainer.object_store import BucketError
 from finetune_trainer.publishing import hub, s3
@@ -18,8 +18,6 @@ from finetune_trainer.publishing.image import build_image
 from finetune_trainer.publishing.registry import Registry, RegistryError, read_login
 
 log = logging.getLogger(__name__)
-
-_FOLDERS = {"Adapter": "adapter", "Merged": "merged"}
 
 
 def push_all(
@@ -35,7 +33,7 @@ def push_all(
     """
     pushed: list[dict[str, str]] = []
     for each in destinations:
-        folder = output / _FOLDERS[each.format]
+        folder = output / FOLDERS[each.format]
         log.info("pushing the %s to %s", folder.name, each.name)
         try:
             uri, digest = _push(each, folder, job, digests[folder.name], pause_seconds)

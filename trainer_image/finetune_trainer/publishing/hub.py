@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from finetune_trainer.config import HubPlace
+from finetune_trainer.errors import first_line
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +72,14 @@ def _with_retries(hub: HubPlace, pause_seconds: float, call: Callable[[], _T]) -
             if status not in (408, 412, 429) and status < 500:
                 raise HubPushError(
                     f"{constants.ENDPOINT} refuses the push to {hub.repository}: HTTP {status}: "
-                    f"{_first_line(error)}",
+                    f"{first_line(error)}",
                     "the token of hub.secretRef must be allowed to write there, and to make the "
                     "repository where it is not there",
                 ) from error
             cause: Exception = error
         except (HFValidationError, ValueError) as error:
             raise HubPushError(
-                f"{hub.repository}: {_first_line(error)}", "check repository and revision"
+                f"{hub.repository}: {first_line(error)}", "check repository and revision"
             ) from error
         except (httpx2.TransportError, ConnectionError, RuntimeError) as error:
             cause = error  # a RuntimeError wraps what went wrong with one file
@@ -87,12 +88,8 @@ def _with_retries(hub: HubPlace, pause_seconds: float, call: Callable[[], _T]) -
             time.sleep(pause_seconds * 2 ** (attempt - 1))
     raise HubPushError(
         f"{constants.ENDPOINT} cannot be reached for {hub.repository} (tried {_ATTEMPTS} times): "
-        f"{_first_line(cause)}",
+        f"{first_line(cause)}",
         "let the export pod reach it (NetworkPolicy, proxy), and check trainer.hfEndpoint of the "
         "chart",
         again=True,
     ) from cause
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -78,7 +78,7 @@ def build_image(folder: Path, annotations: Mapping[str, str]) -> Image:
 def _grouped(folder: Path) -> Iterator[tuple[tuple[str, Path], ...]]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = [(str(path.relative_to(folder)), path) for path in paths]
-    weights = [(name, path) for name, path in files if path.suffix == ".safetensors"]
+    weights = [(name, path) for name, path in files if path.suffix in (".safetensors", ".gguf")]
     yield from ((each,) for each in weights)
     if rest := tuple(each for each in files if each not in weights):
         yield rest

@@ -90,7 +90,8 @@ EVERYTHING = make_spec(
     storage={"claimRef": None, "size": "50Gi", "className": "shared"},
     output={
         "uri": "pvc://results/support-bot",
-        "formats": ["Adapter", "Merged"],
+        "formats": ["Adapter", "Merged", "GGUF"],
+        "gguf": {"type": "Q8_0"},
         "destinations": [
             {
                 "name": "registry",

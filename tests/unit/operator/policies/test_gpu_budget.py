@@ -130,6 +130,16 @@ def replace_reason(reason: str) -> Condition:
     return READY.model_copy(update={"type": "Reconciling", "status": "False", "reason": reason})
 
 
+def test_a_held_job_is_one_warning_with_what_to_do() -> None:
+    going = decide(facts_of(training(), "1"))
+    assert going.event is None
+    stopped = FineTuneJobStatus.model_validate(going.status)
+    event = decide(facts_of(stopped, "1", here=False)).event
+    assert event is not None
+    assert (event["type"], event["reason"]) == ("Warning", "BudgetExceeded")
+    assert event["message"].endswith("once you raise spec.budget.gpuHours")
+
+
 def test_a_held_job_is_at_rest() -> None:
     once = FineTuneJobStatus.model_validate(decide(facts_of(held_job(), "1", here=False)).status)
     again = facts_of(once, "1", here=False)

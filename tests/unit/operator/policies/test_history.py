@@ -228,7 +228,7 @@ def test_the_first_step_that_is_left_out_is_an_event() -> None:
     def told(**fields: Any) -> Any:
         told = {"attempt": 0, "step": 4, "updatedAt": 1795400000, **fields}
         report = read_progress(json.dumps(told).encode())
-        job, pods = make_child_job(ready=2), tuple(make_pod(n) for n in (0, 1))
+        job, pods = make_child_job(), tuple(make_pod(n) for n in (0, 1))
         return make_facts(status_in(T), jobs=(job,), pods=pods, progress=report)
 
     bad = {"skipped": {"nonfinite": 1}, "lastBadStep": 3}

@@ -52,6 +52,17 @@ def gang(*pods: Any, warning: tuple[str, str] | None = None, **fields: Any) -> F
     return make_facts(status_in(T), jobs=(job,), pods=pods, warning=warning)
 
 
+def preparing(message: str) -> Facts:
+    """A prepare pod that mounts three claims."""
+    spec = make_spec(
+        model={"uri": "pvc://models/base"},
+        data={"train": [{"name": "rows", "uri": "pvc://datasets/rows.jsonl"}], "eval": None},
+    )
+    pod = pending_pod(0, StageName.PREPARE, **unscheduled(message))
+    job = make_child_job(StageName.PREPARE)
+    return make_facts(status_in(StageName.PREPARE), jobs=(job,), pods=(pod,), spec=spec)
+
+
 ROWS = [
     pytest.param(
         gang(pending_pod(0, **unscheduled(SCHEDULER)), pending_pod(1, **unscheduled(SCHEDULER))),
@@ -111,6 +122,18 @@ ROWS = [
     ),
     pytest.param(
         gang(suspended=True), Reason.QUEUED, "held back: somebody", id="somebody says not yet"
+    ),
+    pytest.param(
+        preparing(UNBOUND),
+        Reason.VOLUME_PENDING,
+        "look at PersistentVolumeClaims work, models, datasets",
+        id="one of several claims without a volume",
+    ),
+    pytest.param(
+        preparing('persistentvolumeclaim "datasets" not found'),
+        Reason.VOLUME_PENDING,
+        "look at PersistentVolumeClaim datasets",
+        id="a claim that the scheduler names",
     ),
 ]
 

@@ -25,12 +25,12 @@ DESTINATION = {"name": "registry", "oci": {"image": "registry.test/bot:1"}}
 SPEC = make_spec(output={"formats": ["Merged"], "destinations": [DESTINATION]})
 
 
-def told(words: dict[str, Any], code: int = 0, **job: Any) -> Any:
+def told(words: dict[str, Any], code: int = 0, spec: Any = SPEC, **job: Any) -> Any:
     facts = make_facts(
         status_in(EXPORT),
         jobs=(make_child_job(EXPORT, **job),),
         pods=(ended_pod(0, EXPORT, code=code, words=words),),
-        spec=SPEC,
+        spec=spec,
     )
     return decide(facts).status
 
@@ -46,6 +46,17 @@ def test_destinations_stand_beside_the_claim() -> None:
     ended = FineTuneJobStatus.model_validate(status)
     later = decide(make_facts(ended, spec=SPEC)).status  # ratings are read after the end too
     assert main_condition(later, "Published")["message"] == said
+
+
+def test_a_gguf_file_was_compared_as_well() -> None:
+    asked = {"prompt": "Who?", "answer": "We", "tokens": 1}
+    artifact = {"formats": ["GGUF"], "maxLogitDifference": 0.012, "smokeTest": asked}
+    spec = make_spec(output={"formats": ["GGUF"], "gguf": {"type": "Q8_0"}})
+    status = told(last_words(EXPORT, artifact=artifact), complete=True, spec=spec)
+    assert status["artifact"]["formats"] == ["GGUF"]
+    assert "servingPath" not in status["artifact"], "vLLM serves the merged model"
+    said = main_condition(status, "Published")["message"]
+    assert "compared (logits differ by 0.012 at most)" in said
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from finetune_operator.errors import Refused, Unavailable
 
 async def test_a_refusal_is_told_once_tried_again_and_heals(world: FakeCluster) -> None:
     operator = Operator(world)
-    world.refuse = Refused("exceeded quota", reason="QuotaExceeded", kind="Job", name="demo-p0")
+    world.refuse = Refused("exceeded quota", reason="QuotaExceeded")
     again = await operator.settle()
     status = world.stored(KEY).status
     assert status["pendingReason"] == "exceeded quota"

@@ -78,6 +78,15 @@ RUNNING: list[Any] = [
     pytest.param(
         make_facts(
             status_in(T),
+            jobs=train(created=NOW - seconds(1801), deleting=True),
+            pods=(make_pod(0, deleting=True), make_pod(1, deleting=True)),
+        ),
+        ("pods_not_ready", Phase.STARTING, State.MOVING, "Starting", ""),
+        id="a gang that is on its way out is not late",
+    ),
+    pytest.param(
+        make_facts(
+            status_in(T),
             jobs=train(),
             pods=tuple(
                 pending_pod(i, unscheduled=("Unschedulable", "0/3 nodes are available", NOW))

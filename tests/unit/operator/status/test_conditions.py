@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from builders import NOW, main_condition, make_child_job, make_facts, seconds, status_in
-from unit.operator.status.cases import COMPLETE, GANG, SUSPEND, T, X, ready_gang, train
+from builders import (
+    NOW,
+    main_condition,
+    make_child_job,
+    make_facts,
+    make_pod,
+    seconds,
+    status_in,
+)
+from unit.operator.status.cases import COMPLETE, DEADLINE, GANG, SUSPEND, T, X, ready_gang, train
 
 from finetune_operator.api.types import ConditionType, FineTuneJobStatus
 from finetune_operator.policies.facts import Facts, Obstacle
@@ -45,6 +53,28 @@ def test_a_suspended_gang_is_not_called_ready() -> None:
     status = decide(make_facts(ready_gang(job_uid="x"), spec=SUSPEND)).status
     assert status["phase"] == "Suspended"
     assert main_condition(status, "GangReady")["status"] == "False"
+
+
+def test_a_gang_that_is_asked_to_go_is_not_called_ready() -> None:
+    for spec in (SUSPEND, DEADLINE):
+        going = decide(make_facts(ready_gang(), jobs=train(), pods=GANG, spec=spec))
+        assert going.actions
+        assert main_condition(going.status, "GangReady")["status"] == "False"
+        known = FineTuneJobStatus.model_validate(going.status)
+        leaving = tuple(make_pod(n, deleting=True) for n in (0, 1))
+        later = decide(make_facts(known, jobs=train(deleting=True), pods=leaving, spec=spec))
+        assert main_condition(later.status, "GangReady")["status"] == "False"
+
+
+def test_a_spec_that_names_what_cannot_do_is_not_called_valid_to_the_end() -> None:
+    cannot = Obstacle("ClaimNotShared", "spec.storage.claimRef.name: use another", final=True)
+    ended = FineTuneJobStatus.model_validate(decide(make_facts(obstacle=cannot)).status)
+    for status in (ended.wire(), decide(make_facts(ended, generation=2)).status):
+        valid = main_condition(status, "SpecValid")
+        assert (valid["status"], valid["reason"]) == ("False", "ClaimNotShared")
+    waits = Obstacle("ClaimNotFound", "create it", stalled=True)
+    status = decide(make_facts(obstacle=waits)).status
+    assert main_condition(status, "SpecValid")["status"] == "True"
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:

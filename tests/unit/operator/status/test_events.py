@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import re
 
-from builders import KEY, NOW, UID, ended_pod, make_facts, seconds
-from unit.operator.status.cases import CUDA_OOM, FAILED, FAILING, ready_gang, train
+from builders import KEY, NOW, UID, ended_pod, make_facts, make_spec, seconds
+from unit.operator.status.cases import (
+    CUDA_OOM,
+    DEADLINE,
+    FAILED,
+    FAILING,
+    GANG,
+    ready_gang,
+    train,
+)
 
-from finetune_operator.api.types import FineTuneJobStatus
+from finetune_operator.api.types import FineTuneJobStatus, Reason
+from finetune_operator.policies.facts import Obstacle
 from finetune_operator.status import decide
 
 
@@ -34,6 +43,25 @@ def test_a_restart_is_one_warning_event_and_its_draining_is_none() -> None:
 def test_a_failure_is_a_warning_event() -> None:
     event = decide(make_facts(spec={})).event
     assert event is not None and event["type"] == "Warning"
+
+
+def test_a_job_that_ends_by_its_deadline_is_one_warning_and_its_draining_is_none() -> None:
+    going = decide(make_facts(ready_gang(), jobs=train(), pods=GANG, spec=DEADLINE))
+    assert going.event is None
+    drained = FineTuneJobStatus.model_validate(going.status)
+    event = decide(make_facts(drained, spec=DEADLINE)).event
+    assert event is not None
+    assert (event["type"], event["reason"]) == ("Warning", "DeadlineExceeded")
+
+
+def test_the_end_is_told_although_the_job_waited_for_the_same_reason() -> None:
+    source, spec = "spec.model.uri: FineTuneJob base", make_spec()
+    waits = Obstacle(Reason.SOURCE_NOT_READY, f"{source} has not succeeded yet: waiting for it")
+    waiting = FineTuneJobStatus.model_validate(decide(make_facts(spec=spec, obstacle=waits)).status)
+    failed = Obstacle(Reason.SOURCE_NOT_READY, f"{source} has failed", final=True)
+    event = decide(make_facts(waiting, spec=spec, obstacle=failed)).event
+    assert event is not None
+    assert (event["type"], event["reason"]) == ("Warning", "SourceNotReady")
 
 
 def test_the_same_transition_makes_an_event_of_the_same_name() -> None:

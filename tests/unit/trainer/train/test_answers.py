@@ -114,6 +114,18 @@ def test_known_series_start_at_zero() -> None:
     }
 
 
+def test_a_gauge_is_exported_once_it_is_set() -> None:
+    """A loss of 0, or a last step in 1970, would be told of each job that starts."""
+    metrics = Metrics(rank=0)
+    names = set(exported(metrics))
+    assert (
+        not {PREFIX + n for n in ("loss", "best_eval_loss", "last_step_timestamp_seconds")} & names
+    )
+    for value in (2.0, 1.0):
+        metrics["loss"].set(value)
+    assert [sample.value for sample in exported(metrics)[PREFIX + "loss"].samples] == [1.0]
+
+
 def test_only_rank_0_speaks_for_the_job() -> None:
     names = set(exported(Metrics(rank=1)))
     assert PREFIX + "step_seconds" in names
