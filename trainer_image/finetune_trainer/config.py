@@ -260,6 +260,11 @@ class Offload(_Section):
     parameters: OffloadDevice = "None"
     """The weights that compute, between their uses; at ZeRO 3."""
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What lies in host memory, by name."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) == "CPU")
+
 
 class Workers(_Section):
     count: int

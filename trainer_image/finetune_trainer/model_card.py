@@ -14,7 +14,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from finetune_trainer.config import DataSource, Form, Lora, Offload, RunConfig
+from finetune_trainer.config import DataSource, Form, Lora, RunConfig
 from finetune_trainer.judging.scorers import ScorerWords
 from finetune_trainer.judging.table import TITLES
 from finetune_trainer.model_loading import loading
@@ -302,14 +302,9 @@ def _training(facts: CardFacts) -> dict[str, Any]:
         "Precision": training.precision,
         "Loss on": config.data.loss_on,
         "ZeRO stage": config.zero_stage,
-        "Offloaded to host memory": _offloaded(config.offload),
+        "Offloaded to host memory": ", ".join(config.offload.parts) or None,
         "Seed": training.seed,
     }
-
-
-def _offloaded(offload: Offload) -> str | None:
-    parts = {"optimizer": offload.optimizer, "parameters": offload.parameters}
-    return ", ".join(name for name, device in parts.items() if device == "CPU") or None
 
 
 def _variant(lora: Lora) -> str:

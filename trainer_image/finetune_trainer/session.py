@@ -103,6 +103,8 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         step=state.step,
     )
     log.info("ready to train: ZeRO %d, %s", engine.stage, precision)
+    if config.offload.parts:
+        log.info("in host memory: %s", ", ".join(config.offload.parts))
     if config.checkpoint.every_steps is not None and config.checkpoint.asynchronous:
         size = shards.expected_size(engine.partitions(), engine.base_optimizer)
         log.info("checkpoints are written from a copy: %.0f MB of host memory", size / 1e6)
