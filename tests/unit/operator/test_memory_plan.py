@@ -455,9 +455,4 @@ def test_offload_never_takes_more_of_a_gpu(
 ) -> None:
     fit = Fit(1, times, True, stage, world_size=ranks, on_gpu=True)
     offloaded = replace(fit, offload_optimizer=True)
-    state = optimizer_state(shape, setup, fit)
     assert predict(shape, setup, offloaded).total <= predict(shape, setup, fit).total
-    if stage > 1:
-        assert (
-            predict(shape, setup, offloaded).certain == predict(shape, setup, fit).certain - state
-        )
