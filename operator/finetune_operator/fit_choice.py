@@ -135,6 +135,11 @@ def switch_of(fit: Fit) -> Literal["Enabled", "Disabled"]:
     return "Enabled" if fit.activation_checkpointing else "Disabled"
 
 
+def device_of(offloaded: bool) -> Literal["None", "CPU"]:
+    """CPU or None: where a part of the state lies instead of the GPU."""
+    return "CPU" if offloaded else "None"
+
+
 def gigabytes(size: int) -> str:
     """For people: 4.7 GB."""
     return f"{size / 1e9:.1f} GB"

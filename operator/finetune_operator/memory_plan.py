@@ -224,25 +224,32 @@ def _chunked_loss(shape: Shape, setup: Setup, fit: Fit) -> bool:
 
 
 def weights(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int]:
-    """cP; in ZeRO-3 cP/w, and besides what is gathered while forward and backward run."""
+    """cP; in ZeRO-3 cP/w, offloaded nothing, and besides what is gathered while forward and
+    backward run."""
     c, everything = setup.number_bytes, shape.parameters
     if zero_stage(fit, setup) < 3:
         return c * everything, 0
-    return _share(c * everything, fit), c * min(everything, LIVE_ELEMENTS)
+    live = c * min(everything, LIVE_ELEMENTS)
+    return 0 if fit.offload_parameters else share(c * everything, fit), live
 
 
 def optimizer_state(shape: Shape, setup: Setup, fit: Fit) -> int:
     """Master weights 4T/w and, with AdamW, two moments of 4T/w each.
 
     There are no master weights in FP32 at ZeRO 0 and 3, where the weights serve as such; at ZeRO 1
-    and 2 DeepSpeed clones them in FP32, too. ZeRO 0 divides nothing.
+    and 2 DeepSpeed clones them in FP32, too. ZeRO 0 divides nothing. Offloaded: nothing.
     """
+    return 0 if fit.offload_optimizer else optimizer_bytes(shape, setup, fit)
+
+
+def optimizer_bytes(shape: Shape, setup: Setup, fit: Fit) -> int:
+    """The same, wherever it lies. What is offloaded serves nothing else, so it is a copy."""
     stage = zero_stage(fit, setup)
     moments_of = 8 if setup.optimizer == "AdamW" else 0
     if stage == 0:
         return moments_of * shape.trainable
-    master = 0 if stage == 3 and setup.precision == "FP32" else 4
-    return _share((master + moments_of) * shape.trainable, fit)
+    same = stage == 3 and setup.precision == "FP32" and not fit.offloads
+    return share(((0 if same else 4) + moments_of) * shape.trainable, fit)
 
 
 def _gradients(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int, int, int]:
@@ -254,17 +261,36 @@ def _gradients(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int, int, int
     update, which needs no temporaries: it is fused.
     """
     stage, exact = zero_stage(fit, setup), setup.precision == "FP32"
-    full, part = 4 * shape.trainable, _share(4 * shape.trainable, fit)
+    full, part = 4 * shape.trainable, share(4 * shape.trainable, fit)
     several = fit.accumulation > 1
     if stage == 0:
         return (full if several else 0), full, full, 0
     flattened = part if exact else 0
+    if fit.offload_optimizer:
+        return _offloaded_gradients(shape, setup, fit)
     if stage == 3:
         return part, part, 2 * part, 0
     if stage == 1:
         return (full if several else 0), full, part, flattened
     whole = 2 * part if exact and several else part
     return (part if several else 0), whole, part, flattened
+
+
+def _offloaded_gradients(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int, int, int]:
+    """The same on a GPU whose optimizer is offloaded: at ZeRO 3 nothing.
+
+    ZeRO 1 and 2 keep room for the largest tensor. ZeRO 1 holds all gradients until it reduces them.
+    In 16 bits this rank's part of their sums stays on the GPU until the step.
+    """
+    if zero_stage(fit, setup) == 3:
+        return 0, 0, 0, 0
+    room = setup.number_bytes * shape.largest
+    sums = 0 if setup.precision == "FP32" else share(4 * shape.trainable, fit)
+    several = fit.accumulation > 1
+    if zero_stage(fit, setup) == 1:
+        full = 4 * shape.trainable
+        return room + (full if several else 0), room + full, room + full + sums, 0
+    return room + (sums if several else 0), room + sums, room + sums, 0
 
 
 def _scattered(bucket: int, setup: Setup, fit: Fit) -> int:
@@ -335,8 +361,13 @@ def _checkpoint_copy(shape: Shape, setup: Setup, fit: Fit) -> int:
     """12T/w with AdamW, 4T/w with SGD, in host memory: of a rank on CPU, beside a GPU."""
     if not setup.checkpoint_copy or setup.device == "GPU":
         return 0
-    return _share((12 if setup.optimizer == "AdamW" else 4) * shape.trainable, fit)
+    return state_copy(shape, setup, fit)
 
 
-def _share(size: int, fit: Fit) -> int:
+def state_copy(shape: Shape, setup: Setup, fit: Fit) -> int:
+    """Bytes of a rank's part of a checkpoint."""
+    return share((12 if setup.optimizer == "AdamW" else 4) * shape.trainable, fit)
+
+
+def share(size: int, fit: Fit) -> int:
     return -(-size // fit.world_size)

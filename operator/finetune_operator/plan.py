@@ -17,6 +17,7 @@ from .api.types import (
     HumanEvaluation,
     Lineage,
     Lock,
+    OffloadDevice,
     Precision,
     Resolved,
     Reused,
@@ -29,7 +30,7 @@ from .api.types import (
 from .batch import solve_batch
 from .engine.store import Key
 from .errors import Fault, InvalidSpec
-from .fit_choice import kept, switch_of
+from .fit_choice import device_of, kept, switch_of
 from .gang_size import bounds, fitting_sizes, misfits, present_workers, with_workers
 from .memory_ladder import Fit, descend
 from .preflight import predicted
@@ -241,6 +242,9 @@ def plan_training(
         zero_stage=zero_stage,
         world_size=wish.workers.world_size,
         checkpoint_copy=copies_state(wish),
+        offload_optimizer=wish.deepspeed.offload_optimizer is OffloadDevice.CPU,
+        offload_parameters=wish.deepspeed.offload_parameters is OffloadDevice.CPU,
+        on_gpu=wish.workers.gpus_per_worker > 0,
     )
     planned = status.resolved.planned if status.resolved else None
     fit = descend(kept(default, planned), [each.change or "" for each in adaptations or ()])
@@ -266,6 +270,8 @@ def plan_training(
         accumulation=fit.accumulation,
         global_batch_size=batch.total,
         zero_stage=fit.zero_stage,
+        offload_optimizer=device_of(fit.offload_optimizer) if fit.on_gpu else None,
+        offload_parameters=device_of(fit.offload_parameters) if fit.on_gpu else None,
         activation_checkpointing=switch_of(fit),
         precision=precision.value if precision else "Auto",
         learning_rate=decimal_string(rate),
@@ -331,6 +337,10 @@ def _zero_stage(spec: FineTuneJobSpec) -> tuple[int, str | None]:
         return 0, "in 16 bits it runs as stage 1, which adds up gradients in FP32"
     if stage is not None:
         return stage, None
+    if spec.deepspeed.offload_parameters is OffloadDevice.CPU:
+        return 3, "it partitions the parameters, and offloads such parts alone"
+    if spec.workers.world_size == 1 and spec.deepspeed.offload_optimizer is OffloadDevice.CPU:
+        return 2, "with an offloaded optimizer it leaves no whole gradients on the GPU"
     if spec.workers.world_size == 1:
         return 0, "a single rank has nothing to partition"
     return 2, "optimizer state and gradients are partitioned at no cost in communication"

@@ -15,7 +15,8 @@ from .api.types import (
     Switch,
 )
 from .fit_choice import Choice, choose, gigabytes, left_open
-from .memory_ladder import Fit, next_rung
+from .host_memory import host_bytes
+from .memory_ladder import Fit, difference, next_rung
 from .memory_plan import Memory, Setup, Shape, predict
 
 LARGEST = 3
@@ -34,12 +35,17 @@ def predicted(
         return None
     setup = _setup(spec, data, fit)
     need, available = predict(shape, setup, fit), available_bytes(spec)
+    host, host_available = None, None
+    if fit.on_gpu:
+        host, host_available = host_bytes(shape, setup, fit), _share_of_pod(spec)
     short = available is not None and need.total > available
     return MemoryStatus(
         predicted_bytes=need.total,
         available_bytes=available,
         parts={_wire(name): size for name, size in _parts(need) if size},
-        fits_with=_nearest(shape, setup, fit, available) if short and available else None,
+        host_bytes=host,
+        host_available_bytes=host_available,
+        fits_with=_nearest(spec, shape, setup, fit) if short else None,
     )
 
 
@@ -62,9 +68,40 @@ def available_bytes(spec: FineTuneJobSpec) -> int | None:
     if workers.gpus_per_worker:
         known = workers.memory_per_gpu
         return None if known is None else quantity_value(known)
-    limits = (workers.resources and workers.resources.limits) or {}
+    return _share_of_pod(spec)
+
+
+def _share_of_pod(spec: FineTuneJobSpec) -> int | None:
+    """A rank's share of its pod's memory limit."""
+    limits = (spec.workers.resources and spec.workers.resources.limits) or {}
     limit = limits.get("memory")
-    return None if limit is None else quantity_value(limit) // workers.ranks_per_pod
+    return None if limit is None else quantity_value(limit) // spec.workers.ranks_per_pod
+
+
+def fits(memory: MemoryStatus) -> bool | None:
+    """None: it is not known how much a rank has."""
+    if host_is_short(memory):
+        return False
+    if memory.available_bytes is None or memory.predicted_bytes is None:
+        return None
+    return memory.predicted_bytes <= memory.available_bytes
+
+
+def host_is_short(memory: MemoryStatus) -> bool:
+    """The rank's share of its pod does not hold what is moved there from a GPU."""
+    if memory.host_bytes is None or memory.host_available_bytes is None:
+        return False
+    return memory.host_bytes > memory.host_available_bytes
+
+
+def tell_host(memory: MemoryStatus) -> str:
+    """What the host holds for a rank with a GPU, and what to do where that is too little."""
+    return (
+        f"a rank is predicted to need {gigabytes(memory.host_bytes or 0)} of host memory at least "
+        f"and has {gigabytes(memory.host_available_bytes or 0)}: raise "
+        "spec.workers.resources.limits.memory, or use less offload and set checkpoint.asynchronous "
+        "to Disabled"
+    )
 
 
 def tell(memory: MemoryStatus) -> str:
@@ -73,6 +110,8 @@ def tell(memory: MemoryStatus) -> str:
     named = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts)
     need, available = memory.predicted_bytes or 0, memory.available_bytes
     sentence = f"a rank is predicted to need {gigabytes(need)} at its worst moment ({named})"
+    if host_is_short(memory):
+        return f"{tell_host(memory)}; of its GPU, {sentence}"
     if available is None:
         return f"{sentence}; how much it has is not known"
     sentence += f" and has {gigabytes(available)}"
@@ -80,23 +119,24 @@ def tell(memory: MemoryStatus) -> str:
         return sentence
     if memory.fits_with:
         return f"{sentence}; it would fit with {memory.fits_with}"
-    return f"{sentence}; no smaller micro-batch, checkpointing or ZeRO stage makes it fit"
+    if memory.host_bytes is None:
+        return f"{sentence}; no smaller micro-batch, checkpointing or ZeRO stage makes it fit"
+    return (
+        f"{sentence}; no smaller micro-batch, checkpointing, ZeRO stage or offload makes it fit, "
+        "as far as the host has memory"
+    )
 
 
-def _nearest(shape: Shape, setup: Setup, fit: Fit, available: int) -> str | None:
-    """The first rung of the ladder down from ``fit`` that fits, as what changes on the way."""
-    changes: dict[str, str] = {}
-    while rung := next_rung(fit):
-        fit, words = rung
-        changes[words.partition(" ")[0]] = words
-        if predict(shape, setup, fit).total <= available:
-            if "microBatchSize" in changes:
-                changes["microBatchSize"] = (
-                    f"microBatchSize {fit.micro} and accumulation {fit.accumulation}"
-                )
-            if "zeroStage" in changes:
-                changes["zeroStage"] = f"zeroStage {fit.zero_stage}"
-            return ", ".join(changes.values())
+def _nearest(spec: FineTuneJobSpec, shape: Shape, setup: Setup, fit: Fit) -> str | None:
+    """The first rung of the ladder down from ``fit`` that fits, as what is different there."""
+    available, host = available_bytes(spec), _share_of_pod(spec)
+    below = fit
+    while rung := next_rung(below):
+        below, _ = rung
+        if below.offloads and host is not None and host_bytes(shape, setup, below) > host:
+            return None
+        if available is not None and predict(shape, setup, below).total <= available:
+            return difference(fit, below)
     return None
 
 

@@ -18,6 +18,7 @@ from .api.types import (
 )
 from .destinations import destinations
 from .engine.store import Key
+from .fit_choice import device_of
 from .memory_ladder import Fit
 from .sources import (
     CHAT_TEMPLATE_PATH,
@@ -61,6 +62,7 @@ def run_config(
             "method": {"lora": _lora(spec)},
             "training": _training(spec, fit, learning_rate),
             "zeroStage": fit.zero_stage,
+            "offload": _offload(fit),
             "workers": {
                 "count": spec.workers.count,
                 "ranksPerWorker": spec.workers.ranks_per_pod,
@@ -87,6 +89,16 @@ def run_config(
         }
     )
     return config
+
+
+def _offload(fit: Fit) -> dict[str, str] | None:
+    """None where nothing is: the lock's digest of such a job stays what it was before offload."""
+    if not fit.offloads:
+        return None
+    return {
+        "optimizer": device_of(fit.offload_optimizer),
+        "parameters": device_of(fit.offload_parameters),
+    }
 
 
 def _job(spec: FineTuneJobSpec, outputs: Mapping[str, ResolvedOutput]) -> dict[str, Any] | None:

@@ -82,6 +82,7 @@ DEFAULTS = _asked_for(
         activationCheckpointing=False,
         seed=42,
     ),
+    offload=_part(optimizer="None", parameters="None"),
     evaluation=_part(
         baseline=True,
         generation=_GENERATION,

@@ -249,6 +249,23 @@ class Training(_Section):
     seed: int = 42
 
 
+OffloadDevice = Literal["None", "CPU"]
+
+
+class Offload(_Section):
+    """What ZeRO keeps in host memory instead of the GPU's; see ``zero_config``."""
+
+    optimizer: OffloadDevice = "None"
+    """Master weights and optimizer state; the update is made there. At ZeRO 1 and above."""
+    parameters: OffloadDevice = "None"
+    """The weights that compute, between their uses; at ZeRO 3."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What lies in host memory, by name."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) == "CPU")
+
+
 class Workers(_Section):
     count: int
     ranks_per_worker: int
@@ -484,6 +501,7 @@ class RunConfig(_Section):
     method: Method
     training: Training
     zero_stage: Literal[0, 1, 2, 3]
+    offload: Offload = Offload()
     workers: Workers
     evaluation: Evaluation = Evaluation()
     gate: Gate | None = None

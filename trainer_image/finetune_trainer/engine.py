@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.config import Training
+from finetune_trainer.config import Offload, Training
 from finetune_trainer.costs import costs_of, ndim, numel
 from finetune_trainer.errors import ConfigInvalid, NonFinite, StageError
 from finetune_trainer.fast import accelerate
 from finetune_trainer.fast.head import head_of
 from finetune_trainer.partition import Partition, Piece
-from finetune_trainer.zero_config import Precision, deepspeed_config
+from finetune_trainer.zero_config import NO_OFFLOAD, Precision, deepspeed_config
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,12 @@ class Engine:
     """A model under ZeRO with its optimizer. Methods are collective unless they say otherwise."""
 
     def __init__(
-        self, model: torch.nn.Module, training: Training, stage: int, precision: Precision
+        self,
+        model: torch.nn.Module,
+        training: Training,
+        stage: int,
+        precision: Precision,
+        offload: Offload = NO_OFFLOAD,
     ) -> None:
         import deepspeed
 
@@ -129,7 +134,11 @@ class Engine:
         self.precision: Precision = precision
         self.stage = stage
         self.config = deepspeed_config(
-            training, stage, precision, trainable=sum(map(numel, trainable.values()))
+            training,
+            stage,
+            precision,
+            trainable=sum(map(numel, trainable.values())),
+            offload=offload,
         )
         self.trainable = trainable
         """What the optimizer was given, by name."""
@@ -147,6 +156,7 @@ class Engine:
             ) from error
         if self._guard is not None:
             self.base_optimizer.register_step_pre_hook(self._guard)
+        self._offload = offload
         self._check()
         self.head = head_of(self.module)
         """What makes the loss without all logits at once; None where the model does not fit."""
@@ -219,6 +229,7 @@ class Engine:
                     hint="use precision BF16 or FP32, or a lower learning rate",
                 ) from error
             raise
+        self._forget_gradients()
         if self._guard is not None:
             return self._guard.outcome
         applied = bool(self._engine.was_step_applied())
@@ -228,6 +239,24 @@ class Engine:
             grad_norm=math.nan if norm is None else float(norm),
             searching_scale=self._fp16 and not applied,
         )
+
+    def _forget_gradients(self) -> None:
+        """Let a weight that no token of the next window reaches, as an expert's, have gradient 0.
+
+        DeepSpeed 0.19 would leave the last window's in its place, or add to it: at ZeRO 3, and with
+        an offloaded optimizer.
+        """
+        if self.stage == 3:
+            self._optimizer.grad_partitions_flat_buffer.zero_()
+        if self._offload.optimizer == "CPU":
+            masters = (
+                self._optimizer.fp32_partitioned_groups_flat
+                if self.stage == 3
+                else self._optimizer.single_partition_of_fp32_groups
+            )
+            sums = getattr(self._optimizer, "accumulated_grads_in_cpu", {}).values()
+            for gradient in (*(master.grad for master in masters), *sums):
+                gradient.zero_()
 
     def partitions(self) -> list[Partition]:
         """Master weights and optimizer state that this rank owns. Not collective.
@@ -364,6 +393,8 @@ class Engine:
             "stage": engine.zero_optimization_stage(),
             "bf16": engine.bfloat16_enabled(),
             "fp16": engine.fp16_enabled(),
+            "offload_optimizer": bool(engine.zero_cpu_offload()),
+            "offload_param": "cpu" in str(getattr(engine.zero_offload_param(), "device", "none")),
         }
         wanted = {
             "managed_gradient_accumulation": False,
@@ -371,6 +402,8 @@ class Engine:
             "stage": self.stage,
             "bf16": self.precision == "BF16",
             "fp16": self._fp16,
+            "offload_optimizer": self._offload.optimizer == "CPU",
+            "offload_param": self._offload.parameters == "CPU",
         }
         if believed != wanted:
             raise StageError(f"DeepSpeed runs with {believed} instead of {wanted}")

@@ -302,6 +302,7 @@ def _training(facts: CardFacts) -> dict[str, Any]:
         "Precision": training.precision,
         "Loss on": config.data.loss_on,
         "ZeRO stage": config.zero_stage,
+        "Offloaded to host memory": ", ".join(config.offload.parts) or None,
         "Seed": training.seed,
     }
 

@@ -103,6 +103,8 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         step=state.step,
     )
     log.info("ready to train: ZeRO %d, %s", engine.stage, precision)
+    if config.offload.parts:
+        log.info("in host memory: %s", ", ".join(config.offload.parts))
     if config.checkpoint.every_steps is not None and config.checkpoint.asynchronous:
         size = shards.expected_size(engine.partitions(), engine.base_optimizer)
         log.info("checkpoints are written from a copy: %.0f MB of host memory", size / 1e6)
@@ -170,12 +172,14 @@ def build_engine(config: RunConfig, folder: Path, precision: Precision) -> Engin
         )
     # Adapters start from random numbers: the same on every rank.
     torch.manual_seed(training.seed)
-    settings = deepspeed_config(training, stage, precision, trainable=BUCKET_ELEMENTS)
+    settings = deepspeed_config(
+        training, stage, precision, trainable=BUCKET_ELEMENTS, offload=config.offload
+    )
     with engines.partitioned_loading(settings):
         model = load_model(folder, DTYPES[precision], dropout=training.dropout)
         # Still inside: an adapter that begins from the weights has to gather them.
         adapted = adapt(model, config)
-    return Engine(adapted, training, stage, precision)
+    return Engine(adapted, training, stage, precision, config.offload)
 
 
 def adapt(model: Any, config: RunConfig) -> Any:

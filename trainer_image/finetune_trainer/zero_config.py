@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import torch
 
-from finetune_trainer.config import Training
+from finetune_trainer.config import Offload, Training
+from finetune_trainer.errors import ConfigInvalid
 
 Precision = Literal["BF16", "FP16", "FP32"]
 DTYPES: dict[Precision, torch.dtype] = {
@@ -16,6 +17,9 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 BUCKET_ELEMENTS = 50_000_000
 """Elements of a communication bucket; DeepSpeed allocates it in full, whatever the model's size."""
+
+
+NO_OFFLOAD = Offload()
 
 
 def resolve_precision(requested: str, device: torch.device) -> Precision:
@@ -36,12 +40,19 @@ def effective_stage(stage: int, precision: Precision) -> int:
 
 
 def deepspeed_config(
-    training: Training, stage: int, precision: Precision, *, trainable: int
+    training: Training,
+    stage: int,
+    precision: Precision,
+    *,
+    trainable: int,
+    offload: Offload = NO_OFFLOAD,
 ) -> dict[str, Any]:
     """Every key whose default is silent, changed between versions, or depends on the precision.
 
     ``trainable`` is the number of trainable parameters; buckets are not made larger than that.
+    Raises ``ConfigInvalid`` for an offload that the stage does not have: DeepSpeed would not say.
     """
+    _check_offload(offload, stage)
     bucket = max(2, min(trainable + trainable % 2, BUCKET_ELEMENTS))
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
@@ -50,6 +61,7 @@ def deepspeed_config(
         "gradient_clipping": 0.0 if stage == 0 else training.max_grad_norm,
         "steps_per_print": 1_000_000_000,
         "zero_allow_untested_optimizer": True,
+        # torch's fused AdamW does an offloaded step, too: as fast as DeepSpeed's and more exact.
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
             "stage": stage,
@@ -57,6 +69,7 @@ def deepspeed_config(
             "contiguous_gradients": True,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
+            **_offloaded(offload),
         },
         "checkpoint": {"load_universal": False},
     }
@@ -74,3 +87,17 @@ def deepspeed_config(
             "hysteresis": 1,
         }
     return config
+
+
+def _offloaded(offload: Offload) -> dict[str, Any]:
+    wanted = {"offload_optimizer": offload.optimizer, "offload_param": offload.parameters}
+    # Pinned: the GPU copies by itself, at the full speed of its bus.
+    place = {"device": "cpu", "pin_memory": True}
+    return {name: place for name, device in wanted.items() if device == "CPU"}
+
+
+def _check_offload(offload: Offload, stage: int) -> None:
+    if offload.optimizer == "CPU" and stage == 0:
+        raise ConfigInvalid("spec.deepspeed.offloadOptimizer: ZeRO 0 has no part to offload")
+    if offload.parameters == "CPU" and stage != 3:
+        raise ConfigInvalid(f"spec.deepspeed.offloadParameters: ZeRO {stage} keeps weights whole")

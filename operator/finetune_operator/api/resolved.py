@@ -45,6 +45,11 @@ class MemoryStatus(StatusModel):
     parts: Annotated[dict[str, Counter], Field(max_length=16)] | None = None
     """Bytes of parameters, gradients, optimizer, activations, logits, buffers, checkpointCopy and
     runtime at that moment."""
+    host_bytes: Counter | None = None
+    """Host memory that a rank with a GPU takes besides, at least: interpreter, what is offloaded,
+    and the copy of the state for asynchronous checkpoints."""
+    host_available_bytes: Counter | None = None
+    """The pod's memory limit divided by its ranks, with GPUs. Absent: it has none."""
     fits_with: Annotated[str, Field(max_length=256)] | None = None
     """The nearest configuration that fits, where this one does not."""
 
@@ -97,6 +102,10 @@ class Resolved(StatusModel):
     """Sequences per optimizer step: microBatchSize × accumulation × worldSize."""
     zero_stage: Counter | None = None
     """ZeRO stage."""
+    offload_optimizer: Literal["None", "CPU"] | None = None
+    """Whether optimizer state lies in host memory. Absent: the job has no GPUs."""
+    offload_parameters: Literal["None", "CPU"] | None = None
+    """Whether the weights that compute do. Absent: the job has no GPUs."""
     activation_checkpointing: Literal["Enabled", "Disabled"] | None = None
     """Whether activations are computed again in the backward pass."""
     precision: str | None = None

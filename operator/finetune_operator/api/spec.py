@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -18,7 +19,7 @@ from .recovery import Recovery
 from .schema import Rule, SpecModel
 from .sources import Data, Model
 from .storage import Output, Reuse, Storage
-from .training import Checkpoint, DeepSpeed, Method, Training
+from .training import Checkpoint, DeepSpeed, Method, OffloadDevice, Training
 from .workers import Stage, Workers
 
 SECONDS_PER_YEAR = 365 * 86_400
@@ -143,6 +144,20 @@ def _measures(spec: FineTuneJobSpec, gate: Gate) -> bool:
     return all(score.metric.value in known for score in gate.scores or ())
 
 
+def _needs_gpus(name: str, wished: Callable[[DeepSpeed], OffloadDevice]) -> Rule:
+    def check(spec: FineTuneJobSpec) -> bool:
+        kept = wished(spec.deepspeed) is OffloadDevice.NONE
+        return kept or spec.workers.gpus_per_worker > 0
+
+    return Rule(
+        cel=f"self.deepspeed.{name} == 'None' || self.workers.gpusPerWorker > 0",
+        message=f"{name} moves memory from GPUs to their host and the job has none, so it would "
+        "free nothing: remove it, or set workers.gpusPerWorker",
+        field_path=f".deepspeed.{name}",
+        check=check,
+    )
+
+
 FineTuneJobSpec.rules = (
     *(
         _immutable_workers() if name == "workers" else _immutable(name)
@@ -176,6 +191,8 @@ FineTuneJobSpec.rules = (
         field_path=".budget.gpuHours",
         check=lambda spec: spec.budget.gpu_hours is None or spec.workers.gpus_per_worker > 0,
     ),
+    _needs_gpus("offloadOptimizer", lambda wish: wish.offload_optimizer),
+    _needs_gpus("offloadParameters", lambda wish: wish.offload_parameters),
     Rule(
         cel="!has(self.storage.size) || has(self.storage.claimRef) || has(self.output.uri)",
         message="storage.size makes a claim that is deleted with the job: set output.uri to keep "

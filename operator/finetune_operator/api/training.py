@@ -162,14 +162,52 @@ class Training(SpecModel):
     )
 
 
+class OffloadDevice(StrEnum):
+    """Where a part of the training state lies instead of the GPU's memory."""
+
+    NONE = "None"
+    CPU = "CPU"
+
+
 class DeepSpeed(SpecModel):
-    """DeepSpeed's partitioning of the training state over ranks."""
+    """DeepSpeed's partitioning of the training state over ranks, and its place."""
 
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     """ZeRO stage: 0 nothing is partitioned (in BF16 and FP16 it runs as 1, which adds up gradients
     in FP32), 1 optimizer state, 2 also gradients, 3 also parameters. Absent: 0 for a single rank,
-    else 2, or 3 where 2 does not fit into memory, as far as that is known; see
-    `status.resolved`."""
+    else 2, or 3 where 2 does not fit into memory, as far as that is known; with offloadOptimizer at
+    least 2, with offloadParameters 3; see `status.resolved`."""
+    offload_optimizer: OffloadDevice = OffloadDevice.NONE
+    """CPU keeps master weights and optimizer state in the pod's memory and makes the update there:
+    far less GPU memory, and slower steps. At ZeRO 3 gradients are added up there, too. Needs GPUs
+    and zeroStage 1 to 3."""
+    offload_parameters: OffloadDevice = OffloadDevice.NONE
+    """CPU keeps the weights that compute in the pod's memory, too, and brings each layer's to the
+    GPU when it is its turn. Needs GPUs and zeroStage 3."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.offloadOptimizer) || self.offloadOptimizer == 'None'"
+            " || !has(self.zeroStage) || self.zeroStage >= 1",
+            message="ZeRO 0 has no optimizer state of its own to offload: set zeroStage to 1, 2 or "
+            "3, or remove it",
+            field_path=".offloadOptimizer",
+            check=lambda wish: (
+                wish.offload_optimizer is OffloadDevice.NONE
+                or wish.zero_stage is None
+                or wish.zero_stage >= 1
+            ),
+        ),
+        Rule(
+            cel="!has(self.offloadParameters) || self.offloadParameters == 'None'"
+            " || !has(self.zeroStage) || self.zeroStage == 3",
+            message="parameters are offloaded by ZeRO 3 alone: set zeroStage to 3, or remove it",
+            field_path=".offloadParameters",
+            check=lambda wish: (
+                wish.offload_parameters is OffloadDevice.NONE or wish.zero_stage in (None, 3)
+            ),
+        ),
+    )
 
 
 class AfterSuccess(StrEnum):

@@ -18,6 +18,9 @@ from .facts import Facts
 DECIDING = ("method", "training", "zeroStage", "workers", "evaluation", "gate")
 """Parts of run.json that decide the weights, or whether they may be published. What the data and
 the model are is told by their own digests."""
+ASKED_FOR = ("offload",)
+"""More of them. Where a job does not ask for such a part its digest does not know of it, as before
+that part was thought of."""
 REACTIONS = ("onNonFinite", "onLossSpike", "lossSpike", "maxSkippedSteps")
 """The same of its part ``recovery``: they say which steps count."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -59,6 +62,7 @@ def spec_digest(plan: TrainingPlan) -> str:
     """Digest of what the trainer is told to do, with what absent fields became."""
     told = plan.run_config
     decides = {name: told.get(name) for name in DECIDING}
+    decides |= {name: told[name] for name in ASKED_FOR if name in told}
     decides["recovery"] = {name: told["recovery"].get(name) for name in REACTIONS}
     return digest_of(decides)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..api.types import Failure, OnOutOfMemory, Reason, StageName
-from ..memory_ladder import WITHOUT_COPY, next_rung
+from ..api.types import Failure, MemoryStatus, OnOutOfMemory, Reason, StageName
+from ..memory_ladder import WITHOUT_COPY, Fit, next_rung
+from ..preflight import host_is_short, predicted, tell_host
 from .facts import Facts
 
 CUDA_OOM = "CudaOom"
@@ -30,7 +31,30 @@ def smaller(facts: Facts, failure: Failure) -> str | None:
     if failure.failure_class == Reason.HOST_OOM and _holds_a_copy(facts, failure):
         return WITHOUT_COPY  # it costs time while saving; a smaller batch costs it all the time
     rung = next_rung(facts.known_plan.fit)
-    return rung and rung[1]
+    if rung is None or _too_much_for_the_host(facts, rung[0]):
+        return None
+    return rung[1]
+
+
+def foot(facts: Facts) -> str:
+    """Why nothing is left to make smaller."""
+    fit = facts.known_plan.fit
+    if not fit.on_gpu:
+        return "offload moves memory from GPUs to their host, and there is no GPU"
+    rung = next_rung(fit)
+    memory = rung and _too_much_for_the_host(facts, rung[0])
+    if rung is None or memory is None:
+        return "optimizer and parameters are offloaded already"
+    return f"with {rung[1]} {tell_host(memory)}"
+
+
+def _too_much_for_the_host(facts: Facts, fit: Fit) -> MemoryStatus | None:
+    """The prediction, where the host is known not to hold what ``fit`` offloads."""
+    if not fit.offloads:
+        return None
+    plan, status = facts.known_plan, facts.status
+    memory = predicted(plan.spec, fit, status.model, status.data)
+    return memory if memory and host_is_short(memory) else None
 
 
 def _holds_a_copy(facts: Facts, failure: Failure) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..api.types import Failure, FineTuneJobStatus, OnMemoryShortage, Reason, StageName
-from ..preflight import tell
+from ..preflight import fits, tell
 from .ending import end_job
 from .facts import Facts, Verdict
 
@@ -13,11 +13,13 @@ def preflight(status: FineTuneJobStatus) -> tuple[str, str, str]:
     memory = status.resolved and status.resolved.memory
     if not memory or memory.predicted_bytes is None:
         return "Unknown", Reason.PENDING.value, ""
-    if memory.available_bytes is None:
-        return "Unknown", Reason.MEMORY_UNKNOWN.value, tell(memory)
-    if memory.predicted_bytes <= memory.available_bytes:
-        return "True", Reason.MEMORY_FITS.value, tell(memory)
-    return "False", Reason.MEMORY_SHORT.value, tell(memory)
+    match fits(memory):
+        case None:
+            return "Unknown", Reason.MEMORY_UNKNOWN.value, tell(memory)
+        case True:
+            return "True", Reason.MEMORY_FITS.value, tell(memory)
+        case False:
+            return "False", Reason.MEMORY_SHORT.value, tell(memory)
 
 
 def memory_short(facts: Facts) -> Verdict | None:

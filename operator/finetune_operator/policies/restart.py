@@ -29,7 +29,7 @@ from .ending import end_job
 from .facts import Facts, State, Verdict, record_job
 from .failure import tell
 from .history import failures_in_a_row, resumption_changes, spend
-from .memory import may_adapt, smaller
+from .memory import foot, may_adapt, smaller
 from .numbers import reported_start
 from .pause import pause_before_restart
 from .rollback import FIELDS as FIELDS_OF_NUMBERS
@@ -72,7 +72,7 @@ def nothing_is_left_to_make_smaller(facts: Facts, failure: Failure) -> Stop | No
         return None
     return Stop(
         failure.failure_class or Reason.UNKNOWN_FAILURE.value,
-        f"{tell(failure)}; nothing is left to make smaller after {done[-1].change}",
+        f"{tell(failure)}; nothing is left to make smaller after {done[-1].change}: {foot(facts)}",
     )
 
 

@@ -23,10 +23,19 @@ def test_a_killed_rank_on_advertised_gpus_is_named_and_its_gang_is_over_at_once(
     jobs: Jobs, kubectl: Kubectl, attempts: Any, place: str
 ) -> None:
     gang = {"count": 2, "gpusPerWorker": 2, "terminationGracePeriodSeconds": 300}
-    jobs.apply("shot", steps=100_000, data=DATA, workers=gang, recovery={"maxRestarts": 0})
+    jobs.apply(
+        "shot",
+        steps=100_000,
+        data=DATA,
+        workers=gang,
+        deepspeed={"offloadOptimizer": "CPU", "offloadParameters": "CPU"},
+        recovery={"maxRestarts": 0},
+    )
     status = jobs.wait_phase("shot", "Training", "Failed")
     assert status["phase"] == "Training", status.get("failure")
-    assert status["resolved"]["worldSize"] == 4
+    resolved = status["resolved"]
+    assert (resolved["worldSize"], resolved["zeroStage"]) == (4, 3)
+    assert (resolved["offloadOptimizer"], resolved["offloadParameters"]) == ("CPU", "CPU")
     wait_for("steps", lambda: step_of(attempts("shot") / "0", 3) >= 3)
 
     stage = "finetune.dev/job=shot,finetune.dev/stage=train"
@@ -59,6 +68,7 @@ def test_a_killed_rank_on_advertised_gpus_is_named_and_its_gang_is_over_at_once(
     assert place_of_death in told["Failed"]["message"]
     log = (attempts("shot") / "0/logs/rank-3.log").read_text()
     assert f"pod {failure['pod']}, node {failure['node']}" in log
+    assert "in host memory: optimizer, parameters" in log
     left = processes_of({pod["metadata"]["uid"] for pod in found})
     assert not [p for p in left if b"finetune_trainer" in p.command], "on none of the nodes"
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
 
+from finetune_operator.host_memory import host_bytes
 from finetune_operator.memory_ladder import Fit
 from finetune_operator.memory_plan import (
     BUCKET_ELEMENTS,
@@ -410,3 +411,47 @@ def test_stage_3_copies_a_bucket_to_scatter_it(setup: Setup, ranks: int, copies:
     end, without = (moments(SMOL, setup, each)["end of backward"] for each in (fit, other))
 
     assert end.buffers - without.buffers == copies * bucket
+
+
+OFFLOADED = replace(TWO, on_gpu=True, offload_optimizer=True)
+
+
+def test_the_host_holds_what_is_offloaded_by_hand() -> None:
+    """GPT-2 in BF16 on two ranks. At ZeRO 2: two moments; master weights and gradients, pinned,
+    which rounds 248,879,616 bytes up to 2²⁸; new weights to 2²⁷. In FP32 also sums, with edges."""
+    at_2 = host_bytes(GPT2, GPU, OFFLOADED) - RUNTIME_BYTES["CPU"]
+    assert at_2 == 4 * 124_439_808 + 2 * 2**28 + 2**27
+    exact = host_bytes(GPT2, replace(GPU, precision="FP32"), OFFLOADED) - RUNTIME_BYTES["CPU"]
+    assert exact == 4 * 124_439_808 + 2 * 2**28 + 2**28 + 2**30
+    at_3 = host_bytes(GPT2, GPU, replace(OFFLOADED, zero_stage=3)) - RUNTIME_BYTES["CPU"]
+    assert at_3 == 6 * 124_439_808 + 2 * 2**28
+    whole = replace(OFFLOADED, zero_stage=3, offload_parameters=True)
+    assert (
+        host_bytes(GPT2, GPU, whole)
+        - host_bytes(GPT2, GPU, replace(whole, offload_parameters=False))
+        == 2**27
+    )
+    assert host_bytes(GPT2, GPU, TWO) == RUNTIME_BYTES["CPU"]
+    saves = replace(GPU, checkpoint_copy=True)
+    assert host_bytes(GPT2, saves, TWO) == RUNTIME_BYTES["CPU"] + 6 * 124_439_808
+
+
+def test_a_gpu_is_relieved_of_what_is_offloaded() -> None:
+    assert optimizer_state(GPT2, GPU, OFFLOADED) == 0
+    parted = replace(OFFLOADED, zero_stage=3, offload_parameters=True)
+    assert weights(GPT2, GPU, parted) == (0, 2 * 124_439_808)
+
+
+@given(
+    st.sampled_from([SMOL, GPT2, ADAPTED]),
+    st.sampled_from([GPU, replace(GPU, precision="FP32")]),
+    st.integers(1, 8),
+    st.integers(1, 3),
+    st.integers(1, 4),
+)
+def test_offload_never_takes_more_of_a_gpu(
+    shape: Shape, setup: Setup, ranks: int, stage: int, times: int
+) -> None:
+    fit = Fit(1, times, True, stage, world_size=ranks, on_gpu=True)
+    offloaded = replace(fit, offload_optimizer=True)
+    assert predict(shape, setup, offloaded).total <= predict(shape, setup, fit).total

@@ -54,7 +54,8 @@ GPU = (
         r"|Cuda failure (?:\d{1,4} )?'out of memory'",
         "A GPU had no room for what a rank wanted to keep in its memory.",
         "lower spec.training.microBatchSize (the global batch stays) or spec.data.sequenceLength, "
-        "set spec.training.activationCheckpointing: Enabled, or raise spec.deepspeed.zeroStage",
+        "set spec.training.activationCheckpointing: Enabled, raise spec.deepspeed.zeroStage, or "
+        "set spec.deepspeed.offloadOptimizer: CPU",
         "PyTorch (c10/cuda) and NCCL",
         ("CollectiveTimeout",),
     ),

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import KEY, UID, make_facts, make_spec, status_in
+from builders import KEY, UID, make_facts, make_plan, make_spec, status_in
+from hypothesis import given
+from hypothesis import strategies as st
 
-from finetune_operator.api.types import Failure, FineTuneJobStatus, ResumedFrom, StageName
-from finetune_operator.memory_ladder import WITHOUT_COPY, Fit, descend, next_rung
+from finetune_operator.api.types import (
+    Adaptation,
+    Failure,
+    FineTuneJobStatus,
+    ModelStatus,
+    ResumedFrom,
+    StageName,
+)
+from finetune_operator.memory_ladder import WITHOUT_COPY, Fit, descend, difference, next_rung
 from finetune_operator.plan import Platform, plan_training
 from finetune_operator.policies.facts import Facts, State
 from finetune_operator.policies.restart import restart_or_end
@@ -48,6 +58,82 @@ def test_the_ladder_step_by_step() -> None:
     assert fit == Fit(1, 12, True, 3, world_size=2)
     assert descend(Fit(6, 2, False, 1, world_size=2), told) == fit
     assert descend(fit, ["one more"]) == fit
+
+
+@pytest.mark.parametrize(
+    ("stage", "ranks", "rungs", "last"),
+    [
+        pytest.param(
+            2,
+            4,
+            [
+                "zeroStage 2 → 3",
+                "offloadOptimizer None → CPU",
+                "offloadParameters None → CPU",
+            ],
+            "zeroStage 3, offloadOptimizer CPU, offloadParameters CPU",
+            id="several ranks partition first",
+        ),
+        pytest.param(
+            0,
+            1,
+            [
+                "offloadOptimizer None → CPU, zeroStage 0 → 2",
+                "offloadParameters None → CPU, zeroStage 2 → 3",
+            ],
+            "zeroStage 3, offloadOptimizer CPU, offloadParameters CPU",
+            id="one rank needs a stage that offloads",
+        ),
+        pytest.param(
+            1,
+            1,
+            [
+                "offloadOptimizer None → CPU, zeroStage 1 → 2",
+                "offloadParameters None → CPU, zeroStage 2 → 3",
+            ],
+            "zeroStage 3, offloadOptimizer CPU, offloadParameters CPU",
+            id="with the gradients",
+        ),
+    ],
+)
+def test_beside_gpus_the_last_rungs_are_offload(
+    stage: int, ranks: int, rungs: list[str], last: str
+) -> None:
+    start = Fit(1, 8, activation_checkpointing=True, zero_stage=stage, world_size=ranks)
+    on_gpu, told = replace(start, on_gpu=True), []
+    fit = on_gpu
+    while rung := next_rung(fit):
+        fit, change = rung
+        told.append(change)
+    assert told == rungs
+    assert difference(on_gpu, fit) == last
+    assert descend(on_gpu, told) == fit
+    assert not descend(start, told).offloads, "on CPUs there is nowhere to move it to"
+
+
+@given(
+    st.builds(
+        Fit,
+        st.integers(1, 64),
+        st.integers(1, 16),
+        st.booleans(),
+        st.integers(0, 3),
+        world_size=st.integers(1, 8),
+        on_gpu=st.booleans(),
+    )
+)
+def test_the_ladder_ends_and_is_found_again_from_its_changes(start: Fit) -> None:
+    fit, told = start, []
+    while rung := next_rung(fit):
+        before, (fit, change) = fit, rung
+        told.append(change)
+        assert fit != before and fit.micro * fit.accumulation == start.micro * start.accumulation
+        assert fit.zero_stage >= before.zero_stage
+        assert descend(start, told) == fit
+    assert len(told) <= 12
+    assert fit.offload_optimizer == fit.offload_parameters == start.on_gpu
+    assert not fit.offload_parameters or fit.zero_stage == 3
+    assert bool(difference(start, fit)) == bool(told)
 
 
 @pytest.mark.parametrize("micro", range(1, 65))
@@ -152,3 +238,73 @@ def test_an_attempt_that_went_on_from_a_checkpoint_holds_a_copy_once_it_has_save
     before = restart_or_end(known, out_of_memory("HostOom", step=14)).message
     after = restart_or_end(known, out_of_memory("HostOom", step=15)).message
     assert "microBatchSize 2 → 1" in before and WITHOUT_COPY in after
+
+
+SHAPE = {
+    "trainable": 1_000_000_000,
+    "largest": 100_000_000,
+    "layers": 16,
+    "hidden": 2048,
+    "attention": 2048,
+    "intermediate": 8192,
+    "vocabulary": 50_000,
+    "gated": True,
+    "rmsNorm": True,
+}
+"""Of a model of 1 B parameters, all of them trained: 12 GB of state, 4 GB of gradients."""
+LARGE = ModelStatus.model_validate({"parameters": 1_000_000_000, "shape": SHAPE})
+CHECKPOINTED = {
+    "method": {"lora": None, "full": {}},
+    "output": {"formats": ["Merged"]},
+    "training": {"activationCheckpointing": "Enabled", "microBatchSize": 1},
+}
+
+
+def at_the_foot(**workers: Any) -> Facts:
+    """One rank whose micro-batch is 1 and that checkpoints, after a step down the ladder."""
+    before = Adaptation(attempt=0, failure_class="CudaOom", change=WITHOUT_COPY)
+    spec = make_spec(**CHECKPOINTED, workers={"count": 1, **workers})
+    resolved = make_plan(spec).resolved.model_copy(update={"adaptations": (before,)})
+    return make_facts(status_in(StageName.TRAIN, model=LARGE, resolved=resolved), spec=spec)
+
+
+def test_offload_is_taken_last_remembered_and_told_to_the_trainer() -> None:
+    known = at_the_foot(**ON_GPU["workers"], resources={"limits": {"memory": "64Gi"}})
+    verdict = restart_or_end(known, out_of_memory())
+    change = "offloadOptimizer None → CPU, zeroStage 0 → 2"
+    assert f"with less memory in use: {change}" in verdict.message
+    resolved = verdict.changes["resolved"]
+    assert resolved.adaptations[-1].change == change
+    status = FineTuneJobStatus.model_validate(
+        known.status.model_copy(update={"resolved": resolved}).wire()
+    )
+    plan = plan_training(KEY, UID, known.spec.wire(), status, Platform(Settings()), {})
+    assert plan.run_config["offload"] == {"optimizer": "CPU", "parameters": "None"}
+    told = plan.resolved
+    assert (told.zero_stage, told.offload_optimizer, told.offload_parameters) == (2, "CPU", "None")
+    assert told.global_batch_size == known.known_plan.resolved.global_batch_size
+
+
+@pytest.mark.parametrize(
+    ("workers", "failure", "why"),
+    [
+        pytest.param(
+            {},
+            out_of_memory("HostOom"),
+            "offload moves memory from GPUs to their host, and there is no GPU",
+            id="on CPUs",
+        ),
+        pytest.param(
+            {**ON_GPU["workers"], "resources": {"limits": {"memory": "16Gi"}}},
+            out_of_memory(),
+            "with offloadOptimizer None → CPU, zeroStage 0 → 2 a rank is predicted to need 19.3 GB",
+            id="a host that is too small",
+        ),
+    ],
+)
+def test_offload_is_not_taken_where_it_cannot_help_and_that_is_said(
+    workers: dict[str, Any], failure: Failure, why: str
+) -> None:
+    verdict = restart_or_end(at_the_foot(**workers), failure)
+    assert verdict.state is State.FAILED
+    assert f"nothing is left to make smaller after {WITHOUT_COPY}: {why}" in verdict.message

@@ -140,6 +140,54 @@ def test_a_gpu_has_what_the_spec_says() -> None:
     assert told(prepared(spec))[0] == "True"
 
 
+GPU_OF = {"count": 1, "ranksPerWorker": None, "gpusPerWorker": 1}
+
+
+def all_weights(memory: str, host: str | None, **deepspeed: Any) -> dict[str, Any]:
+    """Full fine-tuning on one GPU, the smallest that it can be without offload."""
+    limits = {"resources": {"limits": {"memory": host}}} if host else {}
+    return make_spec(
+        method={"lora": None, "full": {}},
+        training={"microBatchSize": 1, "activationCheckpointing": "Enabled"},
+        output={"formats": ["Merged"]},
+        deepspeed=deepspeed,
+        workers={**GPU_OF, "memoryPerGpu": memory, **limits},
+    )
+
+
+ALL_WEIGHTS = {**MODEL, "shape": {**SHAPE, "trainable": 134_515_008, "largest": 28_311_552}}
+
+
+@pytest.mark.parametrize("host", [None, "64Gi"])
+def test_the_nearest_that_fits_a_gpu_may_be_offload(host: str | None) -> None:
+    status = prepared(all_weights("4Gi", host), ALL_WEIGHTS)
+    assert told(status)[:2] == ("False", "MemoryShort")
+    remedy = "zeroStage 2, offloadOptimizer CPU"
+    assert status["resolved"]["memory"]["fitsWith"] == remedy
+    followed = prepared(all_weights("4Gi", host, offloadOptimizer="CPU"), ALL_WEIGHTS)
+    assert told(followed)[:2] == ("True", "MemoryFits")
+    assert followed["resolved"]["zeroStage"] == 2
+    assert "optimizer" not in followed["resolved"]["memory"]["parts"]
+
+
+def test_offload_is_no_remedy_where_the_host_is_full() -> None:
+    status = prepared(all_weights("4Gi", "2Gi"), ALL_WEIGHTS)
+    value, reason, message = told(status)
+    assert (value, reason) == ("False", "MemoryShort")
+    assert "fitsWith" not in status["resolved"]["memory"]
+    assert message.endswith("or offload makes it fit, as far as the host has memory")
+
+
+def test_a_host_that_does_not_hold_what_is_offloaded_does_not_pass() -> None:
+    status = prepared(all_weights("80Gi", "2Gi", offloadOptimizer="CPU"), ALL_WEIGHTS)
+    value, reason, message = told(status)
+    memory = status["resolved"]["memory"]
+    assert (value, reason) == ("False", "MemoryShort")
+    assert memory["hostBytes"] > memory["hostAvailableBytes"] == 2 * 2**30
+    assert message.startswith("a rank is predicted to need 4.") and "of host memory" in message
+    assert "raise spec.workers.resources.limits.memory" in message
+
+
 def test_what_is_left_open_is_chosen_so_that_it_fits() -> None:
     """Two rows of 1000 tokens need 4.7 GB: the cheapest way is one at a time."""
     changes = {"microBatchSize": None, "activationCheckpointing": "Auto"}

@@ -101,6 +101,17 @@ def test_what_changes_the_result_changes_the_lock(patch: dict[str, Any]) -> None
     assert twin(changed.known_plan, lock_in(changed), [result()]) is None
 
 
+def test_offload_changes_the_lock_of_those_that_ask_for_it_alone() -> None:
+    """On a GPU the optimizer's arithmetic is another one than on the host."""
+    gpu = merged(WISH, {"workers": {"ranksPerWorker": None, "gpusPerWorker": 1}})
+    plain = prepared(merged(gpu, {"deepspeed": {"zeroStage": 2}})).known_plan
+    moved = prepared(
+        merged(gpu, {"deepspeed": {"zeroStage": 2, "offloadOptimizer": "CPU"}})
+    ).known_plan
+    assert spec_digest(moved) != spec_digest(plain)
+    assert "offload" not in plain.run_config, "digests of earlier jobs stay what they were"
+
+
 @pytest.mark.parametrize("patch", CHANGES_NOTHING, ids=str)
 def test_names_places_and_resources_do_not(patch: dict[str, Any]) -> None:
     assert lock_in(prepared(merged(WISH, patch))).digest == lock_in(prepared()).digest

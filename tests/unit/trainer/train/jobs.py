@@ -70,6 +70,7 @@ def built(job: Job, config: RunConfig) -> Engine:
         config.training,
         effective_stage(config.zero_stage, precision),
         precision,
+        config.offload,
     )
 
 

@@ -175,3 +175,25 @@ def train_from_folder(place: Place, job: Job, workspace: Path) -> dict[str, Any]
     )
     loop.run()
     return {"steps": getattr(loop.reporter, "steps", []), "elements_after_loading": held[0]}
+
+
+def train_with_a_layer_that_rests(place: Place, job: Job) -> dict[str, Any]:
+    """As `train`, with a layer that no token of every other window reaches, nor of the first
+    micro-batch of the others, as it may happen to an expert."""
+    loop = assembled(job, place, None, 0)
+    mlp, step = loop.engine.module.model.layers[1].mlp, loop.engine.step
+    forward, windows, passes = mlp.forward, [0], [0]
+
+    def sometimes(x: torch.Tensor) -> torch.Tensor:
+        passes[0] += 1
+        reached = windows[0] % 2 == 0 and passes[0] > 1
+        result: torch.Tensor = forward(x) if reached else torch.zeros_like(x)
+        return result
+
+    def counted(learning_rate: float) -> Any:
+        windows[0], passes[0] = windows[0] + 1, 0
+        return step(learning_rate)
+
+    mlp.forward, loop.engine.step = sometimes, counted  # type: ignore[method-assign]
+    loop.run()
+    return {"masters": pieces(loop.engine, "master")}
