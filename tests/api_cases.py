@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,12 @@ CHANGES_REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
 
 def sample(name: str) -> dict[str, Any]:
     """A manifest of tests/samples."""
-    loaded: dict[str, Any] = yaml.safe_load((HERE / "samples" / f"{name}.yaml").read_text())
-    return loaded
+    return _loaded(f"samples/{name}.yaml")
 
 
 def full_status() -> dict[str, Any]:
     """A status with every field, as it is stored."""
-    loaded: dict[str, Any] = yaml.safe_load((HERE / "contract" / "full_status.yaml").read_text())
-    return loaded
+    return _loaded("contract/full_status.yaml")
 
 
 def _steps(path: str) -> list[str | int]:
@@ -96,7 +95,11 @@ class WrongObject:
         return edited(sample(self.sample), self.set, tuple(self.remove))
 
 
-def wrong_objects() -> list[WrongObject]:
+@cache
+def wrong_objects() -> tuple[WrongObject, ...]:
     """The table of tests/contract/wrong_objects.yaml."""
-    rows = yaml.safe_load((HERE / "contract" / "wrong_objects.yaml").read_text())
-    return [WrongObject(**row) for row in rows]
+    return tuple(WrongObject(**row) for row in _loaded("contract/wrong_objects.yaml"))
+
+
+def _loaded(path: str) -> Any:
+    return yaml.load((HERE / path).read_text(), yaml.CSafeLoader)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling, Scheduling
+
+from finetune_trainer import lean_imports
 
 # For tests/mutations: that a property breaks is all that counts, not its smallest example.
 settings.register_profile("mutations", phases=[Phase.explicit, Phase.generate])
@@ -45,14 +49,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Tests import torch as the trainer does: without its compiler, which is half of the time."""
+    lean_imports.begin()
+    try:
+        return (yield)
+    finally:
+        lean_imports.end()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The clusters' tests come first; those that take long, with the whole fault matrix."""
-    items.sort(key=lambda item: _scope(item.nodeid))
+    items.sort(key=lambda item: (_scope(item.nodeid), bool(item.get_closest_marker("last"))))
     if config.getoption("--whole") and not config.getoption("--row"):
         return
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason="takes long: make test-faults runs it"))
+
+
+@pytest.fixture
+def all_of_the_cluster(request: pytest.FixtureRequest) -> bool:
+    """Whether all tests of this test's cluster were selected, and none has failed so far."""
+    scope, root = _scope(request.node.nodeid), request.config.rootpath
+    there = {
+        name
+        for path in root.glob("tests/e2e/test_*.py")
+        if _scope(name := path.relative_to(root).as_posix()) == scope
+    }
+    selected = {item.nodeid.partition("::")[0] for item in request.session.items}
+    narrowed = request.config.option.keyword or any("::" in arg for arg in request.config.args)
+    return there <= selected and not narrowed and not request.session.testsfailed
 
 
 def _scope(nodeid: str) -> str:

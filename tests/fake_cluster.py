@@ -10,15 +10,15 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from builders import NOW
 
 from finetune_operator.cluster import Children
 from finetune_operator.engine.store import Key
-from finetune_operator.errors import NameConflict, NotThere, Refused, Stale
+from finetune_operator.errors import Forbidden, NameConflict, NotThere, Refused, Stale
 from finetune_operator.gather import Stores
 from finetune_operator.observed import (
     Admission,
@@ -32,6 +32,7 @@ from finetune_operator.observed import (
 from finetune_operator.policies.validity import Claim
 
 Raw = dict[str, Any]
+Meaning = TypeVar("Meaning")
 INDEX = "batch.kubernetes.io/job-completion-index"
 GRACE_SECONDS = 30
 
@@ -56,6 +57,10 @@ class FakeCluster:
         """Die right after this many more writes."""
         self.refuse: Refused | None = None
         """The answer to the next creations of Jobs."""
+        self.forbidden: set[tuple[str, str]] = set()
+        """Verbs and kinds that the operator's role lacks."""
+        self.pruned: set[tuple[str, ...]] = set()
+        """Fields of the status that the CRD does not know."""
         self.stale_reads = 0
         """So many status writes find that somebody was faster."""
         self.silent: set[str] = set()
@@ -64,6 +69,8 @@ class FakeCluster:
         """So many pods have a node at the same time; None: as many as there are."""
         self._versions = itertools.count(100)
         self._uids = itertools.count(1)
+        self._read: dict[str, tuple[str, Any]] = {}
+        """Version and meaning of an object, by uid: much more is asked than changes."""
 
     # --- the API server ---
 
@@ -83,25 +90,31 @@ class FakeCluster:
             raise Stale("somebody was faster")
         if int(raw["metadata"]["resourceVersion"]) != job.version:
             raise Stale(str(job.key))
-        raw["status"] = json.loads(json.dumps(status))
-        self._touch(raw)
+        wanted = self._known(json.loads(json.dumps(status)))
+        if wanted != raw["status"]:  # a write that changes nothing makes no new version
+            raw["status"] = wanted
+            self._touch(raw)
         self._wrote("PUT", "FineTuneJob", job.key.name)
         return read_job(copy.deepcopy(raw))
 
     async def ensure(
         self, manifest: Mapping[str, Any], owner_uid: str, *, fresh: bool = False
     ) -> None:
+        self._may("create" if fresh else "get", manifest["kind"])
         found = self._find(manifest)
         if found is None:
+            self._may("create", manifest["kind"])
             self.add(manifest)
             self._wrote("POST", manifest["kind"], manifest["metadata"]["name"])
         elif not _owned(found, owner_uid):
             raise NameConflict(manifest["kind"], manifest["metadata"]["name"])
         elif any(found.get(name) != manifest.get(name) for name in ("data", "spec")):
+            self._may("patch", manifest["kind"])
             found.update({name: manifest[name] for name in ("data", "spec") if name in manifest})
             self._wrote("PATCH", manifest["kind"], manifest["metadata"]["name"])
 
     async def create_job(self, manifest: Mapping[str, Any], owner_uid: str) -> ChildJob:
+        self._may("create", "Job")
         if self.refuse is not None:
             raise self.refuse
         found = self._find(manifest)
@@ -118,6 +131,7 @@ class FakeCluster:
             return
         if uid is None and not _owned(found, owner_uid):
             return
+        self._may("delete", kind)
         del self.objects[kind, key.namespace, name]
         self._wrote("DELETE", kind, name)
 
@@ -125,21 +139,26 @@ class FakeCluster:
         self.events.append(dict(event))
 
     async def claim(self, namespace: str, name: str) -> Claim | None:
+        self._may("get", "PersistentVolumeClaim")
         return self.claims.get(name, Claim(("ReadWriteMany",)))
 
     async def config_map_keys(self, namespace: str, name: str) -> frozenset[str] | None:
+        self._may("get", "ConfigMap")
         return frozenset({"jinja"})
 
     async def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        self._may("get", "ConfigMap")
         return self.config_maps.get(name)
 
     async def admission(self, namespace: str, job_uid: str) -> Admission | None:
         return None  # no Kueue here
 
     async def gpu_hours(self, namespace: str, name: str) -> str | None:
+        self._may("get", "ConfigMap")
         return self.gpu_hours_of_namespace
 
     async def newest_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
+        self._may("list", "Event")
         return None
 
     # --- what users and controllers do ---
@@ -172,14 +191,14 @@ class FakeCluster:
         self.objects.pop(("FineTuneJob", *key), None)
 
     def stored(self, key: Key) -> StoredJob:
-        return read_job(self.objects["FineTuneJob", *key])
+        return self._meaning(read_job, self.objects["FineTuneJob", *key])
 
     def child_jobs(self, key: Key) -> tuple[ChildJob, ...]:
-        found = (read_child_job(raw) for raw in self._of_kind("Job"))
+        found = [self._meaning(read_child_job, raw) for raw in self._of_kind("Job")]
         return tuple(job for job in found if job.key == key)
 
     def child_pods(self, key: Key) -> tuple[ChildPod, ...]:
-        found = (read_child_pod(raw) for raw in self._of_kind("Pod"))
+        found = [self._meaning(read_child_pod, raw) for raw in self._of_kind("Pod")]
         return tuple(pod for pod in found if pod.key == key)
 
     def make_pods(self) -> None:
@@ -233,6 +252,7 @@ class FakeCluster:
         pod["status"]["conditions"].append(
             {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
         )
+        self._touch(pod)
 
     def is_silent(self, pod: Raw) -> bool:
         return pod["spec"]["nodeName"] in self.silent
@@ -329,7 +349,7 @@ class FakeCluster:
         changed |= stores.child_jobs.synchronise(map(read_child_job, self._of_kind("Job")), version)
         if not pods_too:
             return changed
-        pods = [read_child_pod(raw) for raw in self._of_kind("Pod")]
+        pods = [self._meaning(read_child_pod, raw) for raw in self._of_kind("Pod")]
         stores.keep_last_words(pods)
         return changed | stores.child_pods.synchronise(pods, version)
 
@@ -388,6 +408,13 @@ class FakeCluster:
     def _clock(self, seconds: float = 0) -> str:
         return (self.now + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
+    def _meaning(self, read: Callable[[Raw], Meaning], raw: Raw) -> Meaning:
+        version, uid = raw["metadata"]["resourceVersion"], raw["metadata"]["uid"]
+        known = self._read.get(uid)
+        if known is None or known[0] != version:
+            known = self._read[uid] = version, read(raw)
+        return known[1]
+
     def _of_kind(self, kind: str) -> list[Raw]:
         return [raw for key, raw in self.objects.items() if key[0] == kind]
 
@@ -400,6 +427,20 @@ class FakeCluster:
 
     def _touch(self, raw: Raw) -> None:
         raw["metadata"]["resourceVersion"] = str(next(self._versions))
+
+    def _known(self, status: Raw) -> Raw:
+        for *parents, name in self.pruned:
+            parts = [status]
+            for parent in parents:
+                found = [part.get(parent) for part in parts]
+                parts = [p for f in found for p in (f if isinstance(f, list) else [f]) if p]
+            for part in parts:
+                part.pop(name, None)
+        return status
+
+    def _may(self, verb: str, kind: str) -> None:
+        if (verb, kind) in self.forbidden:
+            raise Forbidden(f"the operator may not {verb} {kind}")
 
     def _wrote(self, verb: str, kind: str, name: str) -> None:
         self.writes.append((verb, kind, name))

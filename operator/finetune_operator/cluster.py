@@ -6,6 +6,7 @@ out, because they cost more time than all decisions together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +20,16 @@ from .api.types import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from .engine.store import Key
 from .engine.together import Together
 from .engine.wire import parse
-from .errors import ClusterError, Forbidden, NameConflict, NotThere, Refused, Stale, Unavailable
+from .errors import (
+    ClusterError,
+    Forbidden,
+    Invalid,
+    NameConflict,
+    NotThere,
+    Refused,
+    Stale,
+    Unavailable,
+)
 from .objects.labels import JOB_LABEL
 from .observed import (
     Admission,
@@ -54,6 +64,8 @@ _PATHS = {
 
 
 WATCHED = ("Pod", "Job", "FineTuneJob")
+_LACKS_RIGHT = re.compile(r"is forbidden: User .* cannot \w+ resource")
+"""RBAC's words. Quotas, policies and webhooks say no with the same code, and other ones."""
 
 
 class Children(NamedTuple):
@@ -354,10 +366,12 @@ def _error(
     text = f"{verb} {path}: {code} {message}"[:1024]
     if code == 404:
         return NotThere(text)
-    if code == 403 and verb == "GET":
-        return Forbidden(text)
+    if code == 403 and (verb == "GET" or _LACKS_RIGHT.search(message)):
+        return Forbidden(_missing_right(verb, kind, path))
     if code == 409:
         return Stale(text)
+    if code == 422 and verb == "PUT":
+        return Invalid(message[:512])
     if code == 429 or code >= 500 or "NamespaceTerminating" in str(status.get("details", "")):
         after = headers.get("Retry-After", "")
         return Unavailable(text, retry_after=float(after) if after.isdecimal() else 0.0)
@@ -365,6 +379,22 @@ def _error(
         reason = "QuotaExceeded" if "exceeded quota" in message else "CreationRefused"
         return Refused(f"the API server refuses to {does} {kind}: {message}"[:1024], reason=reason)
     return ClusterError(text)
+
+
+def _missing_right(verb: str, kind: str, path: str) -> str:
+    """``the operator may not get configmaps in namespace a: …``."""
+    prefix, plural = _PATHS.get(kind, ("", path))
+    rest = path.removeprefix(prefix).strip("/").split("/")
+    where = f" in namespace {rest[1]}" if rest[0] == "namespaces" else ""
+    reads = "list" if rest[-1] == plural else "get"
+    does = {"GET": reads, "POST": "create", "PUT": "update"}.get(verb, verb.lower())
+    what = plural + ("/status" if rest[-1] == "status" else "")
+    group = prefix.removeprefix("/apis/").partition("/")[0] if prefix != _CORE else ""
+    of_group = f" of API group {group}" if group else ""
+    return (
+        f"the operator may not {does} {what}{where}: give the role of its service account the "
+        f"verb {does} on {what}{of_group}, as the chart's own role has it"
+    )
 
 
 def _owned(found: Mapping[str, Any], owner_uid: str) -> bool:

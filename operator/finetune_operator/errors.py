@@ -6,7 +6,8 @@ FineTuneError
     ├── Unavailable      no answer, or a 5xx or 429 answer
     ├── Stale            the object changed since it was read: start the pass again
     ├── NotThere         the object is gone
-    ├── Forbidden        the operator's role does not let it read this
+    ├── Invalid          what was written breaks the schema of its CRD
+    ├── Forbidden        the operator's role does not let it do this: becomes a condition
     └── Refused          the API server said no: becomes a condition, tried again slowly
         └── NameConflict the name belongs to an object that is not ours
 """
@@ -71,8 +72,16 @@ class NotThere(ClusterError):
     expected = True
 
 
+class Invalid(ClusterError):
+    """The API server's schema does not take what we want to store."""
+
+    expected = True
+
+
 class Forbidden(ClusterError):
-    """The operator's role does not let it read this."""
+    """The operator's role does not let it do this; the message says what is missing there."""
+
+    reason = "Forbidden"
 
 
 class Refused(ClusterError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from .api.types import FineTuneJobStatus, ModelCheckpoint, Phase, StageName
 from .cluster import Children, Cluster
+from .engine.dropped import DroppedFields
 from .engine.evidence import Evidence
 from .engine.store import Key, Store, Stored
-from .errors import ClusterError, Fault, InvalidSpec
+from .errors import ClusterError, Fault, Forbidden, InvalidSpec
 from .observed import ChildJob, ChildPod, Observed, StoredJob
 from .plan import Platform, TrainingPlan, plan_training
 from .policies.ancestry import output_of
@@ -80,6 +81,7 @@ class Gatherer:
         self._platform = platform
         self._clock = clock
         self._since = clock()
+        self.dropped = DroppedFields(clock)
         self._answers: dict[tuple[str, str, str], tuple[float, asyncio.Future[Any]]] = {}
         self._plans: OrderedDict[str, tuple[tuple[Any, ...], Planned]] = OrderedDict()
 
@@ -133,10 +135,12 @@ class Gatherer:
             now=self._clock(),
             refusal=refusal,
             progress=self._board.get(job.key, job.uid),
+            dropped=self.dropped.paths,
             listening_since=self._since,
         )
         if plan is not None and wants_ratings(facts):
-            ratings = await self._ask("ratings", job.key.namespace, plan.ratings_name)
+            said = await self._ask("ratings", job.key.namespace, plan.ratings_name)
+            ratings = Ratings(faults=(said.message,)) if isinstance(said, Obstacle) else said
             facts = replace(facts, ratings=ratings)
         if plan is None or status.completion_time is not None:
             return facts
@@ -145,18 +149,21 @@ class Gatherer:
         if attempt_uid:
             observed = replace(observed, last_words=self.stores.evidence.of(attempt_uid))
         if uid := warning_about(facts):
-            warning = await self._ask("warning", job.key.namespace, uid)
+            said = await self._ask("warning", job.key.namespace, uid)
+            warning = (said.reason, said.message) if isinstance(said, Obstacle) else said
             observed = replace(observed, warning=warning)
         if held_by_queue(facts) and facts.stage.job is not None:
             admission = await self._ask("admission", job.key.namespace, facts.stage.job.uid)
             observed = replace(observed, admission=admission)
-        facts = replace(facts, namespace_budget=await self._namespace_budget(facts, plan))
+        budget = await self._namespace_budget(facts, plan)
+        unread = budget if isinstance(budget, Obstacle) else None
+        if not isinstance(budget, Obstacle):
+            facts = replace(facts, namespace_budget=budget)
         if wants_results(facts):
             facts = replace(facts, results=self._results(job))
         obstacle = None
         if facts.stage.job is None and not plan.spec.suspend:
-            around = await self._surroundings(plan)
-            obstacle = find_obstacle(plan, facts.stage.name, around)
+            obstacle = unread or await self._obstacle(facts, plan)
         return replace(facts, observed=observed, obstacle=obstacle)
 
     def _plan(self, job: StoredJob, status: FineTuneJobStatus) -> Planned:
@@ -201,27 +208,42 @@ class Gatherer:
         )
         return tuple(result for result in found if result is not None)
 
-    async def _namespace_budget(self, facts: Facts, plan: TrainingPlan) -> NamespaceBudget | None:
+    async def _namespace_budget(
+        self, facts: Facts, plan: TrainingPlan
+    ) -> NamespaceBudget | Obstacle | None:
         if facts.stage.name is not StageName.TRAIN or not plan.spec.workers.gpus_per_worker:
             return None
         key = plan.key
         hours = await self._ask("budget", key.namespace, CONFIG_MAP)
-        if hours is None:
-            return None
+        if hours is None or isinstance(hours, Obstacle):
+            return hours
         there = (job for job in self.stores.jobs if job.key.namespace == key.namespace)
         used = sum(job.gpu_seconds for job in there if job.key != key)
         return NamespaceBudget(read_hours(hours), used)
 
-    async def _surroundings(self, plan: TrainingPlan) -> Surroundings:
+    async def _obstacle(self, facts: Facts, plan: TrainingPlan) -> Obstacle | None:
+        """What stands in the way of the stage's pods."""
+        around = await self._surroundings(plan)
+        if isinstance(around, Obstacle):
+            return around
+        return find_obstacle(plan, facts.stage.name, around)
+
+    async def _surroundings(self, plan: TrainingPlan) -> Surroundings | Obstacle:
         namespace = plan.key.namespace
         names = {use.name for use in plan.claim_uses}
         claims: dict[str, Claim | None] = {}
         for name in sorted(names):
-            claims[name] = await self._ask("claim", namespace, name)
+            claim = await self._ask("claim", namespace, name)
+            if isinstance(claim, Obstacle):
+                return claim
+            claims[name] = claim
         keys: frozenset[str] | None = frozenset()
         if plan.spec.model.chat_template:
             reference = plan.spec.model.chat_template.config_map_key_ref
-            keys = await self._ask("config_map", namespace, reference.name)
+            found = await self._ask("config_map", namespace, reference.name)
+            if isinstance(found, Obstacle):
+                return found
+            keys = found
         source = self._source_job(plan.key, {"model": {"uri": plan.spec.model.uri}})
         fault = source and output_of(source, read_status(source.status), plan.spec.model.checkpoint)
         return Surroundings(
@@ -236,7 +258,10 @@ class Gatherer:
         return None if data is None else read_ratings(data)
 
     async def _ask(self, what: str, namespace: str, name: str) -> Any:
-        """A live read whose answer counts for a few seconds; who asks meanwhile shares it."""
+        """A live read whose answer counts for a few seconds; who asks meanwhile shares it.
+
+        An ``Obstacle``: the operator may not read this.
+        """
         asked, now = (what, namespace, name), time.monotonic()
         counts = BUDGET_SECONDS if what == "budget" else LOOKUP_SECONDS
         since, answer = self._answers.get(asked, (-counts, None))
@@ -251,7 +276,7 @@ class Gatherer:
             }[what]
             if len(self._answers) > 1000:
                 self._answers.clear()
-            answer = asyncio.ensure_future(read(namespace, name))
+            answer = asyncio.ensure_future(_allowed(read(namespace, name)))
             self._answers[asked] = now, answer
         try:
             return await answer
@@ -275,6 +300,14 @@ class Gatherer:
         for item in known:
             if item.uid not in present and item.version <= version:
                 store.remove(item)
+
+
+async def _allowed(read: Awaitable[Any]) -> Any:
+    """The answer; an ``Obstacle`` where the operator's role does not let it ask."""
+    try:
+        return await read
+    except Forbidden as error:
+        return Obstacle(error.reason, str(error), stalled=True)
 
 
 def read_status(raw: Mapping[str, Any]) -> FineTuneJobStatus:

@@ -10,13 +10,28 @@ import importlib.util
 import os
 import signal
 import sys
+from typing import Any
 
 
 def import_bare(package: str) -> None:
-    """Make the subpackages of ``package`` importable without running its ``__init__``."""
+    """Make the subpackages of ``package`` importable without running its ``__init__``.
+
+    It runs when somebody asks the package for something of its own.
+    """
     spec = None if package in sys.modules else importlib.util.find_spec(package)
-    if spec is not None:
-        sys.modules[package] = importlib.util.module_from_spec(spec)
+    if spec is None or spec.loader is None:
+        return
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
+
+    def whole(name: str) -> Any:
+        if (part := sys.modules.get(f"{package}.{name}")) is not None:  # on its way in
+            return part
+        del vars(module)["__getattr__"]
+        loader.exec_module(module)
+        return getattr(module, name)
+
+    vars(module)["__getattr__"] = whole
+    sys.modules[package] = module
 
 
 def done() -> None:

@@ -11,11 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from .api.types import Reason
 from .cluster import Cluster
 from .engine.store import Key
-from .errors import NameConflict, Refused, Stale
+from .errors import Forbidden, Invalid, NameConflict, Refused, Stale
 from .gather import Gatherer
+from .objects.event import build_event
 from .policies.facts import Action, Facts, Obstacle, Verb
+from .policies.outdated import tell_outdated, tell_refused
 from .status import Decision, decide
 
 STEPS = 8
@@ -59,23 +62,39 @@ class Reconciler:
             try:
                 for action in decision.actions:
                     await self._carry_out(facts, action)
-            except Refused as refusal:
+            except (Refused, Forbidden) as refusal:
                 if self._remember(key, refusal):
                     continue  # the next decision says so
                 return decision.again_after
-            if not any(action.verb is Verb.CREATE for action in decision.actions):
+            healed = self._refusals.pop(key, None) is not None
+            if not healed and not any(action.verb is Verb.CREATE for action in decision.actions):
                 return decision.again_after
-            self._refusals.pop(key, None)
         raise Stale(f"{key}: not at rest after {STEPS} steps")
 
     async def _write(self, facts: Facts, decision: Decision) -> None:
-        stored = await self._cluster.write_status(facts.job, decision.status)
+        try:
+            stored = await self._cluster.write_status(facts.job, decision.status)
+        except Invalid as error:
+            self._tell_outdated(facts, tell_refused(str(error)))
+            raise
         self._gatherer.stores.jobs.put(stored)
+        if news := self._gatherer.dropped.learn(decision.status, stored.status):
+            self._tell_outdated(facts, tell_outdated(news))
         phase = decision.status.get("phase")
         if phase != facts.job.status.get("phase"):
             logger.info("%s", phase, extra={"job": str(facts.key)})
         if decision.event is not None:  # after the write that it tells of; losing one is no harm
             self._announce(decision.event)
+
+    def _tell_outdated(self, facts: Facts, message: str) -> None:
+        """Nothing about this job is wrong. The same Event is posted but once."""
+        logger.warning("%s", message, extra={"job": str(facts.key)})
+        reason, now = Reason.CRD_OUTDATED.value, facts.now
+        self._announce(
+            build_event(
+                facts.key, facts.job.uid, warning=True, reason=reason, message=message, now=now
+            )
+        )
 
     async def _carry_out(self, facts: Facts, action: Action) -> None:
         key, uid, stores = facts.key, facts.job.uid, self._gatherer.stores
@@ -92,9 +111,9 @@ class Reconciler:
                 if gone is not None and gone.uid == action.uid:
                     stores.child_jobs.put(replace(gone, version=gone.version + 1, deleting=True))
 
-    def _remember(self, key: Key, refusal: Refused) -> bool:
+    def _remember(self, key: Key, refusal: Refused | Forbidden) -> bool:
         """Keep the API server's no for the next decision. Returns whether it is news."""
-        stalled = isinstance(refusal, NameConflict)
+        stalled = isinstance(refusal, (NameConflict, Forbidden))
         obstacle = Obstacle(refusal.reason, str(refusal), stalled=stalled)
         known = self._refusals.get(key)
         self._refusals[key] = obstacle

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .api.types import Condition, ConditionType, FineTuneJobStatus, Phase, Reason, StageName
+from .engine.dropped import kept
 from .policies.attempts import (
     between_attempts,
     creation_refused,
@@ -32,8 +33,10 @@ from .policies.human import awaiting_ratings
 from .policies.nodes import node_lost, node_unreachable
 from .policies.out_of_reach import lost_nodes
 from .policies.outcome import job_failed, job_failing, job_vanished, stage_completed
+from .policies.outdated import with_lost_fields
 from .policies.preflight import memory_short, preflight
 from .policies.resize import growing, too_little_room
+from .policies.rights import with_missing_right
 from .policies.scoring import scored, scorers_ended
 from .policies.secrets import without_secrets
 from .policies.suspend import resumed, suspended
@@ -77,6 +80,8 @@ RULES: tuple[Rule, ...] = (
 
 GATE_FAILED = "GateFailed"
 """Failure class of an export that its gate held back."""
+JUDGED_BY_PREPARE = ("BadData", "ModelLoad", "ConfigInvalid")
+"""Failure classes that are about what was to be prepared, not about how that went."""
 MAX_CONDITION_MESSAGE = 2048
 MAX_PENDING_REASON = 1024
 
@@ -106,8 +111,9 @@ def decide(facts: Facts) -> Decision:
     if facts.job.deleting:  # the garbage collector removes the children
         return Decision(status=facts.job.status)
     verdict = without_secrets(judge(facts))
+    verdict = with_missing_right(facts, with_lost_fields(facts, verdict))
     status = compose(facts, verdict)
-    wire = status.wire()
+    wire = kept(status.wire(), facts.dropped)
     changed = wire != facts.job.status
     event = event_of(facts, verdict) if changed else None
     if changed:
@@ -116,7 +122,7 @@ def decide(facts: Facts) -> Decision:
             "events": with_event(facts, event),
         }
         aside = {**verdict.aside, **along}
-        wire = status.model_copy(update=aside).wire()
+        wire = kept(status.model_copy(update=aside).wire(), facts.dropped)
     ends = verdict.state.terminal and facts.status.completion_time is None
     growth = seconds_until_more(facts)
     times = (
@@ -190,7 +196,7 @@ def _conditions(
             if wrong
             else ("True", Reason.ACCEPTED.value, "the spec can be carried out")
         ),
-        ConditionType.DATASET_VALID.value: _prepared(status) if status.prepared else lost,
+        ConditionType.DATASET_VALID.value: _dataset(verdict, status),
         ConditionType.PREFLIGHT_PASSED.value: preflight(status),
         ConditionType.GANG_READY.value: gang,
         ConditionType.OVERFITTING.value: _kept(facts, ConditionType.OVERFITTING) or pending,
@@ -199,6 +205,22 @@ def _conditions(
         ConditionType.PUBLISHED.value: _published(facts) if status.exported else lost,
         **verdict.conditions,
     }
+
+
+def _dataset(verdict: Verdict, status: FineTuneJobStatus) -> tuple[str, str, str]:
+    """False only where prepare has looked at model and data and found fault with them."""
+    if status.prepared:
+        return _prepared(status)
+    if verdict.state is not State.FAILED:
+        return "Unknown", Reason.PENDING.value, ""
+    failure = status.failure
+    found = (
+        failure is not None
+        and failure.stage is StageName.PREPARE
+        and failure.failure_class in JUDGED_BY_PREPARE
+    )
+    message = verdict.message[:MAX_CONDITION_MESSAGE]
+    return "False" if found else "Unknown", str(verdict.reason), message
 
 
 def _prepared(status: FineTuneJobStatus) -> tuple[str, str, str]:

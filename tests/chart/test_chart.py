@@ -86,7 +86,7 @@ class TestDefaults:
 
     def test_the_images_are_those_of_the_chart_version(self, render: Render) -> None:
         manifests = render()
-        version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+        version = yaml.load((CHART / "Chart.yaml").read_text(), yaml.CSafeLoader)["appVersion"]
 
         assert pod_of(manifests)["containers"][0]["image"].endswith(f"/operator:{version}")
         assert environment_of(manifests)["FINETUNE_TRAINER_IMAGE"].endswith(f"/trainer:{version}")

@@ -92,3 +92,22 @@ def unknown_fields(value: Any, schema: dict[str, Any], path: str = "") -> Iterat
             yield f"{path}.{name}"
         else:
             yield from unknown_fields(part, schema["properties"][name], f"{path}.{name}")
+
+
+def test_the_rights_in_the_docs_are_those_of_the_chart() -> None:
+    helpers = (ROOT / "helm/finetune-operator/templates/_helpers.tpl").read_text()
+    [text] = re.findall(r'define "finetune-operator.rules" -}}\n(.*?){{- end', helpers, re.DOTALL)
+    granted = {
+        (group, resource, verb)
+        for rule in yaml.safe_load(text)
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    told = set()
+    for line in (ROOT / "docs/installing.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and re.fullmatch(r"(`[a-z/]+`(, )?)+", cells[1]):
+            for resource in re.findall(r"`([^`]+)`", cells[1]):
+                told |= {(cells[0].strip("`"), resource, verb) for verb in cells[2].split(", ")}
+    assert told == granted

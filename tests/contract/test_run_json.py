@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
-import yaml
-from api_cases import SAMPLES
+from api_cases import SAMPLES, sample
 from builders import make_plan, make_spec
 from pydantic import BaseModel
 
@@ -18,7 +17,6 @@ from finetune_operator.run_defaults import DEFAULTS, Part, without_defaults
 from finetune_trainer import config as trainer_side
 from finetune_trainer.config import ConfigError, RunConfig, load_run_config
 
-SAMPLE_FILES = Path(__file__).parents[1] / "samples"
 SPECS: dict[str, dict[str, Any]] = {
     "small": make_spec(),
     "full fine-tuning": make_spec(
@@ -64,7 +62,7 @@ def test_the_trainer_reads_what_the_operator_writes(spec: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_sample_of_the_api_becomes_a_run_json_that_is_read(name: str) -> None:
-    spec = yaml.safe_load((SAMPLE_FILES / f"{name}.yaml").read_text())["spec"]
+    spec = sample(name)["spec"]
     try:
         plan = make_plan(spec)
     except InvalidSpec as error:
@@ -74,7 +72,7 @@ def test_every_sample_of_the_api_becomes_a_run_json_that_is_read(name: str) -> N
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_what_is_left_out_is_what_the_trainer_takes_anyway(name: str) -> None:
-    spec = yaml.safe_load((SAMPLE_FILES / f"{name}.yaml").read_text())["spec"]
+    spec = sample(name)["spec"]
     whole = make_plan(spec).run_config
     assert RunConfig.model_validate(without_defaults(whole)) == RunConfig.model_validate(whole)
 

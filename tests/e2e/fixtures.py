@@ -60,7 +60,14 @@ def images(prepared: LocalCluster) -> Images:
 
 
 @pytest.fixture(scope="session")
-def cluster(prepared: LocalCluster, images: Images) -> Iterator[LocalCluster]:
+def audited_before(prepared: LocalCluster) -> int:
+    """Bytes that the audit log of a warm cluster has from earlier sessions."""
+    log = prepared.paths.audit_log
+    return log.stat().st_size if log.exists() else 0
+
+
+@pytest.fixture(scope="session")
+def cluster(prepared: LocalCluster, images: Images, audited_before: int) -> Iterator[LocalCluster]:
     """Three nodes with two advertised GPUs each, the images in the registry and on the nodes."""
     cluster = prepared
     ours = [images.operator, images.trainer, images.model]

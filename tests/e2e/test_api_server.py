@@ -178,6 +178,8 @@ def test_an_optional_part_cannot_be_removed_whole(
         pytest.param({"recovery": {"maxRestarts": 9}}, id="another budget"),
         pytest.param({"budget": {"gpuHours": "0.5"}}, id="fewer GPU-hours"),
         pytest.param({"budget": None}, id="as many GPU-hours as it needs"),
+        pytest.param({"queue": {"name": "silver"}}, id="another queue"),
+        pytest.param({"queue": None}, id="no queue any more"),
         pytest.param({"recovery": None}, id="the default budgets again"),
         pytest.param({"recovery": {"elastic": {"min": 1}}}, id="fewer workers may do"),
         pytest.param({"recovery": {"elastic": None}}, id="no other number of workers may do"),

@@ -96,6 +96,9 @@ def test_a_gang_that_fails_once_goes_on_from_its_checkpoint_and_says_what_it_cos
     told = [event["message"] for event in events if event["reason"] == "Restarting"]
     assert len(told) == 1 and len(events) <= 8
     assert told[0].startswith("trying again in 5 s (restart 1 of 3 after failures of the program")
+    jobs.patch("once", ttlSecondsAfterFinished=0)
+    wait_for("its children are gone", lambda: not jobs.children("once"), GRACE_SECONDS)
+    assert jobs.status("once")["phase"] == "Succeeded"
 
 
 def assert_gangs_follow_each_other(jobs: Jobs, kubectl: Kubectl, name: str, count: int) -> None:

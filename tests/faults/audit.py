@@ -6,9 +6,10 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Raw = Mapping[str, Any]
+ACCOUNT = "system:serviceaccount:"
 WRITES = ("create", "update", "patch", "delete")
 PREFIX = "finetune.dev"
 JOB_LABEL, UID_LABEL = f"{PREFIX}/job", f"{PREFIX}/uid"
@@ -34,6 +35,47 @@ class Write:
     answered: bool = True
     """False: who asked was gone before the answer. About half of these requests are carried out
     all the same; ``after`` is then what was asked for, and ``revision`` that of its neighbour."""
+
+
+class Call(NamedTuple):
+    """What a service account asked of the API."""
+
+    user: str
+    group: str
+    """API group; empty: the core."""
+    resource: str
+    """With its subresource: ``finetunejobs/status``."""
+    verb: str
+    allowed: bool
+    """Its roles let it; the answer may still have been no."""
+
+
+def calls(log: Path, since: int) -> set[Call]:
+    """What service accounts outside of kube-system asked since the byte ``since``."""
+    found = set()
+    with log.open() as lines:
+        lines.seek(since)
+        for line in lines:
+            if not line.endswith("\n") or f'"username":"{ACCOUNT}' not in line:
+                continue
+            if f'"username":"{ACCOUNT}kube-system:' not in line:
+                found.add(read_call(json.loads(line)))
+    return {call for call in found if call is not None}
+
+
+def read_call(entry: Raw) -> Call | None:
+    """None: it is about no object, such as the version of the API server."""
+    target = entry.get("objectRef") or {}
+    if "resource" not in target or not entry["user"]["username"].startswith(ACCOUNT):
+        return None
+    decision = (entry.get("annotations") or {}).get("authorization.k8s.io/decision")
+    return Call(
+        user=entry["user"]["username"],
+        group=target.get("apiGroup", ""),
+        resource="/".join(filter(None, (target["resource"], target.get("subresource")))),
+        verb=entry["verb"],
+        allowed=decision != "forbid",
+    )
 
 
 def writes(log: Path, since: int, namespaces: Collection[str]) -> list[Write]:

@@ -135,8 +135,12 @@ def test_a_smaller_training_goes_on_with_the_same_rows(
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("blind", [True, False], ids=["goes on saving", "gives way"])
-def test_a_gang_that_was_believed_dead_changes_nothing(tmp_path: Path, blind: bool) -> None:
+@pytest.mark.parametrize(
+    "sight",
+    ["none", "clear", "late"],
+    ids=["goes on saving", "gives way", "finds its files cleared away"],
+)
+def test_a_gang_that_was_believed_dead_changes_nothing(tmp_path: Path, sight: str) -> None:
     """Attempt 0 saves after every step and keeps one checkpoint, so it removes what attempt 1 went
     on from; attempt 1 ends before its first step, and attempt 2 has to find its way."""
     small = job(2)
@@ -144,7 +148,7 @@ def test_a_gang_that_was_believed_dead_changes_nothing(tmp_path: Path, blind: bo
     straight = run_gang(train, 2, small)
     ends: list[Any] = []
     zombie = threading.Thread(
-        target=lambda: ends.extend(run_gang(believed_dead, 2, small, tmp_path, 4, blind))
+        target=lambda: ends.extend(run_gang(believed_dead, 2, small, tmp_path, 4, sight))
     )
     zombie.start()
     saved = tmp_path / "attempts/0/checkpoints"
@@ -153,7 +157,7 @@ def test_a_gang_that_was_believed_dead_changes_nothing(tmp_path: Path, blind: bo
     assert run_gang(begin, 2, small, tmp_path, 1)[0] == (0, 4)
     zombie.join()
     left = sorted(path.name for path in saved.iterdir())
-    if blind:
+    if sight == "none":
         assert (ends[0]["message"], ends[0]["step"], left) == (None, STEPS, ["step-8"])
     else:
         assert "attempt 1 has taken over" in ends[0]["message"]

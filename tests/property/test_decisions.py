@@ -186,7 +186,11 @@ BUDGETS = st.builds(
     st.integers(0, 3),
 )
 OBSTACLES = st.none() | st.builds(
-    Obstacle, st.just("ClaimNotFound"), TEXTS, final=st.booleans(), stalled=st.booleans()
+    Obstacle,
+    st.sampled_from(["ClaimNotFound", "Forbidden"]),
+    TEXTS,
+    final=st.booleans(),
+    stalled=st.booleans(),
 )
 REPORTS = st.sampled_from(
     [

@@ -157,6 +157,7 @@ class JobLife(RuleBasedStateMachine):
         does not answer never will, and of running pods one is always lost."""
         self.a_node_stops_answering(0)
         self.world.crash_after, self.world.stale_reads = None, 0
+        self.world.forbidden.clear()
         self.suspend_or_resume(False)
         for _ in range(40):
             for step in (self.watches_catch_up, self.pass_over, self.pods_are_made,
@@ -327,6 +328,10 @@ class JobLife(RuleBasedStateMachine):
     def suspend_or_resume(self, wish: bool) -> None:
         if ("FineTuneJob", *KEY) in self.world.objects:
             self.world.edit_job(KEY, suspend=wish)
+
+    @rule(right=st.sampled_from([("create", "Job"), ("delete", "Job"), ("patch", "ConfigMap")]))
+    def a_right_is_taken_from_the_operator_or_given_back(self, right: tuple[str, str]) -> None:
+        self.world.forbidden ^= {right}
 
     @rule()
     @precondition(lambda self: len(self.world.child_jobs(KEY)) > 0)

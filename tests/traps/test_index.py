@@ -10,8 +10,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = [f"{n:02}" for n in range(1, 41)] + [f"s{n:02}" for n in range(1, 23)]
-TRAPS: dict[str, list[str]] = yaml.safe_load((Path(__file__).parent / "traps.yaml").read_text())
-MUTATIONS = yaml.safe_load((ROOT / "tests/mutations/mutations.yaml").read_text())
+TRAPS: dict[str, list[str]] = yaml.load(
+    (Path(__file__).parent / "traps.yaml").read_text(), yaml.CSafeLoader
+)
+MUTATIONS = yaml.load((ROOT / "tests/mutations/mutations.yaml").read_text(), yaml.CSafeLoader)
 MUTATED = {mutation["test"].partition("[")[0] for mutation in MUTATIONS}
 
 

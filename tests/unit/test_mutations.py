@@ -15,7 +15,7 @@ from mutations.run import ROOT, Mutation
 
 MUTATIONS = [
     Mutation(**entry)
-    for entry in yaml.safe_load((ROOT / "tests/mutations/mutations.yaml").read_text())
+    for entry in yaml.load((ROOT / "tests/mutations/mutations.yaml").read_text(), yaml.CSafeLoader)
 ]
 
 

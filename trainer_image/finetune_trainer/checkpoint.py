@@ -229,7 +229,7 @@ class Checkpoints:
 
     def _give_way(self) -> None:
         """End where a later attempt has begun: it was believed that this one is dead."""
-        later = lineage.successor(self._workspace, self._attempt) if self._gang.is_first else None
+        later = lineage.successor(self._workspace, self._attempt)
         if later is not None:
             raise Preempted(
                 f"attempt {later} has taken over, so what attempt {self._attempt} saves would "
@@ -361,7 +361,14 @@ class Checkpoints:
         return self._folder.temporary(step) / _shard(self._gang.place.rank)
 
     def _together(self, action: Callable[[], Any]) -> list[Any]:
-        return together(self._gang, action)
+        def ours() -> Any:
+            try:
+                return action()
+            except FileNotFoundError:  # a successor clears away what it finds half written
+                self._give_way()
+                raise
+
+        return together(self._gang, ours)
 
 
 def _shard(rank: int) -> str:

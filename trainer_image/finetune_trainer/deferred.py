@@ -42,7 +42,10 @@ class DeferredModule(ModuleType):
         # Whoever walks through sys.modules asks for such names: no reason to import.
         if name.startswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        deferral: Deferral = self.__spec__.loader.deferral  # type: ignore[union-attr]
+        loader: _DeferringLoader = self.__spec__.loader  # type: ignore[union-attr,assignment]
+        deferral = loader.deferral
+        if loader.package is not None and type(loader.package) is not DeferredModule:
+            return getattr(execute(self), name)
         if name in deferral.instead:
             return deferral.instead[name]
         if name in deferral.alone:
@@ -55,11 +58,12 @@ class DeferredModule(ModuleType):
 def execute(module: ModuleType) -> ModuleType:
     """Import a deferred module for good."""
     with _loading:
+        loader: _DeferringLoader = module.__spec__.loader  # type: ignore[union-attr,assignment]
+        if type(module) is DeferredModule and loader.package is not None:
+            execute(loader.package)  # it may bring the module along
         if type(module) is DeferredModule:
-            loader: _DeferringLoader = module.__spec__.loader  # type: ignore[union-attr,assignment]
             for name in loader.deferral.first:
-                if name in sys.modules:
-                    execute(sys.modules[name])
+                execute(importlib.import_module(name))
             module.__class__ = ModuleType  # type: ignore[assignment]
             loader.real.exec_module(module)
     return module
@@ -102,7 +106,10 @@ class StandIn:
 
 
 class Deferring(MetaPathFinder):
-    """Finds the modules to put off, and those to change right after their import."""
+    """Finds the modules to put off, and those to change right after their import.
+
+    A module of a package that is put off can be put off, too: until the package is here.
+    """
 
     def __init__(
         self, deferrals: Mapping[str, Deferral], changes: Mapping[str, Change] | None = None
@@ -126,16 +133,21 @@ class Deferring(MetaPathFinder):
         if spec is None or spec.loader is None:
             return None
         if deferral is not None:
-            spec.loader = _DeferringLoader(spec.loader, deferral)
+            around = sys.modules[package] if package in self._deferrals else None
+            if around is not None and type(around) is not DeferredModule:
+                return None
+            spec.loader = _DeferringLoader(spec.loader, deferral, around)
         elif change is not None:
             spec.loader = _ChangingLoader(spec.loader, change)
         return spec
 
 
 class _DeferringLoader(Loader):
-    def __init__(self, real: Loader, deferral: Deferral) -> None:
+    def __init__(self, real: Loader, deferral: Deferral, package: ModuleType | None) -> None:
         self.real = real
         self.deferral = deferral
+        self.package = package
+        """Put off too: once it is here, so is this module."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return DeferredModule(spec.name)

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from finetune_trainer.eager import leave_out_compiler
+from finetune_trainer.unused import leave_out_unused
 
 TABLE = "transformers_exports"
 """Module that holds the table; only the image has it, by ``exports_of_transformers.py``."""
@@ -22,6 +23,7 @@ _SCANNER = "transformers.utils.import_utils"
 
 def begin() -> None:
     """To be called before torch is imported."""
+    leave_out_unused()
     leave_out_compiler()
     know_exports_of_transformers()
     # Not while importing: what imports make stays, and each search for garbage costs.

@@ -261,7 +261,8 @@ CLUSTER_SIGNATURES = (
         _PLACE,
         r"had untolerated taint",
         "Nodes are reserved by a taint that the pods do not tolerate.",
-        "add it to spec.workers.tolerations if the job may run there",
+        "add it to the tolerations of the stage (spec.prepare, spec.workers or spec.export) if the "
+        "job may run there",
         _SCHEDULER,
     ),
     Signature(
@@ -270,7 +271,8 @@ CLUSTER_SIGNATURES = (
         r"didn't match Pod's node affinity/selector"
         r"|didn't (?:match|satisfy) (?:existing )?pods? (?:anti-)?affinity",
         "No free node fits the selector or affinity of the pods.",
-        "compare spec.workers.nodeSelector and affinity with the labels of the nodes",
+        "compare nodeSelector of the stage (spec.prepare, spec.workers or spec.export) and "
+        "spec.workers.affinity with the labels of the nodes",
         _SCHEDULER,
     ),
     Signature(

@@ -34,7 +34,8 @@ class ConditionType(StrEnum):
     SPEC_VALID = "SpecValid"
     """The spec can be carried out, as far as it can be judged without its data."""
     DATASET_VALID = "DatasetValid"
-    """Model and data were fetched, checked and tokenized."""
+    """Model and data were fetched, checked and tokenized. False: they cannot be used. Unknown:
+    nobody has looked at them to the end."""
     PREFLIGHT_PASSED = "PreflightPassed"
     """A rank is predicted to fit into its memory. Unknown: how much it has is not known."""
     GANG_READY = "GangReady"
@@ -119,6 +120,10 @@ class Reason(StrEnum):
     CREATION_REFUSED = "CreationRefused"
     """The API server refuses a child, or a change of one, for another reason than quota; the
     message has its words."""
+    FORBIDDEN = "Forbidden"
+    """The operator's role lacks a right; the message says which."""
+    CRD_OUTDATED = "CRDOutdated"
+    """The CRD in the cluster does not know fields of the status that the operator writes."""
     PREVIOUS_JOB_TERMINATING = "PreviousJobTerminating"
     """A job of the same name was deleted and its pods are not gone yet."""
 

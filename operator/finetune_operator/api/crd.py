@@ -219,11 +219,11 @@ def crd() -> Schema:
 HEADER = "# Generated from operator/finetune_operator/api by `make generate`. Do not edit.\n"
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     """Quotes what Kubernetes' YAML would read as a number and PyYAML would not: 1e-8."""
 
 
-def _string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _string(dumper: yaml.CSafeDumper, text: str) -> yaml.ScalarNode:
     style = "'" if text[:1].isdigit() else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 

@@ -59,7 +59,7 @@ class FineTuneJobSpec(SpecModel):
     """The pod that fetches and tokenizes model and data before training."""
     export: Stage = Stage()
     """The pod that merges, checks and publishes the result; merging needs memory for the whole
-    model."""
+    model. The pod of the scorers goes where this one may."""
     evaluation: Evaluation = Evaluation()
     """Scores on the held-out rows."""
     gate: Gate | None = None

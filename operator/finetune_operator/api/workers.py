@@ -1,4 +1,4 @@
-"""Where it runs: ``spec.workers`` and the resources of the other stages.
+"""Where it runs: ``spec.workers``, and the place and the resources of the other stages.
 
 Only the pod fields listed here can be set. There is no free pod template: each such opening in
 other operators has become a way to other people's secrets or to the host.
@@ -105,6 +105,10 @@ class Toleration(SpecModel):
     )
 
 
+NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32)]
+Tolerations = Annotated[tuple[Toleration, ...], Field(max_length=32)]
+
+
 class LocalObjectRef(SpecModel):
     """An object in the job's namespace."""
 
@@ -148,9 +152,9 @@ class Workers(SpecModel):
     the job ends after prepare, before any training pod."""
     resources: Resources | None = None
     """CPU, memory and the like of each training pod. GPUs are set by `gpusPerWorker`."""
-    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] | None = None
+    node_selector: NodeLabels | None = None
     """Labels that a node must have."""
-    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = ()
+    tolerations: Tolerations = ()
     """Taints that the training pods tolerate."""
     affinity: Affinity | None = None
     """Which nodes, and how near to each other."""
@@ -216,3 +220,9 @@ class Stage(SpecModel):
 
     resources: Resources | None = None
     """CPU, memory and the like of its pod."""
+    node_selector: NodeLabels | None = None
+    """Labels that its node must have."""
+    tolerations: Tolerations = ()
+    """Taints that its pod tolerates."""
+    priority_class_name: ObjectName | None = None
+    """PriorityClass of its pod."""

@@ -10,7 +10,7 @@ from ..destinations import login
 from ..plan import TrainingPlan
 from ..sources import SOURCES
 from .job import build_job
-from .pod import container_resources, pod_template
+from .pod import container_resources, placement, pod_template
 
 REUSED_PATH = f"{SOURCES}/reused"
 """Where the pod finds the result of another job."""
@@ -68,5 +68,6 @@ def build_export_job(plan: TrainingPlan, attempt: int, train_attempt: int | None
         env=env,
         volumes=volumes,
         mounts=mounts,
+        pod=placement(plan.spec.export),
     )
     return build_job(plan, StageName.EXPORT, attempt, template)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..api.types import Resources, StageName, UserContainer
+from ..api.types import Resources, Stage, StageName, UserContainer, Workers
 from ..plan import TrainingPlan
 from .labels import stage_labels
 
@@ -113,6 +113,18 @@ def labelled(
     if workers.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": ref.name} for ref in workers.image_pull_secrets]
     return {"metadata": {"labels": stage_labels(plan, stage, attempt)}, "spec": spec}
+
+
+def placement(wish: Workers | Stage) -> dict[str, Any]:
+    """Where the pods of a stage may go, and before whom."""
+    pod: dict[str, Any] = {}
+    if wish.node_selector:
+        pod["nodeSelector"] = dict(wish.node_selector)
+    if wish.tolerations:
+        pod["tolerations"] = [toleration.wire() for toleration in wish.tolerations]
+    if wish.priority_class_name:
+        pod["priorityClassName"] = wish.priority_class_name
+    return pod
 
 
 def container_resources(resources: Resources | None) -> dict[str, Any]:

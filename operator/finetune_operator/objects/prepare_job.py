@@ -9,7 +9,7 @@ from ..object_store import login_path, login_volume
 from ..plan import TrainingPlan
 from ..sources import CHAT_TEMPLATE_PATH, PUBLISHED, S3_LOGINS, SOURCES, Source
 from .job import build_job
-from .pod import container_resources, own_command, pod_template
+from .pod import container_resources, own_command, placement, pod_template
 
 AUGMENT = "augment"
 """Container of ``spec.data.augment``."""
@@ -65,6 +65,7 @@ def build_prepare_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
         env=env,
         volumes=volumes,
         mounts=mounts,
+        pod=placement(plan.spec.prepare),
     )
     if augment:
         pod = template["spec"]

@@ -7,7 +7,7 @@ from typing import Any
 from ..api.types import Scorer, StageName
 from ..plan import TrainingPlan
 from .job import build_job
-from .pod import labelled, own_command, restricted
+from .pod import labelled, own_command, placement, restricted
 
 ANSWERS = "/scoring/answers.jsonl"
 SCORES = "/dev/termination-log"
@@ -36,6 +36,7 @@ def build_score_job(plan: TrainingPlan, attempt: int, train_attempt: int) -> dic
             },
             *({"name": f"tmp-{scorer.name}", "emptyDir": {}} for scorer in plan.scorers),
         ],
+        **placement(plan.spec.export),
     }
     template = labelled(plan, StageName.SCORE, attempt, spec)
     job = build_job(plan, StageName.SCORE, attempt, template)

@@ -35,7 +35,7 @@ def serving_manifest(plan: TrainingPlan) -> str | None:
     )
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     """What occurs twice is written twice, instead of an anchor and a reference."""
 
     def ignore_aliases(self, data: Any) -> bool:

@@ -10,7 +10,7 @@ from ..plan import TrainingPlan
 from ..run_config import METRICS_PORT
 from .job import build_job
 from .labels import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, PRIORITY_LABEL, QUEUE_LABEL
-from .pod import container_resources, field_ref, pod_template
+from .pod import container_resources, field_ref, placement, pod_template
 
 GPU = "nvidia.com/gpu"
 
@@ -28,12 +28,7 @@ def build_train_job(plan: TrainingPlan, attempt: int, avoid: Sequence[str] = ())
         "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
         "affinity": _away_from(avoid, _affinity(plan, attempt)),
     }
-    if workers.node_selector:
-        pod["nodeSelector"] = dict(workers.node_selector)
-    if workers.tolerations:
-        pod["tolerations"] = [toleration.wire() for toleration in workers.tolerations]
-    if workers.priority_class_name:
-        pod["priorityClassName"] = workers.priority_class_name
+    pod |= placement(workers)
     if workers.scheduler_name:
         pod["schedulerName"] = workers.scheduler_name
     template = pod_template(

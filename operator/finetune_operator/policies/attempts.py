@@ -353,12 +353,14 @@ def _as_stored(facts: Facts) -> Verdict:
     """The stored verdict once more: time passes, nothing else happens."""
     told = {condition.type: condition for condition in facts.status.conditions}
     main = told.get(ConditionType.RECONCILING.value)
+    forbidden = facts.condition(ConditionType.STALLED)[1] == Reason.FORBIDDEN
     return Verdict(
         phase=facts.status.phase or Phase.PENDING,
         state=State.MOVING,
         reason=main.reason if main else Reason.RESTARTING,
         message=main.message if main else "",
-        pending_reason=facts.status.pending_reason,
+        # What was missing then is not missing now, or it is said anew.
+        pending_reason=None if forbidden else facts.status.pending_reason,
         conditions=NOT_READY,
     )
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from ..api.types import FineTuneJobSpec, FineTuneJobStatus, Phase, Reason, Recovery, StageName
+from ..engine.dropped import FieldPath
 from ..engine.store import Key
 from ..errors import Fault
 from ..observed import ChildJob, ChildPod, Observed, StoredJob
@@ -105,6 +106,8 @@ class Facts:
     """Looked for only when the job may reuse one, and has to decide it."""
     ratings: Ratings | None = None
     """Of people, asked for only where they count; None: there are none."""
+    dropped: frozenset[FieldPath] = frozenset()
+    """Fields of a status that the API server does not store."""
     listening_since: datetime = ALWAYS
     """Since when this operator would have heard from a gang."""
 

@@ -61,7 +61,8 @@ def explain(facts: Facts) -> tuple[Waiting | None, float | None]:
     pods = sorted((p for p in facts.stage.pods if not p.finished), key=lambda pod: pod.index)
     if missing := _not_created(facts, job, pods):
         return missing, None
-    found = _unscheduled(pods, facts) or _image(pods, facts) or _config(pods) or _mount(facts, pods)
+    found = _unscheduled(pods, facts) or _image(pods, facts) or _config(pods)
+    found = found or _unread(facts, job) or _mount(facts, pods)
     if found is None:
         return None, SILENT_SECONDS if warning_about(facts, soon=True) else None
     oldest = min((pod.created for pod in pods), default=job.created)
@@ -93,11 +94,23 @@ def warning_about(facts: Facts, *, soon: bool = False) -> str | None:
     return None
 
 
+def _unread(facts: Facts, job: ChildJob) -> Waiting | None:
+    """The operator may not list Events."""
+    warning = facts.observed.warning
+    if warning is None or warning[0] != Reason.FORBIDDEN:
+        return None
+    up = sum(pod.ready or pod.finished for pod in facts.stage.pods)
+    count = f"{job.parallelism - up} of {job.parallelism} pods are not up yet"
+    return Waiting(Reason.FORBIDDEN, f"{count}, and their Events may say why: {warning[1]}")
+
+
 def _not_created(facts: Facts, job: ChildJob, pods: list[ChildPod]) -> Waiting | None:
     warning = facts.observed.warning
     if warning is None or len(facts.stage.pods) >= job.parallelism:
         return None
-    _, message = warning
+    reason, message = warning
+    if reason == Reason.FORBIDDEN:
+        return _unread(facts, job)
     count = f"{job.parallelism - len(pods)} of {job.parallelism} pods cannot be created"
     if "exceeded quota" in message:
         return Waiting(

@@ -19,8 +19,11 @@ def event_of(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
 
     What is well is told once in a job's life, warnings each time. The last one is kept for the end.
     """
-    reason, told = str(verdict.reason), facts.status.events or ()
-    same = facts.condition(ConditionType.RECONCILING)[1] == reason
+    told = facts.status.events or ()
+    main, reason, message = ConditionType.RECONCILING, str(verdict.reason), verdict.message
+    if (stalled := verdict.conditions.get(ConditionType.STALLED)) is not None:
+        main, (_, reason, message) = ConditionType.STALLED, stalled
+    same = facts.condition(main)[1] == reason
     if verdict.quiet or (same and not _stops(facts, verdict)):
         return None
     warning = (
@@ -36,7 +39,7 @@ def event_of(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
         facts.job.uid,
         warning=warning,
         reason=reason,
-        message=verdict.message,
+        message=message,
         now=facts.now,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 from e2e.host import processes_of
@@ -38,7 +39,8 @@ def kill(site: Site, name: str, stage: str, indices: Collection[str] = ("0",)) -
     ]
     for process in list(processes_of(pods)):
         if any(entry.startswith(b"FINETUNE_ATTEMPT=") for entry in process.environment):
-            os.kill(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # its parent's end has taken it along
+                os.kill(process.pid, signal.SIGKILL)
     return len(pods)
 
 

@@ -16,6 +16,8 @@ from finetune_operator.cluster import KubernetesCluster
 from finetune_operator.engine.store import Key
 from finetune_operator.errors import (
     ClusterError,
+    Forbidden,
+    Invalid,
     NameConflict,
     NotThere,
     Refused,
@@ -108,7 +110,8 @@ async def test_a_status_is_put_whole_with_the_version_that_was_read(
         (429, {"message": "slow down"}, Unavailable),
         (500, {"message": "etcd"}, Unavailable),
         (503, "plain text", Unavailable),
-        (422, {"message": "invalid"}, ClusterError),
+        (422, {"message": "invalid"}, Invalid),
+        (400, {"message": "bad"}, ClusterError),
     ],
 )
 async def test_an_answer_becomes_an_error(
@@ -144,6 +147,42 @@ async def test_a_refused_creation_keeps_the_servers_words(
         await cluster.create_job(JOB, UID)
     assert caught.value.reason == reason
     assert message in str(caught.value)
+
+
+RBAC = (
+    'jobs.batch is forbidden: User "system:serviceaccount:finetune-system:op" cannot create '
+    'resource "jobs" in API group "batch" in the namespace "team-a"'
+)
+
+
+async def test_a_right_that_is_missing_is_named(script: Script, cluster: KubernetesCluster) -> None:
+    no = (403, {"message": RBAC})
+    owned = {**CONFIG_MAP, "metadata": {**CONFIG_MAP["metadata"], **OWNED}, "data": {}}  # type: ignore[dict-item]
+    events = f"/api/v1/namespaces/{KEY.namespace}/events"
+    claim = f"/api/v1/namespaces/{KEY.namespace}/persistentvolumeclaims/work"
+    script.on("POST", JOBS, no)
+    script.on("DELETE", f"{JOBS}/demo-p0", no)
+    script.on("GET", f"{CONFIG_MAPS}/demo-run", (200, owned))
+    script.on("PATCH", f"{CONFIG_MAPS}/demo-run", no)
+    script.on("GET", events, no)
+    script.on("GET", claim, (403, {"message": "words of another authorizer"}))
+    script.on("PUT", f"{THE_JOB}/status", no)
+    asked = {
+        "create jobs": cluster.create_job(JOB, UID),
+        "delete jobs": cluster.delete("Job", KEY, "demo-p0", "j", UID),
+        "patch configmaps": cluster.ensure(CONFIG_MAP, UID),
+        "list events": cluster.newest_warning(KEY.namespace, "j"),
+        "get persistentvolumeclaims": cluster.claim(KEY.namespace, "work"),
+        "update finetunejobs/status": cluster.write_status(make_job(), {}),
+    }
+    for right, request in asked.items():
+        with pytest.raises(Forbidden) as caught:
+            await request
+        assert str(caught.value).startswith(f"the operator may not {right} in namespace team-a: ")
+    assert str(caught.value).endswith(
+        "give the role of its service account the verb update on finetunejobs/status of API group "
+        "finetune.dev, as the chart's own role has it"
+    )
 
 
 async def test_a_namespace_on_its_way_out_is_no_refusal(

@@ -14,7 +14,8 @@ import gc, sys
 import finetune_operator.__main__
 assert gc.isenabled() and gc.get_freeze_count() > 0
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
-from kubernetes import client, config
+from kubernetes.dynamic import DynamicClient
+from kubernetes import __version__, client, config
 assert client.CoreV1Api and config.load_kube_config
 """
 

@@ -109,6 +109,32 @@ def test_a_module_in_it_brings_it_along_unless_it_stands_alone(
     assert inside.Thing is module.Thing, "it was not executed twice"
 
 
+def test_a_module_in_it_may_be_put_off_as_long_as_it_is_itself(
+    monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    inside = f"{slow}.inside"
+    off = {slow: Deferral(names="Thing".__eq__), inside: Deferral(names="Thing".__eq__)}
+    monkeypatch.setattr(sys, "meta_path", [Deferring(off), *sys.meta_path])
+    module = importlib.import_module(inside)
+    thing = module.Thing
+    assert is_waiting(module) and is_waiting(sys.modules[slow])
+
+    assert thing.size == 3
+    assert not is_waiting(module) and not is_waiting(sys.modules[slow])
+    assert type(module.Thing) is type
+    assert sys.modules[slow].Thing is module.Thing, "the package was not given a stand-in"
+
+
+def test_a_module_in_it_is_not_put_off_once_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    free = f"{slow}.free"
+    off = {slow: Deferral(), free: Deferral()}
+    monkeypatch.setattr(sys, "meta_path", [Deferring(off), *sys.meta_path])
+    assert importlib.import_module(slow).VALUE == 7
+    assert not is_waiting(importlib.import_module(free))
+
+
 def test_others_come_first_where_their_names_must_be_real(
     monkeypatch: pytest.MonkeyPatch, slow: str, tmp_path: Path
 ) -> None:

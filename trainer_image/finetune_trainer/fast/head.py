@@ -66,8 +66,12 @@ class Head:
     ) -> tuple[torch.Tensor, int]:
         """Cross-entropy fp32 [N], and how many targets were the likeliest token. No gradient."""
         losses, hits = [torch.zeros(0, device=hidden.device)], 0
-        for part, wanted in _chunks(hidden, targets, len(self.layer.weight)):
-            logits = self.layer(part)
+        weight = self.layer.weight
+        for part, wanted in _chunks(hidden, targets, len(weight)):
+            if self.layer.bias is None:
+                logits = times(part, weight, rare=len(part) < _chunk_size(len(weight)))
+            else:
+                logits = self.layer(part)
             losses.append(functional.cross_entropy(logits.float(), wanted, reduction="none"))
             hits += int((logits.argmax(-1) == wanted).sum())
         return torch.cat(losses), hits

@@ -84,7 +84,7 @@ def test_a_signature_speaks_to_the_user(known: Signature) -> None:
 def test_a_hint_names_fields_and_values_that_exist(known: Signature) -> None:
     for field in re.findall(r"\bspec\.[A-Za-z.]+[A-Za-z]", known.hint):
         assert re.sub(r"(limits|requests)\.memory$", r"\1", field) in FIELDS, field
-    values = yaml.safe_load((ROOT / "helm/finetune-operator/values.yaml").read_text())
+    values = yaml.load((ROOT / "helm/finetune-operator/values.yaml").read_text(), yaml.CSafeLoader)
     for path in re.findall(r"chart's (trainer\.[A-Za-z.]+[A-Za-z])", known.hint):
         place: Any = values
         for key in path.split("."):

@@ -85,8 +85,18 @@ EVERYTHING = make_spec(
             "scorerDeadlineSeconds": 300,
         }
     },
-    prepare={"resources": {"requests": {"memory": "4Gi"}}},
-    export={"resources": {"limits": {"memory": "8Gi"}}},
+    prepare={
+        "resources": {"requests": {"memory": "4Gi"}},
+        "nodeSelector": {"example.test/pool": "cpu"},
+        "tolerations": [{"key": "batch", "operator": "Exists"}],
+        "priorityClassName": "low",
+    },
+    export={
+        "resources": {"limits": {"memory": "8Gi"}},
+        "nodeSelector": {"example.test/pool": "memory"},
+        "tolerations": [{"key": "large", "operator": "Equal", "value": "yes"}],
+        "priorityClassName": "middle",
+    },
     storage={"claimRef": None, "size": "50Gi", "className": "shared"},
     output={
         "uri": "pvc://results/support-bot",
@@ -132,7 +142,7 @@ def test_the_manifest_is_as_reviewed(name: str) -> None:
     path = GOLDEN / f"{name}.yaml"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(yaml.safe_dump(manifest, sort_keys=True))
-    assert manifest == yaml.safe_load(path.read_text())
+    assert manifest == yaml.load(path.read_text(), yaml.CSafeLoader)
 
 
 def test_no_claim_is_built_where_the_job_brings_its_own() -> None:
@@ -220,3 +230,43 @@ def test_only_training_pods_ask_for_gpus() -> None:
 
 def test_an_unchanged_plan_makes_the_same_bytes() -> None:
     assert build_run_config_map(make_plan()) == build_run_config_map(make_plan())
+
+
+@pytest.mark.parametrize(
+    ("job", "pool", "taint", "priority"),
+    [
+        (build_prepare_job(FULL, 0), "cpu", {"key": "batch", "operator": "Exists"}, "low"),
+        (
+            build_train_job(FULL, 0),
+            "a100",
+            {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"},
+            "high",
+        ),
+        (
+            build_score_job(FULL, 0, 0),
+            "memory",
+            {"key": "large", "operator": "Equal", "value": "yes"},
+            "middle",
+        ),
+        (
+            build_export_job(FULL, 0, 0),
+            "memory",
+            {"key": "large", "operator": "Equal", "value": "yes"},
+            "middle",
+        ),
+    ],
+    ids=["prepare", "train", "score", "export"],
+)
+def test_the_pods_of_each_stage_go_where_it_says(
+    job: dict[str, Any], pool: str, taint: dict[str, str], priority: str
+) -> None:
+    pod = job["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"example.test/pool": pool}
+    assert pod["tolerations"] == [taint]
+    assert pod["priorityClassName"] == priority
+
+
+def test_without_a_wish_pods_go_anywhere() -> None:
+    for job in (build_prepare_job(SMALL, 0), build_export_job(SMALL, 0, 0)):
+        pod = job["spec"]["template"]["spec"]
+        assert not pod.keys() & {"nodeSelector", "tolerations", "priorityClassName"}

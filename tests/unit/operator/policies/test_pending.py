@@ -36,6 +36,7 @@ QUOTA = (
     "pods=1, used: pods=10, limited: pods=10"
 )
 NO_ACCOUNT = 'Error creating: pods "demo-a0-0-x" is forbidden: service account "ml" not found'
+MAY_NOT = "the operator may not list events in namespace team-a: give the role the verb list"
 MOUNT = 'MountVolume.SetUp failed for volume "token" : secret "hub" not found'
 
 
@@ -134,6 +135,32 @@ ROWS = [
         Reason.VOLUME_PENDING,
         "look at PersistentVolumeClaim datasets",
         id="a claim that the scheduler names",
+    ),
+    pytest.param(
+        gang(make_pod(0), warning=("Forbidden", MAY_NOT)),
+        Reason.FORBIDDEN,
+        f"1 of 2 pods are not up yet, and their Events may say why: {MAY_NOT}",
+        id="events that cannot be read, about a pod that is not there",
+    ),
+    pytest.param(
+        gang(
+            make_pod(0),
+            pending_pod(1, **stuck("ContainerCreating", "")),
+            warning=("Forbidden", MAY_NOT),
+        ),
+        Reason.FORBIDDEN,
+        f"1 of 2 pods are not up yet, and their Events may say why: {MAY_NOT}",
+        id="events that cannot be read, about a pod that does not start",
+    ),
+    pytest.param(
+        gang(
+            pending_pod(0, **unscheduled(SCHEDULER)),
+            pending_pod(1, **stuck("ContainerCreating", "")),
+            warning=("Forbidden", MAY_NOT),
+        ),
+        Reason.UNSCHEDULABLE,
+        "1 of 2 pods cannot be scheduled: 0/3 nodes",
+        id="events that cannot be read hide nothing that pods say themselves",
     ),
 ]
 

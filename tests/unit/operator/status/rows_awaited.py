@@ -36,6 +36,11 @@ AWAITED: list[Any] = [
         id="a missing claim can still be made",
     ),
     pytest.param(
+        make_facts(obstacle=Obstacle("Forbidden", "give the role the verb get", stalled=True)),
+        ("obstructed", Phase.PENDING, State.STUCK, "Forbidden", ""),
+        id="what the operator may not read is told",
+    ),
+    pytest.param(
         make_facts(obstacle=Obstacle("SourceNotReady", "waiting")),
         ("obstructed", Phase.PENDING, State.MOVING, "SourceNotReady", ""),
         id="a source that is not ready yet is waited for",

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from builders import (
     NOW,
+    ended_pod,
+    failure_words,
     main_condition,
     make_child_job,
     make_facts,
+    make_job,
     make_pod,
     seconds,
     status_in,
 )
-from unit.operator.status.cases import COMPLETE, DEADLINE, GANG, SUSPEND, T, X, ready_gang, train
+from unit.operator.status.cases import (
+    COMPLETE,
+    DEADLINE,
+    FAILED,
+    GANG,
+    SUSPEND,
+    P,
+    T,
+    X,
+    ready_gang,
+    train,
+)
 
 from finetune_operator.api.types import ConditionType, FineTuneJobStatus
 from finetune_operator.policies.facts import Facts, Obstacle
@@ -38,6 +54,13 @@ CONDITIONS = [
         id="stuck until a person acts",
     ),
 ]
+
+
+def _after_prepare(failure_class: str) -> Facts:
+    """The prepare pod ended and said why."""
+    words = failure_words(P, **{"class": failure_class, "message": "line 3 is no JSON"})
+    job = make_child_job(P, **FAILED)
+    return make_facts(status_in(P), jobs=(job,), pods=(ended_pod(0, P, code=65, words=words),))
 
 
 @pytest.mark.parametrize(("facts", "expected"), CONDITIONS)
@@ -75,6 +98,39 @@ def test_a_spec_that_names_what_cannot_do_is_not_called_valid_to_the_end() -> No
     waits = Obstacle("ClaimNotFound", "create it", stalled=True)
     status = decide(make_facts(obstacle=waits)).status
     assert main_condition(status, "SpecValid")["status"] == "True"
+
+
+@pytest.mark.parametrize(
+    ("facts", "value", "reason"),
+    [
+        pytest.param(_after_prepare("BadData"), "False", "BadData", id="bad rows"),
+        pytest.param(_after_prepare("ModelLoad"), "False", "ModelLoad", id="no such model"),
+        pytest.param(_after_prepare("DiskFull"), "Unknown", "DiskFull", id="no room for them"),
+        pytest.param(
+            make_facts(obstacle=Obstacle("ClaimNotShared", "use another", final=True)),
+            "Unknown",
+            "ClaimNotShared",
+            id="no pod was ever started",
+        ),
+        pytest.param(
+            make_facts(status_in(P, start_time=NOW - seconds(100)), spec=DEADLINE),
+            "Unknown",
+            "DeadlineExceeded",
+            id="there was no time to look",
+        ),
+        pytest.param(make_facts(spec={}), "Unknown", "InvalidSpec", id="no wish to look at"),
+        pytest.param(make_facts(), "Unknown", "Pending", id="not yet"),
+    ],
+)
+def test_data_that_nobody_judged_are_not_called_invalid(
+    facts: Facts, value: str, reason: str
+) -> None:
+    status = decide(facts).status
+    valid = main_condition(status, "DatasetValid")
+    assert (valid["status"], valid["reason"]) == (value, reason)
+    known = FineTuneJobStatus.model_validate(status)
+    again = decide(replace(facts, job=make_job(facts.job.spec, status), status=known))
+    assert main_condition(again.status, "DatasetValid") == valid, "and it stays"
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:

@@ -21,7 +21,7 @@ CRD = Path(__file__).parents[4] / "crds" / "finetunejobs.finetune.dev.yaml"
 
 @cache
 def status_schema() -> Any:
-    version = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]
+    version = yaml.load(CRD.read_text(), yaml.CSafeLoader)["spec"]["versions"][0]
     return version["schema"]["openAPIV3Schema"]["properties"]["status"]
 
 

@@ -46,13 +46,22 @@ def test_products_of_any_layout(calls: list[Any], shape: tuple[int, int, int]) -
     assert len(calls) == 3
 
 
-def test_small_or_rare_products_and_other_types_stay_torch_s(
+def test_rare_products_are_rounded_up_so_that_they_need_few_kernels(calls: list[Any]) -> None:
+    other = torch.randn(5, 3)
+    for rows in range(1, 600):
+        x = torch.randn(rows, 3)
+        found = matrix.times(x, other, rare=True)
+        torch.testing.assert_close(found, x @ other.t(), rtol=1e-5, atol=1e-5)
+        assert rows <= calls[-1][0] < max(rows * 1.25, rows + matrix.ROUND)
+    assert len(set(calls)) <= 20
+
+
+def test_small_products_and_other_types_stay_torch_s(
     calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = torch.randn(4, 4)
     matrix.times(x.bfloat16(), x.bfloat16())
     matrix.times(x.double(), x.double())
-    matrix.times(x, x, rare=True)
     monkeypatch.setattr(matrix, "LEAST", 65)
     matrix.times(x, x)
     assert calls == []
@@ -83,7 +92,7 @@ def test_adapters_and_the_loss_use_it(calls: list[Any], monkeypatch: pytest.Monk
     each = tiny_llama()
     loss_sum(each, batch(ROWS), logits_to_keep=True, head=head_of(each)).backward()
     targets = int((batch(ROWS).position_ids > 0).sum())
-    whole = [(10, 32, 64), (10, 64, 32)] * (targets // 10)
+    whole = [(10, 32, 64), (10, 64, 32)] * (targets // 10) + [(16, 32, 64), (16, 64, 32)]
     assert targets % 10, "the rest has a shape that hardly comes again"
     assert calls[adapted:] == whole
 

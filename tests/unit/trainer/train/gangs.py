@@ -18,16 +18,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-PRELOAD = [
-    "unit.trainer.train.workers",
-    "finetune_trainer.session",
-    "finetune_trainer.model",
-    "finetune_trainer.prepare.store",
-    "deepspeed",
-    "peft",
-    "transformers.models.llama.modeling_llama",
-]
-
 
 def run_gang(
     work: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120
@@ -52,6 +42,7 @@ def run_gang(
         alive = [rank for rank, process in enumerate(ranks) if process.is_alive()]
         for process in ranks:
             process.kill()
+            process.join()
         errors = [
             f"rank {rank}: {path.read_text()}"
             for rank in range(world_size)
@@ -88,7 +79,7 @@ def _server() -> Any:
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(["unit.trainer.train.preload"])
     return context
 
 
@@ -102,6 +93,7 @@ def _main(
 ) -> None:
     from finetune_trainer.rendezvous import Place
 
+    tempfile.tempdir = str(folder)  # what ranks make on the way goes with the gang
     place = Place(rank, rank, world_size, world_size, "localhost", port)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from unit.trainer.train.loops import assembled
 
 from finetune_trainer import gang as gangs
 from finetune_trainer import lineage
+from finetune_trainer.checkpoint_folder import CheckpointFolder
 from finetune_trainer.errors import Preempted
 from finetune_trainer.rendezvous import Place
 
@@ -43,24 +45,31 @@ def begin(place: Place, job: Job, workspace: Path, attempt: int) -> tuple[int, i
     return (parent["attempt"], parent["step"]) if parent["attempt"] is not None else None
 
 
-def believed_dead(
-    place: Place, job: Job, workspace: Path, step: int, blind: bool
-) -> dict[str, Any]:
+def believed_dead(place: Place, job: Job, workspace: Path, step: int, sight: str) -> dict[str, Any]:
     """Attempt 0: it hears nothing after ``step`` steps until attempt 1 has begun, then goes on.
 
-    ``blind``: its volume never shows it that. Brings home why it ended and what it had saved.
+    ``sight``: "none" where its volume never shows it that, "late" where it does once attempt 1 has
+    cleared away what attempt 0 was writing. Brings home why it ended and what it had saved.
     """
     loop = assembled(job, place, workspace, 0)
-    trained = loop.train_window
+    trained, publish, successor = loop.train_window, CheckpointFolder.publish, lineage.successor
 
     def train_window(window: Any, rate: float, *rest: Any) -> Any:
         while window.step == step and not (workspace / "attempts/1/parent.json").exists():
             time.sleep(0.05)
         return trained(window, rate, *rest)
 
+    def cleared(folder: CheckpointFolder, at: int, content: dict[str, Any]) -> None:
+        if at > step:
+            lineage.successor = successor
+            shutil.rmtree(folder.temporary(at))
+        publish(folder, at, content)
+
     loop.train_window = train_window  # type: ignore[method-assign]
-    if blind:
+    if sight in ("none", "late"):
         lineage.successor = lambda *_: None
+    if sight == "late":
+        CheckpointFolder.publish = cleared  # type: ignore[method-assign]
     try:
         loop.run()
     except Preempted as error:
