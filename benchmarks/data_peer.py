@@ -163,9 +163,11 @@ def _alike(data: Any, bands: Any) -> set[tuple[int, int]]:
         for rows in rows_of.values():
             candidates |= {(rows[0], row) for row in rows[1:]}
             candidates |= set(pairwise(rows))
+    numbers = sorted({row for pair in candidates for row in pair})
+    messages_of = dict(zip(numbers, data.select(numbers)["messages"], strict=True))
     alike = set()
     for one, other in candidates:
-        a, b = _pieces(data[one]["messages"]), _pieces(data[other]["messages"])
+        a, b = _pieces(messages_of[one]), _pieces(messages_of[other])
         if len(a & b) >= SIMILARITY * len(a | b):
             alike.add((one, other))
     return alike
@@ -198,13 +200,16 @@ def _packed(tokens: Any, length: int, folder: Path) -> Side:
     targets = int(np.asarray(tokens["targets"][:]).sum())
     rows = pack(lengths, length)
 
+    # As Arrow: lists of Python numbers would cost more than everything else here.
+    plain = tokens.select_columns(["input_ids", "supervised", "length"]).with_format("arrow")
+
     def merged() -> Iterator[dict[str, Any]]:
         for row in rows:
-            found = tokens[row]
+            found = plain[row]
             yield {
-                "input_ids": [token for ids in found["input_ids"] for token in ids],
-                "supervised": [mark for marks in found["supervised"] for mark in marks],
-                "lengths": found["length"],
+                "input_ids": found.column("input_ids").combine_chunks().flatten().to_numpy(),
+                "supervised": found.column("supervised").combine_chunks().flatten().to_numpy(),
+                "lengths": found.column("length").to_numpy(),
             }
 
     features = datasets.Features(

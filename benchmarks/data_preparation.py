@@ -14,9 +14,12 @@ import json
 import math
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +38,8 @@ class Run:
 
     rows: int
     seconds: float
+    cpu_seconds: float
+    """Of all of its processes: on a busy machine fairer than the time that passed."""
     peak_bytes: int
     """Memory of its own at its fullest, all of its processes together."""
     made: dict[str, Any]
@@ -88,7 +93,7 @@ def run(who: Contestant, rows: Path, count: int, model: Path, folder: Path) -> R
     if process.returncode != 0:
         raise RuntimeError(f"{who} failed:\n{errors.read_text()[-2000:]}")
     told = json.loads(lines[-1])
-    return Run(count, told["seconds"], peak, told["made"])
+    return Run(count, told["seconds"], told["cpuSeconds"], peak, told["made"])
 
 
 def _memory(pid: int) -> int:
@@ -106,7 +111,28 @@ def _memory(pid: int) -> int:
     return 1024 * own + sum(_memory(int(child)) for child in children)
 
 
-def _ours(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]:
+@dataclass
+class _Spent:
+    """Time that a piece of work took: its own, and that of its processes once they have ended."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+@contextmanager
+def _clock() -> Iterator[_Spent]:
+    spent = _Spent()
+    started, cpu = time.monotonic(), _cpu_seconds()
+    yield spent
+    spent.seconds, spent.cpu_seconds = time.monotonic() - started, _cpu_seconds() - cpu
+
+
+def _cpu_seconds() -> float:
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def _ours(rows: Path, model: Path, folder: Path) -> tuple[_Spent, dict[str, Any]]:
     from finetune_trainer.config import RunConfig
     from finetune_trainer.prepare import stage
     from finetune_trainer.prepare.model import prepare_model
@@ -132,10 +158,9 @@ def _ours(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]
         }
     )
     prepared = prepare_model(config.model, folder)
-    started = time.monotonic()
-    made = stage.prepare_data(config, folder, prepared)
-    seconds = time.monotonic() - started
-    return seconds, {
+    with _clock() as spent:
+        made = stage.prepare_data(config, folder, prepared)
+    return spent, {
         "kept": made["kept"],
         "held_out": made["evalRows"],
         "near_duplicates": made["reported"].get("nearDuplicates", 0),
@@ -149,16 +174,16 @@ def _ours(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]
     }
 
 
-def _peer(rows: Path, model: Path, folder: Path) -> tuple[float, dict[str, Any]]:
+def _peer(rows: Path, model: Path, folder: Path) -> tuple[_Spent, dict[str, Any]]:
     from transformers import AutoTokenizer
 
     from benchmarks import data_peer
-    from finetune_trainer.prepare.stage import _processes
+    from finetune_trainer.prepare.workers import usable_processes
 
     AutoTokenizer.from_pretrained(model)  # imports what it needs
-    started = time.monotonic()
-    made = data_peer.prepare(rows, model, folder, LENGTH, _processes())
-    return time.monotonic() - started, asdict(made)
+    with _clock() as spent:
+        made = data_peer.prepare(rows, model, folder, LENGTH, usable_processes())
+    return spent, asdict(made)
 
 
 def main(who: str, rows: str, model: str, folder: str) -> None:
@@ -166,8 +191,9 @@ def main(who: str, rows: str, model: str, folder: str) -> None:
 
     datasets.disable_progress_bars()
     contestant = _ours if who == "ours" else _peer
-    seconds, made = contestant(Path(rows), Path(model), Path(folder))
-    print(json.dumps({"seconds": seconds, "made": made}), flush=True)
+    spent, made = contestant(Path(rows), Path(model), Path(folder))
+    told = {"seconds": spent.seconds, "cpuSeconds": spent.cpu_seconds, "made": made}
+    print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def _measure(options: argparse.Namespace) -> str:
 def _one(who: Contestant, rows: Path, count: int, model: Path, folder: Path) -> Run:
     found = run(who, rows, count, model, folder / "work")
     shutil.rmtree(folder / "work")
-    print(f"{who}: {count:,} rows in {found.seconds:.1f} s, {found.made}", flush=True)
+    took = f"{found.seconds:.1f} s ({found.cpu_seconds:.1f} s of CPU)"
+    print(f"{who}: {count:,} rows in {took}, {found.made}", flush=True)
     return found
 
 
@@ -70,11 +71,13 @@ def small_model(gguf: Path, folder: Path) -> Path:
 
 def tables(runs: dict[Contestant, list[Run]], many: Run | None) -> str:
     speed = {who: median(each.rows_per_second for each in runs[who]) for who in CONTESTANTS}
+    cpu = {who: median(each.cpu_seconds for each in runs[who]) for who in CONTESTANTS}
     memory = {who: median(each.peak_bytes for each in runs[who]) for who in CONTESTANTS}
     ours, peer = (runs[who][0] for who in CONTESTANTS)
     lines = [
         f"| prepare: rows/s | ≥ {GOAL} × the peer | {speed['ours']:,.0f} = "
         f"{speed['ours'] / speed['peer']:.2f} × {speed['peer']:,.0f} |",
+        f"| CPU seconds | | {cpu['ours']:.1f}; the peer {cpu['peer']:.1f} |",
         f"| memory at {ours.rows:,} rows | | {_mib(memory['ours'])}; the peer "
         f"{_mib(memory['peer'])} |",
     ]

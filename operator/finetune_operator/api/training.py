@@ -182,8 +182,8 @@ class DeepSpeed(SpecModel):
     far less GPU memory, and slower steps. At ZeRO 3 gradients are added up there, too. Needs GPUs
     and zeroStage 1 to 3."""
     offload_parameters: OffloadDevice = OffloadDevice.NONE
-    """CPU keeps the weights that compute in the pod's memory, too, and brings each layer's to the
-    GPU when it is its turn. Needs GPUs and zeroStage 3."""
+    """CPU keeps the weights that compute in the pod's memory and brings each layer's to the GPU
+    when it is its turn; by itself, or beside the optimizer. Needs GPUs and zeroStage 3."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Prompt:
 
 def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
     """One JSON object a line, in the order given."""
-    lines = (json.dumps(asdict(prompt), ensure_ascii=False) + "\n" for prompt in prompts)
+    lines = (json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts)
     with path.open("w", encoding="utf-8") as file:
         file.writelines(lines)
 

@@ -7,7 +7,7 @@ token is not one, and an end-of-turn token that the span misses is added.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,9 @@ from transformers.utils import chat_template_utils
 
 from finetune_trainer.model import implied_bos
 from finetune_trainer.prepare.template import Rendered, Span
+
+_CHARS_AT_ONCE = 2**18
+"""Of texts that are tokenised together: enough to be fast, and memory stays small."""
 
 Ids = list[int]
 Offsets = list[Span]
@@ -34,6 +37,22 @@ class Encoded:
 
     input_ids: npt.NDArray[np.int32]
     supervised: Mask
+
+
+@dataclass(frozen=True)
+class Written:
+    """A sample as text, before it becomes tokens."""
+
+    rendered: Rendered | None
+    """By the chat template; None: ``prompt`` and ``text`` are written without one."""
+    spans: tuple[Span, ...] | None = None
+    """The characters that are learnt; None: all are."""
+    prompt: str = ""
+    text: str = ""
+
+    def texts(self) -> tuple[str, ...]:
+        """What is tokenised in one piece."""
+        return (self.prompt, self.text) if self.rendered is None else (self.rendered.text,)
 
 
 class Encoder:
@@ -53,8 +72,38 @@ class Encoder:
             tokenizer.__call__,
             add_special_tokens=False,
             return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
             verbose=False,
         )
+        self._known: dict[tuple[str, bool], tuple[Ids, Offsets]] = {}
+        """Texts that are tokenised already, and whether control tokens in them are text."""
+
+    def sample(self, written: Written) -> Encoded:
+        """One sample."""
+        if written.rendered is None:
+            return self.plain(written.prompt, written.text)
+        if written.spans is None:
+            return self.everything(written.rendered.text)
+        return self.chat(written.rendered, written.spans)
+
+    def samples(self, written: Iterable[Written]) -> Iterator[Encoded]:
+        """Many samples in order; their texts are tokenised together, which is faster."""
+        for group in _groups(written):
+            for plain in (False, True):
+                own = [sample for sample in group if (sample.rendered is None) is plain]
+                texts = dict.fromkeys(text for sample in own for text in sample.texts())
+                self._know([text for text in texts if text and not _is_marked(text)], plain)
+            yield from map(self.sample, group)
+            self._known.clear()
+
+    def _know(self, texts: list[str], as_text: bool) -> None:
+        if texts:
+            found = self._encode(texts, **({"split_special_tokens": True} if as_text else {}))
+            for text, *tokens in zip(
+                texts, found["input_ids"], found["offset_mapping"], strict=True
+            ):
+                self._known[text, as_text] = (tokens[0], tokens[1])
 
     def chat(self, rendered: Rendered, spans: tuple[Span, ...]) -> Encoded:
         """A conversation whose targets are the characters in ``spans``."""
@@ -88,16 +137,20 @@ class Encoder:
         return [int(i) for i in self._finish(ids, np.zeros(len(ids), dtype=np.uint8)).input_ids]
 
     def _as_text(self, text: str) -> Ids:
+        if known := self._known.get((text, True)):
+            return known[0]
         encoded = self._encode(text, split_special_tokens=True)
         return list(encoded["input_ids"])
 
     def _tokens(self, ids: Ids, offsets: Offsets, span: Span, text: str) -> Span:
         """The token range of a character span, from its first token to its end-of-turn token."""
         start, end = span
-        inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
-        if not inside:
+        inside = (i for i, (a, b) in enumerate(offsets) if a < end and b > start)
+        first = next(inside, None)
+        if first is None:
             return (0, 0)
-        first, last = inside[0], inside[-1] + 1
+        backwards = range(len(offsets), 0, -1)
+        last = next(i for i in backwards if offsets[i - 1][0] < end and offsets[i - 1][1] > start)
         for position in range(last - 1, first - 1, -1):
             if ids[position] in self._control:
                 behind = text[offsets[position][1] : end]
@@ -125,7 +178,9 @@ class Encoder:
 
     def _encode_marked(self, text: str) -> tuple[Ids, Offsets]:
         """Ids and offsets of a rendered text; control tokens between markers become plain text."""
-        if _START not in text and _END not in text:
+        if not _is_marked(text):
+            if known := self._known.get((text, False)):
+                return known
             encoded = self._encode(text)
             return list(encoded["input_ids"]), list(encoded["offset_mapping"])
         ids: Ids = []
@@ -166,3 +221,20 @@ class Encoder:
             encoded = self._encode(piece, split_special_tokens=as_text)
             ids, offsets, shift = list(encoded["input_ids"]), list(encoded["offset_mapping"]), at
         return ids, [(a + shift, b + shift) for a, b in offsets]
+
+
+def _is_marked(text: str) -> bool:
+    return _START in text or _END in text
+
+
+def _groups(written: Iterable[Written]) -> Iterator[list[Written]]:
+    group: list[Written] = []
+    size = 0
+    for sample in written:
+        group.append(sample)
+        size += sum(map(len, sample.texts()))
+        if size >= _CHARS_AT_ONCE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

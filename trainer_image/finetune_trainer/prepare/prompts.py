@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from finetune_trainer.judging.prompts import MAX_PROMPTS, Prompt
+from finetune_trainer.prepare.lists import cells
 from finetune_trainer.prepare.splits import Split
 from finetune_trainer.prepare.template import TemplateError
 from finetune_trainer.prepare.tokenize import Tokenization, Tokenized, with_extra
@@ -29,7 +30,9 @@ def held_out_prompts(
     keys = np.asarray(split.samples.select_columns(["key"]).with_format("numpy")[:]["key"])
     kept = np.unique(tokenized.samples)
     ordered = kept[np.argsort(keys[kept], kind="stable")] if len(kept) else kept
-    found = (_prompt(split.samples[int(index)], tokenization) for index in ordered)
+    columns = ("source", "place", "messages", "tools")
+    rows = (cells(split.samples, index, *columns) for index in ordered)
+    found = (_prompt(row, tokenization) for row in rows)
     fitting = (prompt for prompt in found if prompt and len(prompt.ids) <= longest)
     return itertools.islice(fitting, MAX_PROMPTS)
 

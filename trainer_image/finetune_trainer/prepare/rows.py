@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
@@ -51,6 +51,13 @@ class RawRow:
     """The beginning of a row with a fault."""
 
 
+class RawLine(NamedTuple):
+    """A row of JSON lines that is still to be parsed, see ``parsed``."""
+
+    number: int
+    line: bytes
+
+
 def file_kind(name: str) -> str | None:
     """``jsonl``, ``json``, ``csv`` or ``parquet`` by the file's name; None for other files."""
     path = Path(name)
@@ -74,7 +81,17 @@ def read_apart(path: Path) -> Iterator[RawRow]:
 
 
 def read_rows(path: Path, name: str) -> Iterator[RawRow]:
-    """All rows of a data file; empty lines are no rows.
+    """All rows of a data file; empty lines are no rows. Raises as ``read_raw`` does."""
+    return map(parsed, read_raw(path, name))
+
+
+def parsed(row: RawRow | RawLine) -> RawRow:
+    """The row with its values."""
+    return row if isinstance(row, RawRow) else _json_row(row.number, row.line)
+
+
+def read_raw(path: Path, name: str) -> Iterator[RawRow | RawLine]:
+    """All rows of a data file as they are cheap to read; empty lines are no rows.
 
     Raises ``BadData`` where the file as a whole is unusable: empty, of an unknown kind, truncated.
     """
@@ -109,20 +126,19 @@ def _check_text(stream: io.BufferedReader, name: str) -> None:
         raise BadData(f"{name} is binary, not text", "check that the uri names the data file")
 
 
-def _jsonl(stream: BinaryIO, name: str) -> Iterator[RawRow]:
+def _jsonl(stream: BinaryIO, name: str) -> Iterator[RawRow | RawLine]:
     number = 0
     while line := stream.readline(MAX_ROW_BYTES):
         number += 1
-        place = f"line {number}"
         if len(line) == MAX_ROW_BYTES and not line.endswith(b"\n"):
             _skip_line(stream)
             fault = f"the row is larger than {MAX_ROW_BYTES >> 20} MiB"
-            yield RawRow(place, number, fault=fault, excerpt=_excerpt(line))
+            yield RawRow(f"line {number}", number, fault=fault, excerpt=_excerpt(line))
             continue
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if line.strip():
-            yield _json_row(place, number, line)
+            yield RawLine(number, line)
 
 
 def _skip_line(stream: BinaryIO) -> None:
@@ -130,7 +146,8 @@ def _skip_line(stream: BinaryIO) -> None:
         pass
 
 
-def _json_row(place: str, number: int, line: bytes) -> RawRow:
+def _json_row(number: int, line: bytes) -> RawRow:
+    place = f"line {number}"
     try:
         return _object_row(place, number, _parse(line.decode().rstrip("\r\n")))
     except UnicodeDecodeError as error:
@@ -156,7 +173,7 @@ def _object_row(place: str, number: int, values: object) -> RawRow:
     return RawRow(place, number, values)
 
 
-def _json(stream: io.BufferedReader, name: str) -> Iterator[RawRow]:
+def _json(stream: io.BufferedReader, name: str) -> Iterator[RawRow | RawLine]:
     """A .json file is an array of objects; many files of that name hold JSON lines, though."""
     if not stream.peek(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
         yield from _jsonl(stream, name)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import datasets  # type: ignore[import-untyped]
 import pyarrow  # type: ignore[import-untyped]
@@ -18,10 +17,10 @@ from finetune_trainer.prepare.cleaning.clean import clean
 from finetune_trainer.prepare.cleaning.compare import Table
 from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
 from finetune_trainer.prepare.formats import SourceReport
-from finetune_trainer.prepare.samples import FEATURES, SampleReader
+from finetune_trainer.prepare.sample import FEATURES
+from finetune_trainer.prepare.samples import SampleReader
 from finetune_trainer.prepare.sources import locate
-
-_BATCH_CHARS = 8 * 2**20
+from finetune_trainer.prepare.workers import usable_processes
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +100,9 @@ def _read(
         data.cleaning,
         data.expect.max_broken_fraction,
         data.report.columns,
+        usable_processes(),
     )
-    samples = _mapped(reader, scratch / f"{name}-samples.arrow")
+    samples = _mapped(reader.batches(), scratch / f"{name}-samples.arrow")
     for report in reader.reports:
         log.info("%s: %s (%s)", report.name, report.format, report.decided)
     if reader.absent and name == "train":
@@ -119,24 +119,11 @@ def _refuse_columns(columns: tuple[str, ...], reader: SampleReader) -> None:
     )
 
 
-def _mapped(samples: Iterable[dict[str, Any]], path: Path) -> datasets.Dataset:
+def _mapped(batches: Iterable[pyarrow.RecordBatch], path: Path) -> datasets.Dataset:
     """The samples as a table that is mapped from disk. Written here and not by
     ``Dataset.from_generator``, which spends more time on a row than reading and checking it."""
     schema = FEATURES.arrow_schema
     with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
-        for batch in _batches(samples):
-            writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema=schema))
+        for batch in batches:
+            writer.write_batch(batch)
     return datasets.Dataset.from_file(str(path))
-
-
-def _batches(samples: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    chars = 0
-    for sample in samples:
-        batch.append(sample)
-        chars += len(sample["text"]) + sum(len(m["content"]) for m in sample["messages"])
-        if len(batch) == 1000 or chars > _BATCH_CHARS:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -50,6 +49,7 @@ from finetune_trainer.prepare.tokenize import (
     tokenize_split,
 )
 from finetune_trainer.prepare.witnesses import choose_witnesses
+from finetune_trainer.prepare.workers import usable_processes
 from finetune_trainer.reuse import published_result
 from finetune_trainer.steps import planned_steps
 from finetune_trainer.witness import decoder_of, mask_fault, write_witnesses
@@ -60,7 +60,6 @@ REJECTS = "rejects.jsonl"
 FAILED_REJECTS = "prepare-rejects.jsonl"
 """On the volume, where prepare failed and there is no folder ``data`` to hold them."""
 
-_MAX_PROCESSES = 8
 _MAX_SOURCES = 8
 """Sources that the termination message speaks of; the manifest has all."""
 _MAX_WARNINGS = 6
@@ -162,7 +161,7 @@ def _make_data(
             tokenization,
             [source.field for source in split.sources],
             scratch / split.name,
-            _processes(),
+            usable_processes(),
         )
         table = _book(split, tokenized, ledger)
         if split is train:
@@ -389,7 +388,3 @@ def _summary(config: RunConfig, model: dict[str, Any]) -> dict[str, Any]:
     keys = ("architecture", "parameters", "contextLength", "digest", "commit")
     told = {key: model[key] for key in keys if model.get(key) is not None}
     return told | {"shape": shape_of_job(model, config.method.lora)}
-
-
-def _processes() -> int:
-    return min(_MAX_PROCESSES, len(os.sched_getaffinity(0)))

@@ -10,19 +10,25 @@ that tokenising can keep them text.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jinja2
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import chat_template_utils
 from transformers.utils.chat_template_utils import mark_control_tokens, render_jinja_template
+
+from finetune_trainer.prepare.template_shape import EDGE, PROMPT, prompt_adds_text, with_edges
 
 Message = dict[str, Any]
 """Role and content, and what a template may know besides: tool_calls, tool_call_id, name."""
 Span = tuple[int, int]
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_REFUSALS = (jinja2.TemplateError, TypeError, KeyError, IndexError)
+_WORDS = {"role", "content"}
 
 
 class TemplateError(Exception):
@@ -52,6 +58,23 @@ class ChatRenderer:
             raise TemplateError("the model has no chat template")
         self._template = template
         self._special: dict[str, Any] = dict(tokenizer.special_tokens_map)
+        self._compiled = _compiled(template)
+        self._globals: dict[str, Any] | None = None
+        self._prompt_adds_text = False
+        self._edged: Any = None
+        """Of templates that write each message by itself: the same with edges behind them."""
+        if self._compiled is not None:
+            if all(type(value) is str for value in self._special.values()):
+                given = {"tools": None, "documents": None, **self._special}
+                self._globals = {**self._compiled.globals, **given}
+            environment = self._compiled.environment
+            tree = environment.parse(template)
+            self._prompt_adds_text = prompt_adds_text(tree)
+            edged = with_edges(tree) if self._globals is not None else None
+            if edged is not None:
+                self._edged = environment.from_string(edged)
+                self._head = len(self._text_of_words([], prompt=False))
+                self._asked = self._text_of_words([], prompt=True)[self._head :]
         self.has_generation_block = _GENERATION.search(template) is not None
         special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
         self._typed = _alternatives([*special, *_tokens_in_template(tokenizer, template)])
@@ -83,10 +106,12 @@ class ChatRenderer:
     def _by_prefix(
         self, messages: list[Message], turns: list[int], options: dict[str, Any]
     ) -> Rendered:
+        quick = self._edged is not None and not options and all(map(_is_words, messages))
+        if quick and (rendered := self._by_edges(messages, turns)) is not None:
+            return rendered
         whole = Rendered(self._text(messages, **options), ())
         for turn in turns:
             before = self._text(messages[:turn], prompt=True, **options)
-            bare = self._text(messages[:turn], **options)
             last = turn + 1 == len(messages)
             upto = whole.text if last else self._text(messages[: turn + 1], **options)
             start = len(before)
@@ -95,15 +120,42 @@ class ChatRenderer:
                     f"messages[{turn}]: the chat template rewrites earlier turns, so the answer's "
                     "place is unknown"
                 )
-            if before == bare:
+            if not self._prompt_adds_text and before == self._text(messages[:turn], **options):
                 # Without a generation prompt the turn's header belongs to nobody's answer.
                 at = upto.find(messages[turn]["content"].strip(), start)
                 start = at if at >= 0 else start
             whole = replace(whole, spans=(*whole.spans, (start, len(upto))))
         return whole
 
+    def _by_edges(self, messages: list[Message], turns: list[int]) -> Rendered | None:
+        """What ``_by_prefix`` finds, from one text instead of two for each turn; None where the
+        template, or the text, does not allow it."""
+        *pieces, rest = self._text_of_words(messages, False, self._edged).split(EDGE)
+        if len(pieces) != len(messages) or rest:  # somebody typed an edge
+            return None
+        text, ends = "".join(pieces), list(itertools.accumulate(map(len, pieces)))
+        spans = []
+        for turn in turns:
+            start = ends[turn - 1] if turn else self._head
+            if not text.startswith(self._asked, start, ends[turn]):
+                return None
+            spans.append((start + len(self._asked), ends[turn]))
+        return Rendered(text, tuple(spans))
+
     def _text(self, messages: list[Message], prompt: bool = False, **options: Any) -> str:
+        if self._globals is not None and not options and all(map(_is_words, messages)):
+            return self._text_of_words(messages, prompt)
         return str(self._render(messages, add_generation_prompt=prompt, **options)[0][0])
+
+    def _text_of_words(self, messages: list[Message], prompt: bool, template: Any = None) -> str:
+        """What ``_render`` gives for messages of nothing but words, without its checks and copies,
+        which take most of its time."""
+        told = {**(self._globals or {}), "messages": messages, PROMPT: prompt}
+        template = template or self._compiled
+        try:
+            return "".join(template.root_render_func(template.new_context(told, shared=True)))
+        except _REFUSALS as error:
+            raise TemplateError(f"the chat template refuses it: {error}") from error
 
     def _render(self, messages: list[Message], **options: Any) -> Any:
         try:
@@ -113,7 +165,7 @@ class ChatRenderer:
                 **options,
                 **self._special,
             )
-        except (jinja2.TemplateError, TypeError, KeyError, IndexError) as error:
+        except _REFUSALS as error:
             raise TemplateError(f"the chat template refuses it: {error}") from error
 
     def _mark(self, message: Message) -> Message:
@@ -129,6 +181,18 @@ def _marked(value: Any, typed: re.Pattern[str]) -> Any:
     if isinstance(value, list):
         return [_marked(part, typed) for part in value]
     return mark_control_tokens(value, typed)
+
+
+def _is_words(message: Message) -> bool:
+    return message.keys() == _WORDS and all(type(value) is str for value in message.values())
+
+
+def _compiled(template: str) -> Any:
+    """The compiled template; None where it is none: that is told when it shall render."""
+    try:
+        return chat_template_utils._compile_jinja_template(template)
+    except _REFUSALS:
+        return None
 
 
 def _check_answer(turn: int, message: Message, answer: str) -> None:

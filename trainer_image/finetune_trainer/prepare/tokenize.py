@@ -1,7 +1,7 @@
 """From samples to token segments: template, mask, and the policy for what is too long.
 
-Runs as one ``datasets`` map, so memory stays flat and the result is a mapped Arrow file. Nothing
-is lost in silence: each sample ends as kept, cut, split or dropped under a named rule.
+Part after part, so memory stays flat, and the result is a mapped Arrow file. Nothing is lost in
+silence: each sample ends as kept, cut, split or dropped under a named rule.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,33 +18,25 @@ from typing import Any
 import datasets  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
+import pyarrow  # type: ignore[import-untyped]
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import Data
 from finetune_trainer.errors import BadData, ModelLoad
 from finetune_trainer.prepare.cleaning.rules import NO_TARGETS, NO_TARGETS_IN_LENGTH, TOO_LONG
-from finetune_trainer.prepare.encode import Encoded, Encoder
+from finetune_trainer.prepare.encode import Encoded, Encoder, Written
 from finetune_trainer.prepare.formats import SourceReport
 from finetune_trainer.prepare.lists import Lists
+from finetune_trainer.prepare.segments import FEATURES, Segments
 from finetune_trainer.prepare.store import Segment
 from finetune_trainer.prepare.template import ChatRenderer, Message, TemplateError
+from finetune_trainer.prepare.workers import in_order
 
-_PARALLEL_FROM = 20_000
+_AT_ONCE = 1000
+"""Rows."""
 Ints = npt.NDArray[np.int64]
 
 _COLUMNS = ["source", "place", "messages", "text", "tools"]
-_FEATURES = datasets.Features(
-    {
-        "input_ids": datasets.List(datasets.Value("int32")),
-        "supervised": datasets.List(datasets.Value("uint8")),
-        "sample": datasets.Value("int64"),
-        "length": datasets.Value("int32"),
-        "targets": datasets.Value("int32"),
-        "last_target": datasets.Value("int32"),
-        "rule": datasets.Value("string"),
-        "cut": datasets.Value("bool"),
-    }
-)
 
 
 @dataclass
@@ -106,18 +98,21 @@ class Tokenization:
 
     def encode(self, source: int, messages: list[Message], text: str, tools: Any = None) -> Encoded:
         """One sample. Raises ``TemplateError``."""
+        return self._encoder.sample(self._write(source, messages, text, tools))
+
+    def _write(self, source: int, messages: list[Message], text: str, tools: Any = None) -> Written:
         if not messages:
-            return self._encoder.plain("", text)
+            return Written(None, text=text)
         if source in self._plain:
             *prompt, answer = [message["content"] for message in messages]
-            return self._encoder.plain("\n\n".join(prompt) + "\n\n", answer)
+            return Written(None, prompt="\n\n".join(prompt) + "\n\n", text=answer)
         if self._renderer is None:
             raise TemplateError("the model has no chat template")
         rendered = self._renderer.render(messages, tools)
         if self._data.loss_on == "All":
-            return self._encoder.everything(rendered.text)
+            return Written(rendered)
         spans = rendered.spans[-1:] if self._data.loss_on == "Response" else rendered.spans
-        return self._encoder.chat(rendered, spans)
+        return Written(rendered, spans)
 
     def words(self, source: int, messages: list[Message]) -> list[tuple[bool, str]]:
         """The texts of a conversation in order, and whether each is learnt; empty where the mask
@@ -142,32 +137,41 @@ class Tokenization:
         return self._encoder.prompt(self._renderer.prompt(messages, tools), plain=False)
 
     def batch(
-        self, columns: dict[str, list[Any]], indices: list[int], fields: list[str]
-    ) -> dict[str, list[Any]]:
-        """The map function: a batch of samples to a batch of segments and drop records."""
-        out: dict[str, list[Any]] = {name: [] for name in _FEATURES}
-        rows = zip(
-            indices,
-            columns["source"],
-            columns["place"],
-            columns["messages"],
-            columns["text"],
-            columns["tools"],
-            strict=True,
-        )
-        for index, source, place, messages, text, tools in rows:
+        self, columns: dict[str, list[Any]], numbers: Sequence[int], fields: list[str]
+    ) -> pyarrow.RecordBatch:
+        """A batch of samples, of these numbers, to a batch of segments and drop records."""
+        segments = Segments()
+        places = [
+            f"{fields[source]}: {place}"
+            for source, place in zip(columns["source"], columns["place"], strict=True)
+        ]
+        written, fault = self._written(columns)
+        # Rows in front of a fault first: the first row that is refused is the one that is named.
+        encodings = self._encoder.samples(written)
+        for number, place, encoded in zip(numbers, places, encodings, strict=False):
+            self._check_vocabulary(encoded, place)
+            for piece, rule, cut in self._fit(encoded, place):
+                segments.add(piece, number, rule, cut)
+        if fault is not None:
+            raise BadData(
+                f"{places[len(written)]}: {fault}",
+                "give a template that fits in spec.model.chatTemplate, or correct the row",
+            ) from fault
+        return segments.record()
+
+    def _written(self, columns: dict[str, list[Any]]) -> tuple[list[Written], TemplateError | None]:
+        """The samples as texts, up to the first that the template refuses."""
+        written: list[Written] = []
+        names = ("source", "messages", "text", "tools")
+        for source, messages, text, tools in zip(*map(columns.get, names), strict=True):
+            turns = [with_extra(message) for message in messages]
             try:
-                turns = [with_extra(message) for message in messages]
-                encoded = self.encode(source, turns, text, json.loads(tools) if tools else None)
+                written.append(
+                    self._write(source, turns, text, json.loads(tools) if tools else None)
+                )
             except TemplateError as error:
-                raise BadData(
-                    f"{fields[source]}: {place}: {error}",
-                    "give a template that fits in spec.model.chatTemplate, or correct the row",
-                ) from error
-            self._check_vocabulary(encoded, f"{fields[source]}: {place}")
-            for piece, rule, cut in self._fit(encoded, f"{fields[source]}: {place}"):
-                _append(out, piece, index, rule, cut)
-        return out
+                return written, error
+        return written, None
 
     def _check_vocabulary(self, encoded: Encoded, place: str) -> None:
         highest = int(encoded.input_ids.max(initial=0))
@@ -215,24 +219,24 @@ def tokenize_split(
     """
     if not len(samples):
         # The library hands an empty table back as it is, with the wrong columns.
-        table = datasets.Dataset.from_dict({name: [] for name in _FEATURES}, features=_FEATURES)
+        table = datasets.Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
         none = np.zeros(0, dtype=np.int64)
         return Tokenized(table, none, none, none, 0)
-    parallel = processes if len(samples) >= _PARALLEL_FROM and processes > 1 else None
-    # Other columns would be made Python's for nothing.
-    table = samples.select_columns(_COLUMNS).map(
-        tokenization.batch,
-        batched=True,
-        with_indices=True,
-        fn_kwargs={"fields": fields},
-        remove_columns=_COLUMNS,
-        features=_FEATURES,
-        num_proc=parallel,
-        cache_file_name=str(scratch / "segments.arrow"),
-        load_from_cache_file=False,
-        # Given, because the library would otherwise pickle and hash the tokenizer.
-        new_fingerprint="segments",
+    chosen = samples.select_columns(_COLUMNS)
+
+    def tokenized(part: range) -> pyarrow.RecordBatch:
+        return tokenization.batch(chosen[part.start : part.stop], part, fields)
+
+    parts = (
+        range(start, min(start + _AT_ONCE, len(samples)))
+        for start in range(0, len(samples), _AT_ONCE)
     )
+    path, schema = scratch / "segments.arrow", FEATURES.arrow_schema
+    scratch.mkdir(parents=True, exist_ok=True)
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
+        for batch in in_order(tokenized, parts, processes):
+            writer.write_batch(batch)
+    table = datasets.Dataset.from_file(str(path))
     rules = table.data.column("rule")
     dropped = np.flatnonzero(rules.is_valid().to_numpy())
     kept = np.flatnonzero(rules.is_null().to_numpy())
@@ -278,18 +282,3 @@ def _slice(encoded: Encoded, start: int, end: int) -> Encoded:
     supervised = encoded.supervised[start:end].copy()
     supervised[0] = 0
     return Encoded(encoded.input_ids[start:end], supervised)
-
-
-def _append(
-    out: dict[str, list[Any]], piece: Encoded, index: int, rule: str | None, cut: bool
-) -> None:
-    targets = np.flatnonzero(piece.supervised)
-    keep = rule is None
-    out["input_ids"].append(piece.input_ids if keep else piece.input_ids[:0])
-    out["supervised"].append(piece.supervised if keep else piece.supervised[:0])
-    out["sample"].append(index)
-    out["length"].append(len(piece.input_ids))
-    out["targets"].append(len(targets))
-    out["last_target"].append(int(piece.input_ids[targets[-1]]) if len(targets) else -1)
-    out["rule"].append(rule)
-    out["cut"].append(cut)

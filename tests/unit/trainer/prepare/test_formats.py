@@ -12,7 +12,7 @@ from unit.trainer.prepare.sampled import CHAT, PAIR, messages, read, rejects, tu
 
 from finetune_trainer.config import Cleaning
 from finetune_trainer.errors import BadData
-from finetune_trainer.prepare.samples import content_key
+from finetune_trainer.prepare.sample import content_key
 
 
 @pytest.mark.parametrize(

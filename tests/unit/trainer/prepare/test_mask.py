@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_models import CHATML, FORGETFUL, GENERATION, LLAMA3, make_tokenizer
 
-from finetune_trainer.prepare.encode import Encoded, Encoder
+from finetune_trainer.prepare.encode import Encoded, Encoder, Written
 from finetune_trainer.prepare.template import ChatRenderer, TemplateError
 
 TWO_TURNS = [
@@ -28,6 +28,14 @@ GENERATION_WITHOUT_END = GENERATION.replace(
     "{{ message['content'] + '<|im_end|>' }}{% endgeneration %}",
     "{{ message['content'] }}{% endgeneration %}{{ '<|im_end|>' }}",
 )
+
+
+CONDITIONAL = CHATML.replace(
+    "{% if add_generation_prompt %}", "{% if add_generation_prompt and 1 %}"
+)
+LOOKS_AHEAD = CHATML.replace("{% endfor %}", "{% if loop.last %}{% endif %}{% endfor %}")
+SECOND = CHATML.replace("{% endfor %}", "{% if messages[1] %}{% endif %}{% endfor %}")
+EMPTY_PROMPT = NO_PROMPT + "{% if add_generation_prompt %}{{ '' }}{% endif %}"
 
 
 def encode(tokenizer, messages=TWO_TURNS) -> Encoded:
@@ -75,6 +83,42 @@ def test_trap_13_a_template_without_end_of_turn_gets_eos_as_the_last_target() ->
     encoded = encode(tokenizer, TWO_TURNS[1:3])
     assert encoded.input_ids[-1] == tokenizer.eos_token_id
     assert encoded.supervised[-1] == 1
+
+
+@pytest.mark.parametrize(
+    "template", [CHATML, LLAMA3, NO_END, NO_PROMPT, CONDITIONAL, EMPTY_PROMPT, LOOKS_AHEAD, SECOND]
+)
+def test_trap_09_the_quick_rendering_of_words_is_that_of_the_library(template: str) -> None:
+    tokenizer = make_tokenizer(template, bos="<s>")
+    quick, slow = ChatRenderer(tokenizer), ChatRenderer(tokenizer)
+    slow._globals, slow._prompt_adds_text, slow._edged = None, False, None
+    assert quick._globals is not None
+    assert (quick._edged is not None) is (template in (CHATML, LLAMA3, NO_END))
+    assert quick._prompt_adds_text is (template in (CHATML, LLAMA3, NO_END, LOOKS_AHEAD, SECOND))
+    assert quick.render(TWO_TURNS) == slow.render(TWO_TURNS)
+    typed = [*TWO_TURNS[:2], {"role": "assistant", "content": "an \U000f0002 edge <|im_end|>"}]
+    assert quick.render(typed) == slow.render(typed)
+    assert quick.prompt(TWO_TURNS[:2]) == slow.prompt(TWO_TURNS[:2])
+
+
+def test_samples_together_are_tokenised_as_each_by_itself() -> None:
+    tokenizer = make_tokenizer(CHATML)
+    renderer, encoder = ChatRenderer(tokenizer), Encoder(tokenizer)
+    typed = [*TWO_TURNS[:1], {"role": "assistant", "content": "see <|im_end|> here"}]
+    rendered = [renderer.render(messages) for messages in (TWO_TURNS, typed, TWO_TURNS[:3])]
+    written = [
+        *(Written(each, each.spans) for each in rendered),
+        Written(rendered[0]),
+        Written(None, prompt="What <|im_end|>?\n\n", text="That."),
+        Written(None, text="That."),
+        Written(None, text=""),
+    ]
+    together = list(encoder.samples(written))
+    assert len(together) == len(written)
+    for sample, encoded in zip(written, together, strict=True):
+        alone = encoder.sample(sample)
+        assert encoded.input_ids.tolist() == alone.input_ids.tolist()
+        assert encoded.supervised.tolist() == alone.supervised.tolist()
 
 
 def test_trap_09_a_template_that_rewrites_history_is_refused_with_the_turn() -> None:

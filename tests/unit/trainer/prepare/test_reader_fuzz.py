@@ -22,7 +22,8 @@ import pytest
 from finetune_trainer.config import Cleaning, DataSource
 from finetune_trainer.errors import BadData
 from finetune_trainer.prepare.cleaning.rejects import Ledger
-from finetune_trainer.prepare.samples import FEATURES, SampleReader
+from finetune_trainer.prepare.sample import FEATURES
+from finetune_trainer.prepare.samples import SampleReader
 from finetune_trainer.prepare.sources import Located, SourceFile
 
 TEXTS = (

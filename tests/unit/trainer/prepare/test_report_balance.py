@@ -100,3 +100,17 @@ def test_languages_are_told_where_the_text_says_enough() -> None:
         None: "12 34 56",
     }
     assert list(languages(texts.values())) == list(texts)
+
+
+def test_many_texts_at_once_are_told_as_each_by_itself() -> None:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    from finetune_trainer.prepare.report.identifier import Identifier
+
+    texts = [
+        "", " ", "1", "THE INVOICE IS WRONG", "nai\u0308ve Straße 🙂", "请求书",
+        "half \ud800 of it", "Die Rechnung ist falsch.", "def f(x): return x", "a" * 900,
+        "Die Rechnung ist falsch.",
+    ]  # fmt: skip
+    alone = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    assert list(Identifier.load().classify_all(texts)) == [alone.classify(text) for text in texts]

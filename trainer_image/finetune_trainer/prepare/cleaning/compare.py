@@ -24,6 +24,7 @@ from finetune_trainer.prepare.cleaning.near import (
 )
 from finetune_trainer.prepare.cleaning.outliers import outlying
 from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
+from finetune_trainer.prepare.lists import cells
 
 Mask = npt.NDArray[np.bool_]
 Finding = tuple[int, str]
@@ -52,7 +53,6 @@ class Table:
         self.samples = samples
         self.accounts = accounts
         self._ledger = ledger
-        self._places = samples.select_columns(["place"])
         self.alive: Mask = np.ones(len(samples), dtype=bool)
         self.source = self.column("source")
 
@@ -65,14 +65,17 @@ class Table:
         """Drop, report or refuse the rows that a rule found."""
         for row, reason in findings:
             account = self.accounts[self.source[row]]
-            excerpt = text_of(self.samples[row])
+            excerpt = self.text(row)
             if self._ledger.strike(account, rule, self.place(row), reason, excerpt):
                 self.alive[row] = False
         for account in self.accounts:
             self._ledger.refuse(account)
 
     def place(self, row: int) -> str:
-        return str(self._places[int(row)]["place"])
+        return str(cells(self.samples, row, "place")["place"])
+
+    def text(self, row: int) -> str:
+        return text_of(cells(self.samples, row, "messages", "text"))
 
     def kept(self, among: Mask | None = None) -> datasets.Dataset:
         """The samples that are in, of all or of those that ``among`` marks."""
@@ -208,7 +211,7 @@ class Corpus:
                     yield plain(text_of({"messages": messages, "text": text}))
 
     def _text(self, number: int) -> bytes:
-        return plain(text_of(self._tables[self.part[number]].samples[int(self.rows[number])]))
+        return plain(self._tables[self.part[number]].text(self.rows[number]))
 
 
 def cluster_sizes(earlier: dict[int, int]) -> list[int]:

@@ -95,7 +95,9 @@ def _bags(side: Side, places: Ints) -> _Bags:
     # The first token is never learnt.
     has_prompt = np.bincount(owner[read], minlength=len(lengths)) > 1
     read |= ~has_prompt[owner]
-    pairs = np.unique(owner[read] * np.int64(2**32) + tokens[read])
+    # Much faster than numpy's unique, which hashes first.
+    pairs = np.sort(owner[read] << 32 | tokens[read])
+    pairs = pairs[np.diff(pairs, prepend=-1) != 0]
     counts = np.bincount(pairs >> 32, minlength=len(lengths))
     return _Bags(pairs & (2**32 - 1), np.concatenate([[0], np.cumsum(counts)]))
 
