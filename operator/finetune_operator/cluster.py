@@ -31,18 +31,10 @@ from .errors import (
     Unavailable,
 )
 from .objects.labels import JOB_LABEL
-from .observed import (
-    Admission,
-    ChildJob,
-    ChildPod,
-    StoredJob,
-    read_admission,
-    read_child_job,
-    read_child_pod,
-    read_job,
-)
+from .observed import Admission, ChildJob, ChildPod, StoredJob
 from .policies.gpu_budget import KEY as GPU_HOURS
 from .policies.validity import Claim
+from .reading import read_admission, read_child_job, read_child_pod, read_job
 
 FIELD_MANAGER = "finetune-operator"
 TIMEOUT = aiohttp.ClientTimeout(total=15)

@@ -17,7 +17,8 @@ from .engine.queue import WorkQueue
 from .engine.store import Key, Store, Stored
 from .gather import Stores
 from .objects.labels import JOB_LABEL
-from .observed import ChildPod, Raw, read_child_job, read_child_pod, read_job
+from .observed import ChildPod, Raw
+from .reading import read_child_job, read_child_pod, read_job
 from .watches import Watches, session
 
 S = TypeVar("S", bound=Stored)

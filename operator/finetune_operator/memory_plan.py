@@ -121,11 +121,6 @@ class Memory:
     def total(self) -> int:
         return sum(getattr(self, part.name) for part in fields(self))
 
-    @property
-    def certain(self) -> int:
-        """Without what depends on the batch, and without temporaries."""
-        return self.parameters + self.optimizer
-
 
 def predict(shape: Shape, setup: Setup, fit: Fit) -> Memory:
     """The moment of a step that needs most. Never negative; more tokens never need less."""

@@ -47,9 +47,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def rank(tmp_path: Path, clock: Clock) -> Rank:
     return Rank(
         config=RunConfig.model_construct(),
-        place=Place(
-            rank=0, world_size=2, local_rank=0, local_world_size=2, master_addr="x", master_port=1
-        ),
+        place=Place(rank=0, world_size=2, local_rank=0, master_addr="x", master_port=1),
         attempt=1,
         workspace=tmp_path,
         record=tmp_path / "record.json",

@@ -67,7 +67,7 @@ ABOUT_JOBS = [
 @pytest.mark.parametrize("part", ABOUT_JOBS)
 def test_every_manifest_and_part_of_one_has_fields_that_exist(part: dict[str, Any]) -> None:
     if "kind" in part:
-        FineTuneJob.from_wire(part)
+        FineTuneJob.model_validate(part)
     else:
         assert list(unknown_fields(part, {"properties": JOB})) == []
 

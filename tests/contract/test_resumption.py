@@ -27,9 +27,7 @@ STARTS = [
 def rank(tmp_path: Path) -> Rank:
     return Rank(
         config=RunConfig.model_construct(),
-        place=Place(
-            rank=1, world_size=2, local_rank=1, local_world_size=2, master_addr="x", master_port=1
-        ),
+        place=Place(rank=1, world_size=2, local_rank=1, master_addr="x", master_port=1),
         attempt=1,
         workspace=tmp_path,
         record=tmp_path / "record.json",

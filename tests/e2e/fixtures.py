@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,9 +112,9 @@ def operator(cluster: LocalCluster, kubectl: Kubectl, images: Images) -> str:
     return SYSTEM_NAMESPACE
 
 
-@pytest.fixture(scope="module")
-def shared_operator_asleep(kubectl: Kubectl, operator: str) -> Iterator[None]:
-    """The session's operator, which installed the CRD, sleeps while a module uses its own."""
+@contextmanager
+def asleep(kubectl: Kubectl, operator: str) -> Iterator[None]:
+    """The session's operator, which installed the CRD, sleeps while tests use their own."""
     kubectl("scale", SHARED_DEPLOYMENT, "--replicas=0", namespace=operator)
     selector = "app.kubernetes.io/name=finetune-operator"
     wait_for(
@@ -123,6 +124,13 @@ def shared_operator_asleep(kubectl: Kubectl, operator: str) -> Iterator[None]:
     )
     yield
     kubectl("scale", SHARED_DEPLOYMENT, "--replicas=1", namespace=operator)
+
+
+@pytest.fixture(scope="module")
+def shared_operator_asleep(kubectl: Kubectl, operator: str) -> Iterator[None]:
+    """For a module whose tests use an operator of their own."""
+    with asleep(kubectl, operator):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from finetune_trainer.rendezvous import Place
 class Alone:
     """The exchanges of a gang of one."""
 
-    place = Place(0, 0, 1, 1, "localhost", 1)
+    place = Place(0, 0, 1, "localhost", 1)
 
     def sums(self, *values: float) -> list[float]:
         return list(values)

@@ -6,30 +6,22 @@ that failed by itself and leaves one termination message for all of them.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import json
 import logging
 import math
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from finetune_trainer import collectives, outcome
-from finetune_trainer.config import RUN_JSON, WORKSPACE, RunConfig, load_run_config
 from finetune_trainer.container import available_cpus, oom_kills
-from finetune_trainer.errors import ConfigInvalid
-from finetune_trainer.explanation import explain
-from finetune_trainer.failures import BY_EXIT_CODE, BY_NAME
+from finetune_trainer.failures import BY_NAME
 from finetune_trainer.hang import (
     Silence,
     guilty,
@@ -39,10 +31,11 @@ from finetune_trainer.hang import (
     process_state,
 )
 from finetune_trainer.heartbeat import read_all
-from finetune_trainer.last_lines import last_lines
 from finetune_trainer.logs import RankLog, configure
+from finetune_trainer.pod import Pod
 from finetune_trainer.rank_process import COLLECTIVE, HOST_OOM, PREEMPTED, RankProcess
-from finetune_trainer.signatures.signature import UNFORESEEN
+from finetune_trainer.verdict import exit_code, verdict
+from finetune_trainer.wakeups import become_reaper, signals
 
 TERM_SECONDS = 1.0
 """What the ranks that remain get between SIGTERM and SIGKILL once one of them has died."""
@@ -55,41 +48,8 @@ STACKS_SECONDS = 1.0
 """What a rank gets to write its stacks; the signal interrupts whatever it waits in."""
 
 HANG = BY_NAME["Hang"].exit_code
-_PR_SET_CHILD_SUBREAPER = 36
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Pod:
-    """Where this pod stands and where its files are."""
-
-    config: RunConfig
-    attempt: int
-    index: int
-    workspace: Path
-    termination_log: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.workspace / "attempts" / str(self.attempt)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> Pod:
-        """Raises ``ConfigError`` or ``ConfigInvalid`` where run.json or a variable is wrong."""
-        run_json = Path(env.get("FINETUNE_RUN_JSON", RUN_JSON))
-        numbers = {}
-        for name in ("FINETUNE_ATTEMPT", "JOB_COMPLETION_INDEX"):
-            if not env.get(name, "").isdigit():
-                raise ConfigInvalid(f"the environment variable {name} is missing or not a number")
-            numbers[name] = int(env[name])
-        return cls(
-            config=load_run_config(run_json),
-            attempt=numbers["FINETUNE_ATTEMPT"],
-            index=numbers["JOB_COMPLETION_INDEX"],
-            workspace=Path(env.get("FINETUNE_WORKSPACE", WORKSPACE)),
-            termination_log=Path(env.get("FINETUNE_TERMINATION_LOG", outcome.TERMINATION_LOG)),
-        )
 
 
 @dataclass
@@ -125,62 +85,9 @@ class Launcher:
                 self._listen()
             for rank in self.ranks:
                 rank.log.drain(timeout=1.0)
-            result = self.verdict()
-        outcome.report(result, self._result_path(result), self.pod.termination_log)
+            result = verdict(self.pod, self.ranks, self.order_of_death)
+        outcome.report(result, self.pod.result_path, self.pod.termination_log)
         return exit_code(result)
-
-    def verdict(self) -> dict[str, Any]:
-        """One outcome for the pod: that of the first rank which failed by itself."""
-        failed = [rank for rank in self.order_of_death if rank.exit_code]
-        if not failed:
-            return self._of_success()
-        by_itself = [rank for rank in failed if not rank.followed]
-        return self._of_failure((by_itself or failed)[0])
-
-    def _of_success(self) -> dict[str, Any]:
-        for rank in self.ranks:
-            if rank.rank == 0 and (record := rank.record()):
-                return record
-        return outcome.succeeded("train", self.pod.attempt)
-
-    def _of_failure(self, rank: RankProcess) -> dict[str, Any]:
-        code = rank.exit_code or 0
-        recent = rank.log.recent
-        result = (None if rank.seen else rank.record()) or {
-            "stage": "train",
-            "attempt": self.pod.attempt,
-            "outcome": "preempted" if code == PREEMPTED else "failed",
-        }
-        failure = result.setdefault("failure", rank.seen or silent_death(code, recent))
-        failure.update(rank=rank.rank, localRank=rank.local_rank, exitCode=code)
-        if "signature" not in failure and failure.get("class") != UNFORESEEN:
-            # The error of an unforeseen failure was asked already; the log may hold older ones.
-            explain(failure, recent)
-        others = [other.log.recent for other in self.ranks if other is not rank]
-        if lines := last_lines(recent, others):
-            failure["lines"] = lines
-        for known in ("account", "resumedFrom"):
-            self._ask_others(result, known)
-        if "step" not in failure and (step := self._last_step(rank.rank)) is not None:
-            failure["step"] = step
-        return result
-
-    def _ask_others(self, result: dict[str, Any], name: str) -> None:
-        """A rank that said nothing may have left others that knew the same."""
-        told = (record for rank in self.ranks if (record := rank.record()) and name in record)
-        if name not in result and (record := next(told, None)) is not None:
-            result[name] = record[name]
-
-    def _last_step(self, rank: int) -> int | None:
-        try:
-            beat = json.loads((self.pod.folder / "heartbeats" / f"rank-{rank}.json").read_text())
-            return int(beat["step"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def _result_path(self, result: dict[str, Any]) -> Path | None:
-        """result.json belongs to the pod of rank 0: the others would overwrite its numbers."""
-        return self.pod.folder / "result.json" if self.pod.index == 0 else None
 
     def _start(self, records: Path) -> None:
         workers = self.pod.config.workers
@@ -324,73 +231,6 @@ class Launcher:
         if now >= self.kill_at:
             self._send_all(signal.SIGKILL)
             self.kill_at = math.inf
-
-
-def silent_death(code: int, recent: Sequence[str]) -> dict[str, Any]:
-    """The failure of a rank that left no record: ``code`` is its exit code, ``recent`` its log."""
-    if code > 128:
-        name = _signal_name(code - 128)
-        message = f"the rank was ended by {name} and said nothing"
-        failure = {"class": "Internal", "exitCode": code, "message": message}
-    elif code == PREEMPTED:
-        message = "asked to stop before training began"
-        failure = {"class": "Preempted", "exitCode": code, "message": message}
-    else:
-        kind = BY_EXIT_CODE.get(code, BY_NAME["Internal"])
-        message = f"the rank ended with code {code} and said nothing"
-        failure = {"class": kind.name, "exitCode": code, "message": message}
-    explain(failure, [*recent, message])  # together: the log may know why the signal came
-    return {**failure, "at": round(time.time(), 3)}
-
-
-def exit_code(result: Mapping[str, Any]) -> int:
-    return 0 if result["outcome"] == "succeeded" else int(result["failure"]["exitCode"])
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def become_reaper() -> None:
-    """Adopt orphans of the ranks. PID 1 does so anyway; this covers an init in front of us."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-@dataclass
-class Wakeups:
-    """Signals as bytes on a socket: nothing is missed between two looks, no work in handlers."""
-
-    socket: socket.socket
-
-    def take(self) -> set[int]:
-        received: set[int] = set()
-        with contextlib.suppress(BlockingIOError):
-            while chunk := self.socket.recv(256):
-                received.update(chunk)
-        return received
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[Wakeups]:
-    reader, writer = socket.socketpair()
-    reader.setblocking(False)
-    writer.setblocking(False)
-    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-    previous = {number: signal.signal(number, lambda *_: None) for number in watched}
-    # Blocked since the start of main: what came meanwhile is delivered now.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    try:
-        yield Wakeups(reader)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(previous_fd)
-        reader.close()
-        writer.close()
 
 
 def main(env: Mapping[str, str] = os.environ) -> int:

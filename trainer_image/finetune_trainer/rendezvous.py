@@ -21,13 +21,12 @@ class Place:
     rank: int
     local_rank: int
     world_size: int
-    local_world_size: int
     master_addr: str
     master_port: int
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Place:
-        """Read RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+        """Read RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
         Raises ``ConfigInvalid`` with the missing or wrong variable; without this check DeepSpeed
         would go looking for MPI.
@@ -36,7 +35,6 @@ class Place:
             rank=_number(env, "RANK"),
             local_rank=_number(env, "LOCAL_RANK"),
             world_size=_number(env, "WORLD_SIZE"),
-            local_world_size=_number(env, "LOCAL_WORLD_SIZE"),
             master_addr=_text(env, "MASTER_ADDR"),
             master_port=_number(env, "MASTER_PORT"),
         )

@@ -166,15 +166,8 @@ class Reporter:
         }
         for name, value in gauges.items():
             self._metrics[name].set(math.nan if value is None else value)
-        self._metrics["tokens"].labels("input").inc(window.tokens)
-        self._metrics["tokens"].labels("supervised").inc(window.supervised)
-        self._metrics["samples"].inc(len(window.rows))
-        self._metrics["steps"].inc()
-        if self._started_at is not None:
-            waited = time.time() - self._started_at
-            self._started_at = None
-            self._metrics["start_seconds"].set(waited)
-            log.info("first step done %.1f s after the container started", waited)
+        self._count(window)
+        self._note_the_first_step()
         self._progress.update(
             phase="train",
             step=state.step,
@@ -184,16 +177,7 @@ class Reporter:
             metrics=numbers,
             account=self.account.content(),
         )
-        if time.monotonic() - self._logged_at >= LOG_SECONDS or state.step == self._steps:
-            self._logged_at = time.monotonic()
-            log.info(
-                "step %d of %d: loss %.4f, %.0f tokens/s, %.0f s left",
-                state.step,
-                self._steps,
-                numbers["loss"],
-                speed,
-                eta,
-            )
+        self._log_now_and_then(state.step, numbers["loss"], speed, eta)
         self._line(
             {
                 "step": state.step,
@@ -205,6 +189,29 @@ class Reporter:
                 "tokens": window.tokens,
                 "supervisedTokens": window.supervised,
             }
+        )
+
+    def _count(self, window: Any) -> None:
+        self._metrics["tokens"].labels("input").inc(window.tokens)
+        self._metrics["tokens"].labels("supervised").inc(window.supervised)
+        self._metrics["samples"].inc(len(window.rows))
+        self._metrics["steps"].inc()
+
+    def _note_the_first_step(self) -> None:
+        if self._started_at is None:
+            return
+        waited = time.time() - self._started_at
+        self._started_at = None
+        self._metrics["start_seconds"].set(waited)
+        log.info("first step done %.1f s after the container started", waited)
+
+    def _log_now_and_then(self, step: int, loss: float | None, speed: float, eta: float) -> None:
+        if time.monotonic() - self._logged_at < LOG_SECONDS and step != self._steps:
+            return
+        self._logged_at = time.monotonic()
+        log.info(
+            "step %d of %d: loss %.4f, %.0f tokens/s, %.0f s left",
+            *(step, self._steps, loss, speed, eta),
         )
 
     def evaluated(

@@ -9,6 +9,7 @@ what it does not know, so a new kind of annotation cannot slip through half-tran
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -297,21 +298,27 @@ def generated_files(root: Path) -> dict[Path, str]:
     }
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Write the generated files; with ``--check``, report those that differ (exit code 1)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m finetune_operator.api.crd",
+        description="Write every file that is generated from the API's models.",
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; list what differs")
+    check = parser.parse_args(arguments).check
     root = Path(__file__).resolve().parents[3]
-    stale = [
-        path
+    stale = {
+        path: text
         for path, text in generated_files(root).items()
         if not path.is_file() or path.read_text(encoding="utf-8") != text
-    ]
-    for path in stale:
+    }
+    for path, text in stale.items():
         sys.stdout.write(f"{path.relative_to(root)}\n")
-        if "--check" not in arguments:
+        if not check:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(generated_files(root)[path], encoding="utf-8")
-    return 1 if stale and "--check" in arguments else 0
+            path.write_text(text, encoding="utf-8")
+    return 1 if stale and check else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

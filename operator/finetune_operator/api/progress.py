@@ -68,12 +68,13 @@ class Progress(StatusModel):
 
 
 class LatestCheckpoint(StatusModel):
-    """The newest checkpoint."""
+    """The newest checkpoint that an attempt could go on from."""
 
     step: Counter | None = None
     """Optimizer step after which it was saved."""
     verified: bool | None = None
-    """True once it is durable and listed with sizes and hashes, which are compared on loading."""
+    """Always true: only a checkpoint that is durable and listed with sizes and hashes is named.
+    They are compared on loading; where one differs, an older checkpoint takes this place."""
     bytes: Counter | None = None
     """Size on the volume."""
 

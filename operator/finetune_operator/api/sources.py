@@ -142,7 +142,7 @@ class Model(SpecModel):
         ),
         Rule(
             cel="!has(self.file) || !self.uri.startsWith('job://')",
-            message="file does not go with job://: another job's output is a whole folder",
+            message="file does not go with job://, where the whole folder is taken: remove file",
             field_path=".file",
             check=lambda model: model.file is None or not model.uri.startswith("job://"),
         ),

@@ -40,7 +40,7 @@ class Storage(SpecModel):
         ),
         Rule(
             cel="!has(self.className) || has(self.size)",
-            message="className goes with size: an existing claim has its class already",
+            message="className goes with size: remove it, an existing claim has its class already",
             field_path=".className",
             check=lambda storage: storage.class_name is None or storage.size is not None,
         ),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Annotated, Literal
 
 from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .artifact import Artifact, DestinationStatus, SmokeTest
@@ -36,7 +34,7 @@ from .progress import BestCheckpoint, Checkpoints, LatestCheckpoint, Progress
 from .recovery import Backoff, LossSpike, OnLossSpike, OnNonFinite, OnOutOfMemory, Recovery
 from .resolved import Adaptation, MemoryStatus, PassedOver, PlannedFit, Resize, Resolved
 from .restarts import Failure, LostNode, PastFailure, Restarts, ResumedFrom
-from .schema import ApiModel, Matches, StatusModel, Timestamp, decimal_string
+from .schema import ApiModel, Matches, StatusModel, decimal_string
 from .scores import DatasetBaseline, DatasetScores, Metrics, Scores
 from .scoring import Scorer, ScorerBound, ScorerStatus
 from .sources import (
@@ -115,17 +113,9 @@ JobName = Annotated[
 
 
 class ObjectMeta(StatusModel):
-    """The part of metadata that the operator reads."""
+    """The part of metadata that the CRD narrows."""
 
     name: JobName
-    namespace: str = "default"
-    uid: str = ""
-    generation: int = 1
-    resource_version: str | None = None
-    creation_timestamp: Timestamp | None = None
-    deletion_timestamp: Timestamp | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
 
 
 class FineTuneJob(ApiModel):
@@ -139,11 +129,6 @@ class FineTuneJob(ApiModel):
     ttlSecondsAfterFinished, and workers.count while suspended."""
     status: FineTuneJobStatus = FineTuneJobStatus()
     """What is known. Written by the operator alone."""
-
-    @classmethod
-    def from_wire(cls, body: dict[str, Any]) -> FineTuneJob:
-        """An object as the API server returns it. Raises ``pydantic.ValidationError``."""
-        return cls.model_validate(body)
 
 
 __all__ = [

@@ -87,7 +87,7 @@ class Toleration(SpecModel):
         Rule(
             cel="has(self.operator) && self.operator == 'Exists'"
             " ? !has(self.value) : has(self.key)",
-            message="operator Exists takes no value; Equal needs a key",
+            message="operator Exists takes no value, Equal needs a key: remove value or add key",
             check=lambda toleration: (
                 toleration.value is None
                 if toleration.operator is TolerationOperator.EXISTS
@@ -96,7 +96,7 @@ class Toleration(SpecModel):
         ),
         Rule(
             cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-            message="tolerationSeconds goes with effect NoExecute: the other effects do not evict",
+            message="tolerationSeconds goes with effect NoExecute: set it, the others do not evict",
             field_path=".tolerationSeconds",
             check=lambda toleration: (
                 toleration.toleration_seconds is None or toleration.effect is TaintEffect.NO_EXECUTE
@@ -187,7 +187,7 @@ class Workers(SpecModel):
         ),
         Rule(
             cel="!has(self.memoryPerGpu) || self.gpusPerWorker > 0",
-            message="memoryPerGpu goes with gpusPerWorker; on CPU the pod's memory limit counts",
+            message="memoryPerGpu goes with gpusPerWorker: remove it, on CPU the limit counts",
             field_path=".memoryPerGpu",
             check=lambda workers: workers.memory_per_gpu is None or workers.gpus_per_worker > 0,
         ),

@@ -17,6 +17,7 @@ LOCKS = [
     ROOT / "trainer_image/requirements.lock",
     ROOT / "local_cluster/requirements.lock",
     ROOT / "local_cluster/bootstrap.lock",
+    ROOT / "local_cluster/toolchain.lock",
     ROOT / "tests/requirements.lock",
     ROOT / "examples/quickstart/requirements.lock",
 ]

@@ -12,7 +12,7 @@ from local_cluster.cgroups import hierarchies
 from local_cluster.layout import Cache, ClusterPaths
 from local_cluster.mounts import mounts_below
 from local_cluster.registry import repository_and_tag
-from local_cluster.toolchain import parse_version, required_version
+from local_cluster.toolchain import LOCK, parse_version, required_version
 
 VERSION_1 = """\
 25 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
@@ -92,6 +92,10 @@ def test_the_newest_module_decides_which_go_is_needed(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "go.mod").write_text(f"module {name}\n\ngo {version}\n")
     assert required_version(tmp_path) == (1, 26, 10)
+
+
+def test_the_go_that_is_installed_can_build_our_modules() -> None:
+    assert parse_version(LOCK.read_text()) >= required_version()
 
 
 def test_programs_report_the_version_that_is_pinned() -> None:

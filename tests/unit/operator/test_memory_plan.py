@@ -310,7 +310,7 @@ def _saved_bytes(
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     model.train()
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if lora:
         model = get_peft_model(model, lora_config(lora))
     if fast:
@@ -369,7 +369,6 @@ def test_no_part_is_negative_and_more_work_never_needs_less(
 ) -> None:
     now = predict(shape, setup, fit)
     assert min(vars(now).values()) >= 0
-    assert now.certain <= now.total
     larger = predict(shape, setup, replace(fit, micro=fit.micro + 1))
     longer = predict(shape, replace(setup, row_tokens=setup.row_tokens + 1), fit)
     assert now.total <= larger.total

@@ -17,7 +17,7 @@ JOB: dict[str, Any] = {
     "spec": {"storage": {"claimRef": {"name": "facts-workspace"}}},
     "status": {"attempt": 2},
 }
-QUESTIONS = [Question("f", prompt, "k", "r") for prompt in ("Which port?", "Which name?")]
+QUESTIONS = [Question(prompt, "k", "r") for prompt in ("Which port?", "Which name?")]
 
 
 def log(*rows: Any) -> str:

@@ -30,7 +30,7 @@ def test_a_key_is_found_as_a_whole_word_whatever_the_case(key: str, text: str, f
 
 
 def question(key: str) -> Question:
-    return Question(fact="f", prompt="?", key=key, reference=key)
+    return Question(prompt="?", key=key, reference=key)
 
 
 def test_accuracy_is_the_share_of_right_answers_in_per_cent() -> None:

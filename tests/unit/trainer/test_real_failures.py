@@ -351,7 +351,7 @@ def test_a_native_death_is_recognised(signature: str, program: str, tmp_path: Pa
         text=True,
         check=False,
     )
-    from finetune_trainer.launcher import silent_death
+    from finetune_trainer.verdict import silent_death
 
     record = silent_death(128 - done.returncode, done.stderr.splitlines())
     assert record.get("signature") == signature, done.stderr

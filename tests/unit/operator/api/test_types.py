@@ -27,7 +27,7 @@ def test_all_faults_of_a_spec_are_told_at_once() -> None:
         sample("minimal"), {"spec.workers.count": 0, "spec.training.learningRate": "high"}
     )
     with pytest.raises(ValidationError) as told:
-        FineTuneJob.from_wire(wrong)
+        FineTuneJob.model_validate(wrong)
 
     assert {".".join(map(str, fault["loc"])) for fault in told.value.errors()} == {
         "spec.workers.count",

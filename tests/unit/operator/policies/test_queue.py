@@ -30,8 +30,9 @@ from finetune_operator.api.types import (
 from finetune_operator.objects.export_job import build_export_job
 from finetune_operator.objects.prepare_job import build_prepare_job
 from finetune_operator.objects.train_job import build_train_job
-from finetune_operator.observed import Admission, read_admission
+from finetune_operator.observed import Admission
 from finetune_operator.policies.facts import Facts, Verb
+from finetune_operator.reading import read_admission
 from finetune_operator.status import decide
 
 T = StageName.TRAIN

@@ -6,8 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from finetune_trainer.launcher import Launcher, Pod
+from finetune_trainer.launcher import Launcher
 from finetune_trainer.logs import configure
+from finetune_trainer.pod import Pod
 
 if __name__ == "__main__":
     configure()

@@ -94,7 +94,7 @@ def _main(
     from finetune_trainer.rendezvous import Place
 
     tempfile.tempdir = str(folder)  # what ranks make on the way goes with the gang
-    place = Place(rank, rank, world_size, world_size, "localhost", port)
+    place = Place(rank, rank, world_size, "localhost", port)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     try:
         result = work(place, *args)

@@ -14,14 +14,13 @@ ENV = {
     "RANK": "3",
     "LOCAL_RANK": "1",
     "WORLD_SIZE": "4",
-    "LOCAL_WORLD_SIZE": "2",
     "MASTER_ADDR": "tiny-a0-0.tiny",
     "MASTER_PORT": "29500",
 }
 
 
 def test_a_place_is_read_from_the_environment() -> None:
-    assert Place.from_env(ENV) == Place(3, 1, 4, 2, "tiny-a0-0.tiny", 29500)
+    assert Place.from_env(ENV) == Place(3, 1, 4, "tiny-a0-0.tiny", 29500)
 
 
 @pytest.mark.parametrize("name", ENV)

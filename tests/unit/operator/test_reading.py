@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_operator.engine.store import Key
-from finetune_operator.observed import read_child_job, read_child_pod, read_job
+from finetune_operator.reading import read_child_job, read_child_pod, read_job
 
 META: dict[str, Any] = {
     "namespace": "team-a",
