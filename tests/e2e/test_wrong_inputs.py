@@ -268,8 +268,8 @@ def test_what_cannot_heal_ends_the_job_before_any_gang(
         assert (told[condition]["status"], told[condition]["reason"]) == ("True", wrong.reason)
         assert wrong.message in told[condition]["message"]
     assert (told["Reconciling"]["status"], told["Succeeded"]["status"]) == ("False", "False")
-    looked_at = "False" if wrong.prepares else "Unknown"
-    assert (told["DatasetValid"]["status"], told["GangReady"]["status"]) == (looked_at, "False")
+    judged = "False" if wrong.reason in ("BadData", "ModelLoad") else "Unknown"
+    assert (told["DatasetValid"]["status"], told["GangReady"]["status"]) == (judged, "False")
     assert status["failure"]["message"].startswith(wrong.message)
     assert "attempt" not in status and "pendingReason" not in status
     labels = f"finetune.dev/job={name}"
