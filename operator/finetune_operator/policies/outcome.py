@@ -77,7 +77,7 @@ def _trains_after_all(facts: Facts, why: str) -> Verdict:
 
 def _held(facts: Facts, words: LastWords | None) -> Verdict | None:
     """Nothing is published yet. Without export's words nobody knows what to rate: once more."""
-    if facts.live_pods:
+    if facts.live_jobs or facts.live_pods:
         return gone_soon(facts, Reason.DRAINING, "waiting for pods to go")
     if facts.status.next_attempt_time is not None:
         return None
@@ -86,7 +86,7 @@ def _held(facts: Facts, words: LastWords | None) -> Verdict | None:
 
 
 def _succeeded(facts: Facts, words: LastWords | None) -> Verdict | None:
-    if facts.live_pods:
+    if facts.live_jobs or facts.live_pods:  # an earlier stage's too, whoever brought it back
         return gone_soon(facts, Reason.DRAINING, "published; waiting for pods to go")
     plan = facts.known_plan
     changes: dict[str, Any] = {
