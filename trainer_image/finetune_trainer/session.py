@@ -192,7 +192,7 @@ def adapt(model: Any, config: RunConfig) -> Any:
 
 def _with_adapters(model: Any, config: RunConfig) -> Any:
     if config.training.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     lora = config.method.lora
     if lora is None:
         return model

@@ -29,7 +29,7 @@ model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=16, **sizes))
 with tempfile.TemporaryDirectory() as folder:
     model.save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
-model.gradient_checkpointing_enable()
+model.activation_checkpointing_enable()
 model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear"))
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
 engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config={
