@@ -29,7 +29,7 @@ from .facts import (
     record_job,
 )
 from .fit import fit_condition
-from .history import left_out, tell_skipped, tell_start
+from .history import left_out, suspect_nodes, tell_skipped, tell_start
 from .numbers import progress_changes
 from .out_of_reach import silent_pods, tell_silent
 from .pending import explain
@@ -268,7 +268,8 @@ def creations(facts: Facts) -> tuple[Action, ...]:
         case StageName.TRAIN:
             wanted = [_ensure(config_map), _ensure(build_headless_service(plan), first)]
             lost = tuple(node.name for node in facts.status.lost_nodes or ())
-            job = build_train_job(plan, attempt, avoid=lost)
+            suspect = suspect_nodes(facts.status)
+            job = build_train_job(plan, attempt, avoid=lost, suspect=suspect)
         case StageName.SCORE:
             wanted = []
             job = build_score_job(plan, attempt, facts.status.attempt or 0)

@@ -10,6 +10,8 @@ from ..reports import ResumedReport
 from .facts import Facts
 
 MAX_PAST_FAILURES = 10
+OF_A_NODE = ("HardwareFault", "Hang")
+"""Failure classes that the same node may bring about again."""
 _PAID: dict[Budget, Literal["Program", "Infrastructure"] | None] = {
     Budget.PROGRAM: "Program",
     Budget.INFRASTRUCTURE: "Infrastructure",
@@ -49,6 +51,12 @@ def tell_start(status: FineTuneJobStatus) -> str:
     count = sum(n or 0 for n in kinds)
     times, steps = _counted(count, "restart"), _counted(restarts.steps_redone or 0, "step")
     return f"{where}; {times} so far, {steps} trained again"
+
+
+def suspect_nodes(status: FineTuneJobStatus) -> tuple[str, ...]:
+    """Nodes on which training failed in a way that may be theirs, as far as it is remembered."""
+    ends = (past for past in status.past_failures or () if past.stage is StageName.TRAIN)
+    return tuple(dict.fromkeys(e.node for e in ends if e.node and e.failure_class in OF_A_NODE))
 
 
 def left_out(status: FineTuneJobStatus) -> bool:
