@@ -37,6 +37,8 @@ class Parent:
     digest: str
     """SHA-256 of its manifest."""
     path: Path
+    damaged: tuple[str, ...] = ()
+    """Newer ones that are not whole, and what is wrong with each."""
 
     def content(self) -> dict[str, Any]:
         return {"attempt": self.attempt, "step": self.step, "manifest": self.digest}
@@ -130,7 +132,7 @@ def newest_verified(
             log.warning("skipping checkpoint step %d of attempt %d: %s", step, ancestor, error)
             faults.append(f"step {step} of attempt {ancestor}: {error}")
             continue
-        return Parent(ancestor, step, digest, path)
+        return Parent(ancestor, step, digest, path, tuple(faults))
     if faults:
         raise NoValidCheckpoint(
             f"no checkpoint passes verification: {'; '.join(faults)}",

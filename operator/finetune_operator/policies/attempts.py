@@ -207,6 +207,8 @@ def running(facts: Facts) -> Verdict:
         status = facts.status.model_copy(update=changes)
         message += _why_resized(facts)
         message += tell_start(status) + tell_skipped(status) + tell_silent(facts)
+        if status.resumed_from and status.resumed_from.damaged:
+            reason = Reason.CHECKPOINT_DAMAGED
         if left_out(status):
             reason = Reason.STEPS_SKIPPED
         fit = fit_condition(facts, facts.progress)

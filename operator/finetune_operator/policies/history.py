@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..api.failures import Budget
+from ..api.redaction import redact
 from ..api.types import Failure, FineTuneJobStatus, PastFailure, Restarts, ResumedFrom, StageName
 from ..reports import ResumedReport
 from .facts import Facts
@@ -25,7 +26,8 @@ def resumption_changes(facts: Facts, report: ResumedReport | None) -> dict[str, 
     training = facts.stage.name is StageName.TRAIN
     if not training or not attempt or report is None or status.resumed_from is not None:
         return {}
-    began = ResumedFrom(attempt=report.attempt, step=report.step)
+    damaged = tuple(redact(fault)[:1024] for fault in report.damaged) or None
+    began = ResumedFrom(attempt=report.attempt, step=report.step, damaged=damaged)
     changes: dict[str, Any] = {"resumed_from": began}
     known = status.past_failures or ()
     priced = tuple(_priced(past, attempt, report.step) for past in known)
@@ -45,6 +47,8 @@ def tell_start(status: FineTuneJobStatus) -> str:
     if began is None:
         return ""
     where = f"; attempt {status.attempt} went on from step {began.step}"
+    if began.damaged:
+        where += f", because newer checkpoints are damaged ({'; '.join(began.damaged)})"
     if restarts is None:
         return where
     kinds = (restarts.program, restarts.infrastructure, restarts.memory, restarts.roll_backs)

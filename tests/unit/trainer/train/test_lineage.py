@@ -215,7 +215,9 @@ def test_trap_20_a_torn_checkpoint_is_skipped_for_the_one_before(
             (torn / "manifest.json").unlink()
         case "no json":
             (torn / "manifest.json").write_text("{")
-    assert start(tmp_path, 1) == (0, 5)
+    parent = newest_verified(tmp_path, 1)
+    assert parent is not None and (parent.attempt, parent.step) == (0, 5)
+    assert len(parent.damaged) == 1 and parent.damaged[0].startswith("step 6 of attempt 0: ")
 
 
 def test_when_none_is_whole_the_user_decides(tmp_path: Path) -> None:
