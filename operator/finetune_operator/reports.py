@@ -119,6 +119,8 @@ class ResumedReport(_Report):
 
     attempt: Count | None = None
     step: Count
+    damaged: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=8)] = ()
+    """Newer checkpoints that are not whole."""
 
 
 class AccountReport(_Report):

@@ -19,6 +19,13 @@ from finetune_trainer.reporter import Reporter
 
 STARTS = [
     pytest.param(Parent(0, 40, "0", Path("x")), ResumedReport(attempt=0, step=40), id="resumed"),
+    pytest.param(
+        Parent(0, 40, "0", Path("x"), ("step 50 of attempt 0: rank-1.safetensors is missing",)),
+        ResumedReport(
+            attempt=0, step=40, damaged=("step 50 of attempt 0: rank-1.safetensors is missing",)
+        ),
+        id="a newer one is damaged",
+    ),
     pytest.param(None, ResumedReport(step=0), id="begun anew"),
 ]
 

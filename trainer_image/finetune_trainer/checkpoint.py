@@ -24,7 +24,7 @@ from finetune_trainer.engine import Engine
 from finetune_trainer.errors import DiskFull, NoValidCheckpoint, Preempted, StageError
 from finetune_trainer.flight import Flight
 from finetune_trainer.gang import Gang
-from finetune_trainer.lineage import Parent
+from finetune_trainer.lineage import Candidate, Parent
 from finetune_trainer.snapshot import Snapshot
 from finetune_trainer.together import together
 
@@ -216,16 +216,23 @@ class Checkpoints:
     def _newest_kept(self) -> Parent | None:
         """The newest whole checkpoint of the history, in a place where only we remove it."""
         while True:
-            parent = lineage.newest_verified(self._workspace, self._attempt, self._suspect)
-            if parent is None:
-                return None
             try:
-                return lineage.keep(self._workspace, self._attempt, parent)
+                return lineage.newest_verified(
+                    self._workspace, self._attempt, self._suspect, self._held
+                )
             except FileNotFoundError as error:
-                log.warning("the checkpoint of step %d went meanwhile: %s", parent.step, error)
-            except OSError as error:  # a file system without links to directories of others
-                log.warning("cannot keep the checkpoint of step %d: %s", parent.step, error)
-                return parent
+                log.warning("looking once more for the newest checkpoint: %s", error)
+
+    def _held(self, candidate: Candidate) -> Path:
+        """Kept before it is verified: a gang that was believed dead may save, and remove what it
+        saved before, faster than that is read."""
+        try:
+            return lineage.keep(self._workspace, self._attempt, candidate.path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # a file system without links to directories of others
+            log.warning("cannot keep the checkpoint of step %d: %s", candidate.step, error)
+            return candidate.path
 
     def _give_way(self) -> None:
         """End where a later attempt has begun: it was believed that this one is dead."""

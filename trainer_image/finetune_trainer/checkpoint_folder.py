@@ -38,10 +38,13 @@ class CheckpointFolder:
         return self._path / f"step-{step}.tmp"
 
     def prepare(self) -> None:
-        """Remove what attempts left half written, which may be as large as a checkpoint."""
+        """Remove what attempts left half written, which may be as large as a checkpoint. A later
+        attempt may be at work already: nothing of it is touched."""
         for pattern in ("checkpoints/*.tmp", "checkpoints/.trash-*", ".trash-*"):
-            for leftover in self._workspace.glob(f"attempts/*/{pattern}"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            for number in range(self._attempt + 1):
+                folder = lineage.attempt_folder(self._workspace, number)
+                for leftover in folder.glob(pattern):
+                    shutil.rmtree(leftover, ignore_errors=True)
         self._path.mkdir(parents=True, exist_ok=True)
 
     def open(self, step: int) -> None:

@@ -15,8 +15,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Parent:
     digest: str
     """SHA-256 of its manifest."""
     path: Path
+    damaged: tuple[str, ...] = ()
+    """Newer ones that are not whole, and what is wrong with each."""
 
     def content(self) -> dict[str, Any]:
         return {"attempt": self.attempt, "step": self.step, "manifest": self.digest}
@@ -95,28 +97,42 @@ def history(workspace: Path, attempt: int) -> Iterator[Candidate]:
         limit, digest = int(parent["step"]), parent["manifest"]
 
 
+def _where_it_lies(candidate: Candidate) -> Path:
+    return candidate.path
+
+
 def newest_verified(
-    workspace: Path, attempt: int, suspect: Collection[tuple[int, int]] = ()
+    workspace: Path,
+    attempt: int,
+    suspect: Collection[tuple[int, int]] = (),
+    hold: Callable[[Candidate], Path] = _where_it_lies,
 ) -> Parent | None:
     """The checkpoint that ``attempt`` has to start from; None: there never was one.
+
+    ``hold`` puts a checkpoint where nobody removes it before it is read, which takes minutes;
+    returns that place.
 
     ``suspect`` are pairs of attempt and step: what that attempt and those before it saved after so
     many steps may hold the harm that ended it, so older ones go first, and among the suspect ones
     the oldest. Raises ``NoValidCheckpoint`` when there are some and none is whole: starting again
-    from nothing is then the user's decision.
+    from nothing is then the user's decision. Raises ``FileNotFoundError`` where a checkpoint went
+    while it was looked at: its owner, believed dead, has saved a newer one.
     """
     faults: list[str] = []
     for candidate in _by_trust(history(workspace, attempt), suspect):
         step, ancestor = candidate.step, candidate.attempt
         try:
-            digest = manifest.verify(candidate.path)
+            path = hold(candidate)
+            digest = manifest.verify(path)
             if candidate.digest not in (None, digest):
                 raise CorruptCheckpointError("it is not the one that a later attempt went on from")
-        except CorruptCheckpointError as error:
+        except (CorruptCheckpointError, FileNotFoundError) as error:
+            if not os.path.lexists(candidate.path):
+                raise FileNotFoundError(f"step {step} of attempt {ancestor} went") from error
             log.warning("skipping checkpoint step %d of attempt %d: %s", step, ancestor, error)
             faults.append(f"step {step} of attempt {ancestor}: {error}")
             continue
-        return Parent(ancestor, step, digest, candidate.path)
+        return Parent(ancestor, step, digest, path, tuple(faults))
     if faults:
         raise NoValidCheckpoint(
             f"no checkpoint passes verification: {'; '.join(faults)}",
@@ -143,21 +159,23 @@ def parent_folder(workspace: Path, attempt: int) -> Path:
     return attempt_folder(workspace, attempt) / "parent"
 
 
-def keep(workspace: Path, attempt: int, parent: Parent) -> Parent:
-    """Link the files of the parent into the folder of ``attempt``: they take no space, and stay.
+def keep(workspace: Path, attempt: int, checkpoint: Path) -> Path:
+    """Link the files of the checkpoint that may become the parent into the folder of ``attempt``:
+    they take no space, and stay. Returns where they lie now.
 
-    Raises ``FileNotFoundError`` where its owner has removed it meanwhile.
+    Raises ``FileNotFoundError`` where a file is not there, ``CorruptCheckpointError`` without a
+    manifest: its owner may have removed it meanwhile.
     """
     folder = parent_folder(workspace, attempt)
     shutil.rmtree(folder, ignore_errors=True)  # of a run that ended before it claimed its parent
     temporary = folder.with_name(f".parent.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name in (*manifest.read(parent.path)["files"], manifest.NAME):
-        os.link(parent.path / name, temporary / name)
+    for name in (*manifest.read(checkpoint)["files"], manifest.NAME):
+        os.link(checkpoint / name, temporary / name)
     sync(temporary)
     temporary.rename(folder)
-    return replace(parent, path=folder)
+    return folder
 
 
 def successor(workspace: Path, attempt: int) -> int | None:

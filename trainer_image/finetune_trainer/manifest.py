@@ -43,6 +43,9 @@ def read(folder: Path) -> dict[str, Any]:
         raise CorruptCheckpointError(f"{NAME} cannot be read: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
         raise CorruptCheckpointError(f"{NAME} lists no files")
+    for name in content["files"]:
+        if Path(name).name != name:
+            raise CorruptCheckpointError(f"{NAME} names {name!r}, which is no file of its folder")
     return content
 
 

@@ -21,6 +21,8 @@ from finetune_trainer.progress import Progress, finite
 
 LOG_SECONDS = 10.0
 """At most one line about a step in this time."""
+DAMAGED_TOLD, DAMAGE_TOLD = 3, 200
+"""Damaged checkpoints that are told of, and characters about each: last words are short."""
 DATASET = "eval"
 """Label of the held-out rows; a source of theirs has ``eval/<name>``."""
 GENERAL = "general"
@@ -81,7 +83,11 @@ class Reporter:
         ``done_before``: steps that earlier attempts have done; the last of them are done again.
         """
         self.account.farthest = done_before
-        start = {"attempt": parent.attempt, "step": parent.step} if parent else {"step": 0}
+        start: dict[str, Any] = {"step": 0}
+        if parent:
+            damaged = [fault[:DAMAGE_TOLD] for fault in parent.damaged[:DAMAGED_TOLD]]
+            start = {"attempt": parent.attempt, "step": parent.step}
+            start |= {"damaged": damaged} if damaged else {}
         self._progress.update(resumedFrom=start, step=start["step"])
 
     def self_tested(self, result: dict[str, Any], seconds: float) -> None:

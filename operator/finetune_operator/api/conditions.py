@@ -70,6 +70,8 @@ class Reason(StrEnum):
     TRAINING = "Training"
     STEPS_SKIPPED = "StepsSkipped"
     """Training goes on, and left steps out for their numbers."""
+    CHECKPOINT_DAMAGED = "CheckpointDamaged"
+    """Training goes on from an older checkpoint: newer ones are torn, or not what was written."""
     OVERFITTING = "Overfitting"
     """The held-out loss rises, or has left that on training rows far behind."""
     NO_IMPROVEMENT = "NoImprovement"

@@ -85,8 +85,9 @@ class Recovery(SpecModel):
     """Pause before a restart."""
     on_out_of_memory: OnOutOfMemory = OnOutOfMemory.ADAPT
     """Adapt: the next attempt uses less memory for the same global batch: a smaller micro-batch
-    with more accumulation, then activation checkpointing, then a higher ZeRO stage; each step
-    stands in `status.resolved.adaptations`. Fail: like any failure of the program."""
+    with more accumulation, then activation checkpointing, then a higher ZeRO stage, then offload to
+    the host's memory; each step stands in `status.resolved.adaptations`. Fail: like any failure of
+    the program."""
     on_non_finite: OnNonFinite = OnNonFinite.SKIP
     """An infinite loss or gradient, or NaN, never changes a weight. Skip: training goes on with the
     next step. RollBack: it goes on from a checkpoint before that step and passes over its rows and

@@ -105,6 +105,8 @@ class ResumedFrom(StatusModel):
     """Attempt that saved the checkpoint. Absent: there was none, so it began anew."""
     step: Counter | None = None
     """Optimizer step of that checkpoint; 0 without one."""
+    damaged: Annotated[tuple[Message, ...], Field(max_length=8)] | None = None
+    """Newer checkpoints that were passed over, and what is wrong with each."""
 
 
 class LostNode(StatusModel):

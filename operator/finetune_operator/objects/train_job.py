@@ -15,8 +15,11 @@ from .pod import container_resources, field_ref, placement, pod_template
 GPU = "nvidia.com/gpu"
 
 
-def build_train_job(plan: TrainingPlan, attempt: int, avoid: Sequence[str] = ()) -> dict[str, Any]:
-    """The Job ``<name>-a<attempt>``. ``avoid``: names of nodes that it must not be placed on."""
+def build_train_job(
+    plan: TrainingPlan, attempt: int, avoid: Sequence[str] = (), suspect: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The Job ``<name>-a<attempt>``. ``avoid``: names of nodes that it must not be placed on;
+    ``suspect``: on which only where there is no room elsewhere."""
     workers = plan.spec.workers
     resources = container_resources(workers.resources)
     if workers.gpus_per_worker:
@@ -26,7 +29,7 @@ def build_train_job(plan: TrainingPlan, attempt: int, avoid: Sequence[str] = ())
         # Gives each pod the address <pod>.<service>; rank 0's is MASTER_ADDR.
         "subdomain": plan.service_name,
         "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
-        "affinity": _away_from(avoid, _affinity(plan, attempt)),
+        "affinity": _rather_not_on(suspect, _away_from(avoid, _affinity(plan, attempt))),
     }
     pod |= placement(workers)
     if workers.scheduler_name:
@@ -115,10 +118,22 @@ def _away_from(nodes: Sequence[str], affinity: dict[str, Any]) -> dict[str, Any]
             "requiredDuringSchedulingIgnoredDuringExecution", {"nodeSelectorTerms": [{}]}
         )
         for term in required["nodeSelectorTerms"]:
-            term["matchFields"] = [
-                {"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes
-            ]
+            term["matchFields"] = _none_of(nodes)
     return affinity
+
+
+def _rather_not_on(nodes: Sequence[str], affinity: dict[str, Any]) -> dict[str, Any]:
+    """A node may have failed by chance, and be the only one with room: no more than a wish."""
+    if nodes:
+        terms = affinity.setdefault("nodeAffinity", {}).setdefault(
+            "preferredDuringSchedulingIgnoredDuringExecution", []
+        )
+        terms.append({"weight": 100, "preference": {"matchFields": _none_of(nodes)}})
+    return affinity
+
+
+def _none_of(nodes: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
 
 
 def _wire_affinity(plan: TrainingPlan) -> dict[str, Any]:

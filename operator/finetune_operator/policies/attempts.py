@@ -29,7 +29,7 @@ from .facts import (
     record_job,
 )
 from .fit import fit_condition
-from .history import left_out, tell_skipped, tell_start
+from .history import left_out, suspect_nodes, tell_skipped, tell_start
 from .numbers import progress_changes
 from .out_of_reach import silent_pods, tell_silent
 from .pending import explain
@@ -207,6 +207,8 @@ def running(facts: Facts) -> Verdict:
         status = facts.status.model_copy(update=changes)
         message += _why_resized(facts)
         message += tell_start(status) + tell_skipped(status) + tell_silent(facts)
+        if status.resumed_from and status.resumed_from.damaged:
+            reason = Reason.CHECKPOINT_DAMAGED
         if left_out(status):
             reason = Reason.STEPS_SKIPPED
         fit = fit_condition(facts, facts.progress)
@@ -268,7 +270,8 @@ def creations(facts: Facts) -> tuple[Action, ...]:
         case StageName.TRAIN:
             wanted = [_ensure(config_map), _ensure(build_headless_service(plan), first)]
             lost = tuple(node.name for node in facts.status.lost_nodes or ())
-            job = build_train_job(plan, attempt, avoid=lost)
+            suspect = suspect_nodes(facts.status)
+            job = build_train_job(plan, attempt, avoid=lost, suspect=suspect)
         case StageName.SCORE:
             wanted = []
             job = build_score_job(plan, attempt, facts.status.attempt or 0)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..api.failures import Budget
+from ..api.redaction import redact
 from ..api.types import Failure, FineTuneJobStatus, PastFailure, Restarts, ResumedFrom, StageName
 from ..reports import ResumedReport
 from .facts import Facts
 
 MAX_PAST_FAILURES = 10
+OF_A_NODE = ("HardwareFault", "Hang")
+"""Failure classes that the same node may bring about again."""
 _PAID: dict[Budget, Literal["Program", "Infrastructure"] | None] = {
     Budget.PROGRAM: "Program",
     Budget.INFRASTRUCTURE: "Infrastructure",
@@ -23,7 +26,8 @@ def resumption_changes(facts: Facts, report: ResumedReport | None) -> dict[str, 
     training = facts.stage.name is StageName.TRAIN
     if not training or not attempt or report is None or status.resumed_from is not None:
         return {}
-    began = ResumedFrom(attempt=report.attempt, step=report.step)
+    damaged = tuple(redact(fault)[:1024] for fault in report.damaged) or None
+    began = ResumedFrom(attempt=report.attempt, step=report.step, damaged=damaged)
     changes: dict[str, Any] = {"resumed_from": began}
     known = status.past_failures or ()
     priced = tuple(_priced(past, attempt, report.step) for past in known)
@@ -43,12 +47,20 @@ def tell_start(status: FineTuneJobStatus) -> str:
     if began is None:
         return ""
     where = f"; attempt {status.attempt} went on from step {began.step}"
+    if began.damaged:
+        where += f", because newer checkpoints are damaged ({'; '.join(began.damaged)})"
     if restarts is None:
         return where
     kinds = (restarts.program, restarts.infrastructure, restarts.memory, restarts.roll_backs)
     count = sum(n or 0 for n in kinds)
     times, steps = _counted(count, "restart"), _counted(restarts.steps_redone or 0, "step")
     return f"{where}; {times} so far, {steps} trained again"
+
+
+def suspect_nodes(status: FineTuneJobStatus) -> tuple[str, ...]:
+    """Nodes on which training failed in a way that may be theirs, as far as it is remembered."""
+    ends = (past for past in status.past_failures or () if past.stage is StageName.TRAIN)
+    return tuple(dict.fromkeys(e.node for e in ends if e.node and e.failure_class in OF_A_NODE))
 
 
 def left_out(status: FineTuneJobStatus) -> bool:

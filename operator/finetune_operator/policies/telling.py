@@ -13,6 +13,9 @@ from ..api.types import MAX_EVENTS, ConditionType, Reason
 from ..objects.event import build_event
 from .facts import Facts, State, Verdict
 
+GOES_ON_ALL_THE_SAME = (Reason.STEPS_SKIPPED, Reason.OVERFITTING, Reason.CHECKPOINT_DAMAGED)
+"""Reasons of jobs that train, and of which somebody should know."""
+
 
 def event_of(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
     """An Event for each change of the reason: transitions, never progress.
@@ -29,7 +32,7 @@ def event_of(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:
     warning = (
         verdict.state in (State.STUCK, State.FAILED)
         or verdict.pending_reason is not None
-        or verdict.reason in (Reason.STEPS_SKIPPED, Reason.OVERFITTING)
+        or verdict.reason in GOES_ON_ALL_THE_SAME
     )
     room = len(told) < MAX_EVENTS - (not verdict.state.terminal)
     if not room or (reason in told and not warning):

@@ -14,6 +14,8 @@ from typing import NamedTuple
 MAX_LINES = 200
 """Lines that are looked at, counted from the last: older ones had no hand in the end."""
 MAX_LINE = 1024
+SURVIVED = re.compile(r"\d{4}-\d\d-\d\d \S{8,14} (?:DEBUG|INFO|WARNING) finetune_trainer\.")
+"""What the trainer says of faults that it goes on from, such as a step that is left out."""
 UNFORESEEN = "Internal"
 """Class of a failure that says nothing about itself: any signature may refine it."""
 
@@ -45,9 +47,14 @@ def find(
 ) -> Signature | None:
     """The first signature of ``table`` that a line shows and that fits the failure's class.
 
-    Indented lines are the source code in a traceback: it names failures that did not happen.
+    Indented lines are the source code in a traceback: it names failures that did not happen. What
+    the trainer survived did happen, and is not what it died of.
     """
-    bounded = [line[:MAX_LINE] for line in lines[-MAX_LINES:] if not line.startswith("    ")]
+    bounded = [
+        line[:MAX_LINE]
+        for line in lines[-MAX_LINES:]
+        if not line.startswith("    ") and not SURVIVED.match(line)
+    ]
     for signature in table:
         if signature.fits(failure_class):
             # Compiled here and kept by re: who never fails never pays for it.

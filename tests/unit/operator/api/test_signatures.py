@@ -141,6 +141,20 @@ def test_only_the_last_lines_count() -> None:
     assert find(SIGNATURES, old[:-1]) is not None
 
 
+def test_what_the_trainer_survived_does_not_explain_how_a_rank_died() -> None:
+    skipped = "loss or gradients are not finite at step 17: loss nan, gradient norm nan"
+    moment = "2026-11-23 12:00:00,100"
+    log = [
+        f"{moment} WARNING finetune_trainer.loop: {skipped}; not applied; packed rows 3, 9",
+        f"{moment} WARNING finetune_trainer.reporter: cannot write metrics.jsonl: [Errno 28] No "
+        "space left on device",
+        "the rank ended with code 1 and said nothing",
+    ]
+    assert find(SIGNATURES, log) is None, "else it would be no failure to try again after"
+    ended = find(SIGNATURES, [f"{moment} ERROR finetune_trainer.rank: {skipped}"])
+    assert ended is not None and ended.name == "NotFinite"
+
+
 def test_a_failure_that_says_what_it_is_is_not_told_to_be_something_else() -> None:
     full = ["OSError: [Errno 28] No space left on device"]
     assert find(SIGNATURES, full, "DiskFull") is not None

@@ -199,6 +199,18 @@ def test_a_gang_is_not_placed_on_nodes_that_were_lost(terms: list[Any]) -> None:
     assert "nodeAffinity" not in str(build_train_job(make_plan(), 1))
 
 
+def test_a_gang_would_rather_not_go_where_one_failed_and_goes_there_if_it_must() -> None:
+    wish = {"weight": 7, "preference": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    affinity = {"nodeAffinity": {preferred: [wish]}}
+    plan = make_plan(make_spec(workers={"affinity": affinity}))
+    job = build_train_job(plan, 1, suspect=("n1",))
+    away = [{"key": "metadata.name", "operator": "NotIn", "values": ["n1"]}]
+    assert job["spec"]["template"]["spec"]["affinity"]["nodeAffinity"] == {
+        preferred: [wish, {"weight": 100, "preference": {"matchFields": away}}]
+    }
+
+
 def test_a_scorer_sees_the_answers_and_nothing_else() -> None:
     pod = build_score_job(FULL, 1, 2)["spec"]["template"]["spec"]
     for container in pod["containers"]:

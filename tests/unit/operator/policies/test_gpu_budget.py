@@ -226,3 +226,12 @@ def test_a_pod_that_is_gone_without_a_word_held_them_until_now() -> None:
     facts = facts_of(training(used=0, until=50))
     facts = replace(facts, observed=replace(facts.observed, pods=(make_pod(0),)))
     assert used_gpu_seconds(facts) == (20 + 50) * 4
+
+
+def test_a_pod_on_a_lost_node_uses_hours_until_it_was_given_up() -> None:
+    """Its object stays until somebody takes the node away; the next gang has other pods."""
+    facts = facts_of(training(used=0, until=50), recovery={"nodeLostAfterSeconds": 10})
+    dead = make_pod(0, silent=NOW - seconds(40), ready=False, scheduled=NOW - seconds(90))
+    fresh = make_pod(1, scheduled=None)
+    facts = replace(facts, observed=replace(facts.observed, pods=(dead, fresh)))
+    assert used_gpu_seconds(facts) == (50 - 40 + 10) * 4

@@ -242,6 +242,23 @@ def test_the_first_step_that_is_left_out_is_an_event() -> None:
     assert (event["type"], event["reason"]) == ("Warning", "StepsSkipped")
 
 
+def test_a_damaged_checkpoint_that_was_passed_over_is_an_event() -> None:
+    fault = "step 50 of attempt 0: rank-1.safetensors does not match its hash"
+    start = {"attempt": 0, "step": 40, "damaged": [fault]}
+    told = {"attempt": 1, "step": 41, "updatedAt": 1795400000, "resumedFrom": start}
+    report = read_progress(json.dumps(told).encode())
+    job, pods = make_child_job(T, 1), tuple(make_pod(n, attempt=1) for n in (0, 1))
+    facts = make_facts(status_in(T, attempt=1), jobs=(job,), pods=pods, progress=report)
+    decision = decide(facts)
+    assert decision.status["resumedFrom"] == start
+    assert decision.event is not None
+    assert (decision.event["type"], decision.event["reason"]) == ("Warning", "CheckpointDamaged")
+    assert running(facts).message == (
+        "all ranks train; attempt 1 went on from step 40, because newer checkpoints are damaged "
+        f"({fault})"
+    )
+
+
 def test_a_job_that_succeeded_says_what_was_left_out_on_the_way() -> None:
     progress = Progress(step=90, skipped={"nonfinite": 2}, last_bad_step=18)
     status = status_in(StageName.EXPORT, progress=progress)

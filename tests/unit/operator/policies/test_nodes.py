@@ -19,7 +19,13 @@ from builders import (
     status_in,
 )
 
-from finetune_operator.api.types import Condition, FineTuneJobStatus, Phase, StageName
+from finetune_operator.api.types import (
+    Condition,
+    FineTuneJobStatus,
+    PastFailure,
+    Phase,
+    StageName,
+)
 from finetune_operator.observed import ChildPod
 from finetune_operator.policies.facts import Facts
 from finetune_operator.policies.failure import digest, tell
@@ -195,3 +201,15 @@ def test_the_end_names_the_pods_that_were_given_up() -> None:
     )
     (node,) = status.lost_nodes or ()
     assert node.pods == ("demo-a0-1-abcde",)
+
+
+def test_the_next_gang_goes_elsewhere_if_it_can_after_a_fault_that_may_be_the_nodes() -> None:
+    failures = (("HardwareFault", "n1", T), ("Internal", "n2", T), ("Hang", "n3", T),
+                ("HardwareFault", "n1", T), ("Hang", "n4", StageName.PREPARE))  # fmt: skip
+    past = tuple(PastFailure(failure_class=c, node=n, stage=stage) for c, n, stage in failures)
+    actions = decide(make_facts(status_in(T, attempt=1, past_failures=past))).actions
+    (job,) = (action.manifest for action in actions if action.kind == "Job")
+    nodes = job and job["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    (wish,) = nodes["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert [field["values"] for field in wish["preference"]["matchFields"]] == [["n1"], ["n3"]]
+    assert "requiredDuringSchedulingIgnoredDuringExecution" not in nodes

@@ -85,7 +85,8 @@ def test_the_parent_of_an_attempt_goes_with_both_its_names_and_only_once_it_is_n
         published(workspace, 0, step)
     parent = lineage.newest_verified(workspace, 1)
     assert parent is not None and parent.step == 30
-    lineage.claim(workspace, 1, lineage.keep(workspace, 1, parent))
+    lineage.keep(workspace, 1, parent.path)
+    lineage.claim(workspace, 1, parent)
     folder = CheckpointFolder(workspace, 1, keep=9)
     assert [folder.give_up_oldest(5 * MIB // 2, ()) for _ in range(3)] == [10, 20, None]
     published(workspace, 1, 40)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from finetune_trainer import lineage, manifest
+from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.checkpoint_folder import CheckpointFolder
 from finetune_trainer.errors import NoValidCheckpoint
+from finetune_trainer.gang import Gang
 from finetune_trainer.lineage import newest_verified
 
 
@@ -66,8 +72,9 @@ def test_what_a_zombie_saves_after_its_successor_went_on_is_never_read(tmp_path:
 
 def begin(workspace: Path, attempt: int) -> lineage.Parent | None:
     """As the trainer does: keep the parent, then claim it."""
-    parent = newest_verified(workspace, attempt)
-    parent = parent and lineage.keep(workspace, attempt, parent)
+    parent = newest_verified(
+        workspace, attempt, hold=lambda found: lineage.keep(workspace, attempt, found.path)
+    )
     lineage.claim(workspace, attempt, parent)
     return parent
 
@@ -107,8 +114,75 @@ def test_a_parent_that_goes_while_it_is_kept_is_told(tmp_path: Path) -> None:
     assert parent is not None
     (parent.path / "rank-0.safetensors").unlink()
     with pytest.raises(FileNotFoundError):
-        lineage.keep(tmp_path, 1, parent)
+        lineage.keep(tmp_path, 1, parent.path)
     assert not lineage.parent_folder(tmp_path, 1).exists()
+
+
+def checkpoints(workspace: Path, attempt: int) -> Checkpoints:
+    alone = SimpleNamespace(is_first=True, gather=lambda value: [value])
+    return Checkpoints(workspace, attempt, cast(Gang, alone), keep=1, identity={})
+
+
+def test_a_zombie_that_saves_faster_than_its_checkpoints_are_read_leaves_one_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps one checkpoint, and removes that one whenever somebody has begun to read it."""
+    start(tmp_path, 0)
+    publish(tmp_path, 0, 10)
+    verify, saved = manifest.verify, [10]
+
+    def slowly(folder: Path) -> str:
+        before = tmp_path / f"attempts/0/checkpoints/step-{saved[-1]}"
+        saved.append(saved[-1] + 2)
+        publish(tmp_path, 0, saved[-1])
+        shutil.rmtree(before)
+        assert len(saved) < 9, "for ever too slow"
+        return verify(folder)
+
+    monkeypatch.setattr(manifest, "verify", slowly)
+    parent = checkpoints(tmp_path, 1).choose_parent()
+    assert parent is not None and (parent.attempt, parent.step) == (0, 10)
+    assert verify(parent.path) == parent.digest
+
+
+def test_a_checkpoint_that_goes_before_it_can_be_kept_is_no_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(tmp_path, 0)
+    old, link = publish(tmp_path, 0, 10), os.link
+
+    def too_late(source: Path, target: Path) -> None:
+        if old.exists():
+            publish(tmp_path, 0, 12)
+            shutil.rmtree(old)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", too_late)
+    parent = checkpoints(tmp_path, 1).choose_parent()
+    assert parent is not None and (parent.attempt, parent.step) == (0, 12)
+
+
+def test_an_attempt_clears_away_half_written_checkpoints_but_not_those_of_a_later_one(
+    tmp_path: Path,
+) -> None:
+    """A gang that was believed dead before it had begun wakes up late."""
+    half = [tmp_path / f"attempts/{attempt}/checkpoints/step-4.tmp" for attempt in (0, 1, 2)]
+    for folder in half:
+        folder.mkdir(parents=True)
+    CheckpointFolder(tmp_path, 1, keep=1).prepare()
+    assert [folder.exists() for folder in half] == [False, False, True]
+
+
+def test_a_manifest_that_names_files_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    publish(tmp_path, 0, 5)
+    wrong = publish(tmp_path, 0, 6)
+    facts = manifest.fingerprint(wrong / "rank-0.safetensors")
+    files = {"../step-5/rank-0.safetensors": facts}
+    manifest.write(wrong, {"step": 6, "files": files})
+    assert start(tmp_path, 1) == (0, 5)
+    with pytest.raises(manifest.CorruptCheckpointError, match="no file of its folder"):
+        lineage.keep(tmp_path, 1, wrong)
 
 
 def test_an_attempt_learns_that_a_later_one_has_begun(tmp_path: Path) -> None:
@@ -141,7 +215,9 @@ def test_trap_20_a_torn_checkpoint_is_skipped_for_the_one_before(
             (torn / "manifest.json").unlink()
         case "no json":
             (torn / "manifest.json").write_text("{")
-    assert start(tmp_path, 1) == (0, 5)
+    parent = newest_verified(tmp_path, 1)
+    assert parent is not None and (parent.attempt, parent.step) == (0, 5)
+    assert len(parent.damaged) == 1 and parent.damaged[0].startswith("step 6 of attempt 0: ")
 
 
 def test_when_none_is_whole_the_user_decides(tmp_path: Path) -> None:
