@@ -19,12 +19,13 @@ settings.register_profile("mutations", phases=[Phase.explicit, Phase.generate])
 ON_A_CLUSTER = ("tests/e2e/", "tests/faults/")
 ON_THE_SECOND_CLUSTER = (
     "tests/e2e/test_elastic.py",
+    "tests/e2e/test_goodput.py",
     "tests/e2e/test_kueue.py",
     "tests/e2e/test_local_cluster",
     "tests/e2e/test_lost_nodes",
     "tests/faults/",
 )
-"""Those that take a cluster apart. They need about as long as all the others of ON_A_CLUSTER."""
+"""Those that take a cluster apart, and some more: about half of the time of all ON_A_CLUSTER."""
 
 pytest_plugins = ["e2e.fixtures", "side_by_side", "pytester"]
 
