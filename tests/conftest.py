@@ -18,8 +18,9 @@ settings.register_profile("mutations", phases=[Phase.explicit, Phase.generate])
 
 ON_A_CLUSTER = ("tests/e2e/", "tests/faults/")
 ON_THE_SECOND_CLUSTER = (
+    "tests/e2e/test_bad_numbers.py",
     "tests/e2e/test_elastic.py",
-    "tests/e2e/test_goodput.py",
+    "tests/e2e/test_helm.py",
     "tests/e2e/test_kueue.py",
     "tests/e2e/test_local_cluster",
     "tests/e2e/test_lost_nodes",
