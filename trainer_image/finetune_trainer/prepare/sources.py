@@ -13,6 +13,7 @@ from finetune_trainer.prepare.download import DownloadError, download
 from finetune_trainer.prepare.hub import HubError, fetch
 from finetune_trainer.prepare.rows import file_kind
 
+_TRAIN = ("train",)
 _HELD_OUT = ("test", "valid", "validation", "eval", "dev")
 
 
@@ -103,20 +104,21 @@ def _in_repository(source: DataSource, names: list[str]) -> list[str]:
 
 
 def _choose(source: DataSource, names: list[str]) -> list[str]:
-    """The data files among all files; where a folder holds several splits, only ``train``'s."""
+    """The data files among all files; where a folder holds several splits, only those of the side
+    of the source: ``train``'s, or those that are held out."""
     data = sorted(name for name in names if file_kind(name) and not _hidden(name))
     if not data:
         raise BadData(
             f"{source.field}.uri: no data file (.jsonl, .json, .csv, .parquet) in there",
             _some(names, "it has"),
         )
-    train = [name for name in data if _is_split(name, ("train",))]
-    if train:
-        return train
-    rest = [name for name in data if not _is_split(name, _HELD_OUT)]
-    if rest:
-        return rest
-    if len(data) == 1:
+    trains = source.field.startswith("spec.data.train")
+    mine, other = (_TRAIN, _HELD_OUT) if trains else (_HELD_OUT, _TRAIN)
+    named = [name for name in data if _is_split(name, mine)]
+    rest = [name for name in data if not _is_split(name, other)]
+    if named or rest:
+        return named or rest
+    if len(data) == 1 or not trains:  # many sets to evaluate by call their only split train
         return data
     raise BadData(f"{source.field}.file: several splits and none is train", _some(data, "choose"))
 

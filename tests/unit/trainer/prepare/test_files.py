@@ -139,3 +139,23 @@ def test_of_a_folder_with_splits_the_train_part_is_read(
     located = locate(source(tmp_path), tmp_path / "scratch", 10**6)
     assert len(located.files) == len(chosen)
     assert all(f.name.startswith(c) for f, c in zip(located.files, chosen, strict=True))
+
+
+@pytest.mark.parametrize("side", ["eval", "general"])
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["train.jsonl", "test.jsonl"], ["test.jsonl"]),
+        (["train.jsonl", "test.jsonl", "validation.jsonl"], ["test.jsonl", "validation.jsonl"]),
+        (["train.jsonl", "questions.jsonl"], ["questions.jsonl"]),
+        (["train-0.jsonl", "train-1.jsonl"], ["train-0.jsonl", "train-1.jsonl"]),
+    ],
+)
+def test_what_is_only_scored_is_not_read_from_the_train_part(
+    tmp_path: Path, side: str, names: list[str], chosen: list[str]
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("x")
+    wanted = source(tmp_path).model_copy(update={"field": f"spec.data.{side}[0]"})
+    located = locate(wanted, tmp_path / "scratch", 10**6)
+    assert [file.name for file in located.files] == chosen
