@@ -87,10 +87,12 @@ def recognise(source: DataSource, values: Mapping[str, Any]) -> Format | None:
 
 
 def columns_of(source: DataSource, values: Mapping[str, Any]) -> dict[str, str]:
-    """The columns of a row by role."""
+    """The columns of a row by role. One that ``fields`` gives to a role has no other text."""
     found = {}
+    taken = set(source.fields.values())
     for role, usual in COLUMNS.items():
-        names = (source.fields[role],) if role in source.fields else usual
+        free = usual if role == "id" else tuple(name for name in usual if name not in taken)
+        names = (source.fields[role],) if role in source.fields else free
         for name in names:
             if name in values:
                 found[role] = name
