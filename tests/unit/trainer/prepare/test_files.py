@@ -84,6 +84,7 @@ _HALF_AN_ARCHIVE = gzip.compress(b'{"text": "a"}' * 500, mtime=0)[:40]
         ("train.jsonl", b"\x7fELF\0\0\0", "train.jsonl is binary"),
         ("train.csv", b'text\na\n"b\nc\n', "the row behind line 2 is not valid CSV (unexp"),
         ("train.csv", b"text,text\na,b\n", "train.csv: the header names 'text' twice"),
+        ("train.csv", b"text,r\xe9ponse\na,b\n", "train.csv: the header is not UTF-8 text"),
         ("train.parquet", b"PAR1 and then nothing", "train.parquet cannot be read"),
         ("train.jsonl.gz", _HALF_AN_ARCHIVE, "train.jsonl.gz cannot be"),
         ("train.doc", b"\xd0\xcf", "train.doc is no data file"),
