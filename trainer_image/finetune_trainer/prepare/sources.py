@@ -96,11 +96,13 @@ def _hub(source: DataSource, scratch: Path, max_bytes: int) -> Located:
 def _in_repository(source: DataSource, names: list[str]) -> list[str]:
     if source.file is None:
         return _choose(source, names)
+    if source.file in names:
+        return [source.file]
     prefix = source.file.rstrip("/") + "/"
-    found = [name for name in names if name == source.file or name.startswith(prefix)]
-    if not found:
+    below = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    if not below:
         raise BadData(f"{source.field}.file: there is no {source.file}", _some(names, "it has"))
-    return sorted(name for name in found if name == source.file or file_kind(name))
+    return [prefix + name for name in _choose(source, below)]
 
 
 def _choose(source: DataSource, names: list[str]) -> list[str]:
