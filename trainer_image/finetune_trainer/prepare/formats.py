@@ -45,6 +45,8 @@ class SourceReport:
     """Column by role, as the first row of the format has it."""
     commit: str | None = None
     """Of a hub repository."""
+    licence: str | None = None
+    """Of the rows, if their README.md names one."""
     files: list[str] = field(default_factory=list)
 
 

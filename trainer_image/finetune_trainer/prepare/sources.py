@@ -11,6 +11,7 @@ from finetune_trainer.object_store import BucketError
 from finetune_trainer.prepare import s3
 from finetune_trainer.prepare.download import DownloadError, download
 from finetune_trainer.prepare.hub import HubError, fetch
+from finetune_trainer.prepare.licence import licence_name, read_card
 from finetune_trainer.prepare.rows import file_kind
 
 _TRAIN = ("train",)
@@ -29,6 +30,8 @@ class Located:
     files: list[SourceFile]
     commit: str | None = None
     """Of a hub repository: what the revision meant."""
+    licence: str | None = None
+    """As the README.md of the repository or of the mounted folder names it."""
     apart: Path | None = None
     """File of rows that could not be read before, see ``rows.read_apart``."""
 
@@ -39,7 +42,9 @@ def locate(source: DataSource, scratch: Path, max_bytes: int) -> Located:
     Raises ``BadData`` with the field that names the missing thing.
     """
     if source.path is not None:
-        return Located(_mounted(source, Path(source.path)))
+        place = Path(source.path)
+        licence = licence_name(read_card(place)) if (place / "README.md").is_file() else None
+        return Located(_mounted(source, place), licence=licence)
     if source.url is not None:
         try:
             path = download(source.url, scratch, max_bytes)
@@ -90,7 +95,7 @@ def _hub(source: DataSource, scratch: Path, max_bytes: int) -> Located:
     except HubError as error:
         raise BadData(f"{source.field}.uri: {error}", error.hint) from error
     files = [SourceFile(fetched.folder / name, name) for name in fetched.files]
-    return Located(files, fetched.commit)
+    return Located(files, fetched.commit, licence_name(fetched.card))
 
 
 def _in_repository(source: DataSource, names: list[str]) -> list[str]:

@@ -142,6 +142,15 @@ def test_of_a_folder_with_splits_the_train_part_is_read(
     assert all(f.name.startswith(c) for f, c in zip(located.files, chosen, strict=True))
 
 
+def test_the_licence_of_a_mounted_folder_stands_in_its_readme(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(PAIR))
+    _, reader = read(tmp_path)
+    assert reader.reports[0].licence is None
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# Rows")
+    _, reader = read(tmp_path)
+    assert reader.reports[0].licence == "cc-by-4.0"
+
+
 @pytest.mark.parametrize("side", ["eval", "general"])
 @pytest.mark.parametrize(
     ("names", "chosen"),
