@@ -45,5 +45,6 @@ def check_learnt(adapter: Path) -> None:
     if found:
         raise StageError(
             "training changed nothing: every lora_B of the adapter is zero, as at the start",
-            "look at status.progress.skipped for steps that were left out, and at training.learningRate",
+            "look at status.progress.skipped for steps that were left out, and at "
+            "spec.training.learningRate",
         )
