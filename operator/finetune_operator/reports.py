@@ -386,7 +386,7 @@ class LastWords(_Training):
 def read_progress(body: bytes) -> ProgressReport | None:
     """The report, or None where the body is not one."""
     try:
-        return ProgressReport.model_validate(json.loads(body))
+        return ProgressReport.model_validate(_parsed(body))
     except (ValueError, ValidationError, RecursionError):
         return None
 
@@ -394,6 +394,13 @@ def read_progress(body: bytes) -> ProgressReport | None:
 def read_last_words(message: str) -> LastWords | None:
     """The record of a container that ended by its own will; None where it died without one."""
     try:
-        return LastWords.model_validate(json.loads(message[:MAX_MESSAGE_BYTES]))
+        return LastWords.model_validate(_parsed(message[:MAX_MESSAGE_BYTES]))
     except (ValueError, ValidationError, RecursionError):
         return None
+
+
+def _parsed(text: str | bytes) -> Any:
+    """JSON may hold half of a surrogate pair, which no status and no Event can: it becomes "?"."""
+    content = json.loads(text)
+    unicode = json.dumps(content, ensure_ascii=False).encode(errors="replace")
+    return json.loads(unicode)

@@ -33,7 +33,7 @@ from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
 from finetune_trainer.published import publish_output, release
 from finetune_trainer.smoke_test import smoke_test
-from finetune_trainer.weight_check import check_weights
+from finetune_trainer.weight_check import check_learnt, check_weights
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ def run(
     if not trained.is_dir():
         raise StageError(f"training attempt {train_attempt} left no weights at {trained.name}")
     check_weights(trained)
+    if config.method.lora:
+        check_learnt(trained)
     formats = _formats(config)
     base = manifests.read_manifest(workspace / "model")
     data = manifests.read_manifest(workspace / "data")

@@ -216,7 +216,8 @@ def _said(scorers: Sequence[ScorerWords]) -> list[str]:
 def _data(facts: CardFacts) -> list[str]:
     data = facts.data
     rows = [
-        f"| {report['name']} | {_origin(source, report)} | {account['rows']:,} "
+        f"| {report['name']} | {_origin(source, report)} "
+        f"| {_cell(report.get('licence') or 'not known')} | {account['rows']:,} "
         f"| {account['kept']:,}{_drawn(account)} |"
         for source, report, account in zip(
             (*facts.config.data.train, *facts.config.data.eval, *facts.config.data.general),
@@ -237,8 +238,8 @@ def _data(facts: CardFacts) -> list[str]:
     return [
         *_table(counts),
         "",
-        "| source | from | rows | kept |",
-        "|---|---|---|---|",
+        "| source | from | licence | rows | kept |",
+        "|---|---|---|---|---|",
         *rows,
         "",
         *(["Warnings:", "", *(f"- {warning}" for warning in warnings), ""] if warnings else []),

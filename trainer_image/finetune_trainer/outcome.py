@@ -121,12 +121,18 @@ class RecentLines(logging.Handler):
 
 def _redacted(content: Any) -> Any:
     if isinstance(content, str):
-        return redact(content)
+        return redact(_unicode(content))
     if isinstance(content, dict):
         return {key: _redacted(value) for key, value in content.items()}
     if isinstance(content, list) and content and all(isinstance(item, str) for item in content):
-        return redact("\n".join(content)).split("\n")  # together: a key may span several lines
+        # together: a key may span several lines
+        return redact(_unicode("\n".join(content))).split("\n")
     return [_redacted(item) for item in content] if isinstance(content, list) else content
+
+
+def _unicode(text: str) -> str:
+    """Names of files and columns may hold bytes that are no text; readers of JSON refuse those."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _dump(content: Any) -> bytes:

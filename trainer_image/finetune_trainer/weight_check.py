@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
 from finetune_trainer.errors import StageError
-
-log = logging.getLogger(__name__)
 
 
 def check_weights(folder: Path) -> None:
@@ -22,7 +19,6 @@ def check_weights(folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise StageError(f"{folder.name} holds no safetensors file")
-    trained = False
     for path in files:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
@@ -34,6 +30,21 @@ def check_weights(folder: Path) -> None:
                     raise StageError(f"{path.name}: {name} is empty; the weights were not gathered")
                 if not torch.isfinite(tensor).all():
                     raise StageError(f"{path.name}: {name} holds values that are not finite")
-                trained = trained or "lora_B" not in name or bool(tensor.any())
-    if not trained:
-        log.warning("all lora_B of %s are zero: training changed nothing", folder.name)
+
+
+def check_learnt(adapter: Path) -> None:
+    """Some second factor of an adapter has left zero, at which all of them begin. Raises
+    ``StageError``."""
+    found = False
+    for path in sorted(adapter.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in (name for name in file.keys() if "lora_B" in name):  # noqa: SIM118
+                if file.get_tensor(name).any():
+                    return
+                found = True
+    if found:
+        raise StageError(
+            "training changed nothing: every lora_B of the adapter is zero, as at the start",
+            "look at status.progress.skipped for steps that were left out, and at "
+            "spec.training.learningRate",
+        )

@@ -150,6 +150,15 @@ def test_a_volume_that_is_gone_does_not_hide_the_outcome(tmp_path: Path) -> None
     assert json.loads((tmp_path / "termination").read_text()) == result
 
 
+def test_no_word_of_an_outcome_is_half_of_a_character(tmp_path: Path) -> None:
+    error = BadData("r\udce9ponse is no column", "its columns are \ud83d")
+    outcome.report(outcome.failed("prepare", 0, error, ["\ud83d"]), None, tmp_path / "termination")
+    failure = json.loads((tmp_path / "termination").read_text())["failure"]
+    assert failure["message"] == r"r\udce9ponse is no column"
+    assert failure["hint"] == r"its columns are \ud83d"
+    assert failure["lines"] == [r"\ud83d"]
+
+
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     outcome.write_json(path, {"n": 1})

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_trainer.config import Forgetting, Gate, GateScore
 from finetune_trainer.errors import GateFailed
+from finetune_trainer.judging.margin import reaches
 from finetune_trainer.judging.scorers import ScorerWords, faults_of_bound, told_of_bound
 from finetune_trainer.judging.scores import NAMES
 
@@ -79,7 +80,7 @@ def _faults(score: GateScore, metrics: Mapping[str, Any], base: Mapping[str, Any
         return
     if before is None:
         yield f"{name} of the untouched model was not measured"
-    elif not _gain(score, value, before) >= score.min_improvement:
+    elif not reaches(_gain(score, value, before), score.min_improvement):
         yield (
             f"{name} is {value:.4g} after {before:.4g} of the untouched model and has to be better "
             f"by at least {score.min_improvement:g}"
@@ -95,8 +96,7 @@ def _forgotten(
     if loss is None or before is None:
         model = "the untouched" if loss is not None else "the tuned"
         yield f"{_GENERAL} of {model} model was not measured"
-    # Not "rise > bound": NaN must not pass.
-    elif not loss - before <= bound.max_loss_increase:
+    elif not reaches(before - loss, -bound.max_loss_increase):
         yield (
             f"{_told_of_general(metrics, base)} and may lie at most "
             f"{bound.max_loss_increase:g} above that"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from finetune_trainer.config import ScorerBound
+from finetune_trainer.judging.margin import reaches
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def faults_of_bound(bound: ScorerBound, said: Sequence[ScorerWords]) -> Iterator
         return
     if before is None:
         yield f"{name} was not said of the untouched model"
-    elif not value - before >= bound.min_improvement:
+    elif not reaches(value - before, bound.min_improvement):
         yield (
             f"{name} is {value:.4g} after {before:.4g} of the untouched model and has to be better "
             f"by at least {bound.min_improvement:g}"

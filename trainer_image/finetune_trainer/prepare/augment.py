@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Fetched:
     """Rows that could not be read, and did not."""
     commit: str | None = None
     """Of a hub repository."""
+    licence: str | None = None
 
 
 def fetch_rows(data: Data, folder: Path) -> dict[str, Any]:
@@ -65,8 +66,8 @@ def augmented(source: DataSource, folder: Path) -> Located:
             f"{FIELD}: the container wrote no rows to {name}",
             "write one JSON object a line to $ROWS_OUT/<name>.jsonl, for each training source",
         )
-    commit = _facts(source, folder).commit
-    return Located([SourceFile(path, name)], commit, folder / _APART / name)
+    known = _facts(source, folder)
+    return Located([SourceFile(path, name)], known.commit, known.licence, folder / _APART / name)
 
 
 def counts(data: Data, folder: Path, read: int) -> dict[str, int]:
@@ -91,8 +92,8 @@ def _write(source: DataSource, located: Located, folder: Path) -> int:
             else:
                 faults.write(set_apart(row, file.name))
                 unreadable += 1
-    facts = {"rows": count, "apart": unreadable, "commit": located.commit}
-    (apart / f"{source.name}.json").write_text(json.dumps(facts))
+    facts = Fetched(count, unreadable, located.commit, located.licence)
+    (apart / f"{source.name}.json").write_text(json.dumps(asdict(facts)))
     return count
 
 

@@ -45,6 +45,8 @@ class SourceReport:
     """Column by role, as the first row of the format has it."""
     commit: str | None = None
     """Of a hub repository."""
+    licence: str | None = None
+    """Of the rows, if their README.md names one."""
     files: list[str] = field(default_factory=list)
 
 
@@ -87,10 +89,12 @@ def recognise(source: DataSource, values: Mapping[str, Any]) -> Format | None:
 
 
 def columns_of(source: DataSource, values: Mapping[str, Any]) -> dict[str, str]:
-    """The columns of a row by role."""
+    """The columns of a row by role. One that ``fields`` gives to a role has no other text."""
     found = {}
+    taken = set(source.fields.values())
     for role, usual in COLUMNS.items():
-        names = (source.fields[role],) if role in source.fields else usual
+        free = usual if role == "id" else tuple(name for name in usual if name not in taken)
+        names = (source.fields[role],) if role in source.fields else free
         for name in names:
             if name in values:
                 found[role] = name

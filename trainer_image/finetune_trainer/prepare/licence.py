@@ -1,4 +1,4 @@
-"""Under which licence a model comes, as the front matter of its README.md says."""
+"""Under which licence a model or data come, as the front matter of their README.md says."""
 
 from __future__ import annotations
 
@@ -30,3 +30,11 @@ def licence(card: Mapping[str, Any]) -> dict[str, str] | None:
     found = {key: str(value) for key in _KEYS if isinstance(value := card.get(key), str)}
     short = all(len(value) <= _MAX_LENGTH for value in found.values())
     return found if short and found.get("license") else None
+
+
+def licence_name(card: Mapping[str, Any]) -> str | None:
+    """In one line, as people say it; data may come under several. None where it is not known."""
+    known = card.get("license_name") or card.get("license")
+    names = known if isinstance(known, list) else [known]
+    told = ", ".join(" ".join(name.split()) for name in names if isinstance(name, str))
+    return told[:_MAX_LENGTH] or None

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_trainer.durable import sync
 
-VERSION = 6
+VERSION = 7
 """Raised whenever prepare would make something else of the same input."""
 
 MANIFEST = "manifest.json"

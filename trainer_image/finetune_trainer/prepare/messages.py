@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_trainer.config import DataSource
-from finetune_trainer.prepare.cleaning.rules import BROKEN_ROWS, EMPTY_ANSWERS, ENCODING
+from finetune_trainer.prepare.cleaning.rules import BROKEN_ROWS, ENCODING
 from finetune_trainer.prepare.cleaning.text import is_unicode
 from finetune_trainer.prepare.formats import (
     NEEDED,
@@ -32,6 +32,10 @@ SHAREGPT_ROLES = {
     "tool": "tool",
     "observation": "tool",
 }
+_ANSWERS = {"Instruction": "response", "Completion": "text"}
+"""Where the answer stands, by format."""
+_MAX_DEPTH = 64
+"""Of tools and tool calls; schemas of parameters have some ten levels."""
 _CARRIED = ("tool_calls", "tool_call_id", "name")
 """What a message may hold besides role and content; templates use it."""
 
@@ -60,16 +64,31 @@ def conversation(
                 f"{looks_like(source, values)}"
             )
     if report.format == "Completion":
-        return [], "", _text(values, columns["text"], EMPTY_ANSWERS)
+        return [], "", _answer(values, columns["text"])
     if report.format == "Instruction":
         return _instruction(values, columns), "", ""
     messages = _messages(values[columns["messages"]], columns["messages"])
     tools = _json(values.get(columns["tools"]), columns["tools"]) if "tools" in columns else None
-    return messages, _dump(tools) if tools else "", ""
+    return messages, _dump(_tools(columns["tools"], tools)) if tools else "", ""
 
 
-def blank_answer(messages: list[Message], text: str) -> str | None:
-    """Why the answer counts as empty, or None."""
+def blank_answer(
+    source: DataSource,
+    report: SourceReport,
+    values: Mapping[str, Any],
+    messages: list[Message],
+    text: str,
+) -> str | None:
+    """Why the answer counts as empty, or None. ``messages`` and ``text`` are those of the row."""
+    reason = _blank(messages, text)
+    if reason is not None and (role := _ANSWERS.get(report.format)):
+        column = columns_of(source, values)[role]
+        if values[column] is None:
+            return f"{column} is missing"
+    return reason
+
+
+def _blank(messages: list[Message], text: str) -> str | None:
     if not messages:
         return None if text.strip() else "the text is empty"
     for turn, message in enumerate(messages):
@@ -87,7 +106,7 @@ def _instruction(values: Mapping[str, Any], columns: Mapping[str, str]) -> list[
         prompt = f"{prompt}\n\n{extra}"
     system = _optional(values, columns.get("system"))
     head = [_turn("system", system)] if system else []
-    response = _text(values, columns["response"], EMPTY_ANSWERS)
+    response = _answer(values, columns["response"])
     return [*head, _turn("user", prompt), _turn("assistant", response)]
 
 
@@ -111,6 +130,8 @@ def _message(place: str, message: object) -> Message:
         known = str(message["from"])
         message = {"role": SHAREGPT_ROLES.get(known, known), "content": message["value"]}
     carried = {name: message[name] for name in _CARRIED if message.get(name)}
+    if "tool_calls" in carried:
+        carried["tool_calls"] = _tool_calls(f"{place}.tool_calls", carried["tool_calls"])
     if "role" not in message or ("content" not in message and "tool_calls" not in carried):
         raise RowFault(f"{place} must have role and content")
     role, content = message["role"], _parts(place, message.get("content"))
@@ -142,10 +163,33 @@ def _parts(place: str, content: object) -> object:
     return "\n".join(texts)
 
 
-def _text(values: Mapping[str, Any], column: str, missing: str = BROKEN_ROWS) -> str:
+def _tool_calls(place: str, calls: object) -> list[Any]:
+    """A list of objects with the name of a function, as templates read it."""
+    calls = _json(calls, place)
+    if not isinstance(calls, list):
+        raise RowFault(f"{place} must be a list of calls")
+    for number, call in enumerate(calls):
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise RowFault(f"{place}[{number}] must be an object with function and its name")
+    return calls
+
+
+def _tools(column: str, tools: object) -> list[Any]:
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise RowFault(f"{column} must be a list of tools, each a JSON object")
+    return tools
+
+
+def _answer(values: Mapping[str, Any], column: str) -> str:
+    """A missing one is empty: what follows from that is for the rule to say."""
+    return "" if values[column] is None else _text(values, column)
+
+
+def _text(values: Mapping[str, Any], column: str) -> str:
     value = values[column]
     if value is None:
-        raise RowFault(f"{column} is missing", missing)
+        raise RowFault(f"{column} is missing")
     if not isinstance(value, str):
         raise RowFault(f"{column} is not text but {type(value).__name__}")
     return _unicode(column, value)
@@ -173,7 +217,17 @@ def _json(value: object, column: str) -> object:
 
 
 def _dump(value: object) -> str:
+    if _is_deeper(value, _MAX_DEPTH):
+        raise RowFault(f"tools and tool calls may have {_MAX_DEPTH} levels")
     try:
+        _unicode("what belongs to tools", json.dumps(value, ensure_ascii=False))
         return json.dumps(value, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise RowFault(f"tools and tool calls must be JSON ({error})"[:200]) from None
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(part, levels - 1) for part in parts)

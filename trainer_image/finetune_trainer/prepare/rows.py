@@ -204,6 +204,8 @@ def _csv(stream: BinaryIO, name: str) -> Iterator[RawRow]:
     reader = csv.DictReader(lines, strict=True)
     try:
         header = list(reader.fieldnames or ())
+        if not is_unicode(",".join(header)):
+            raise BadData(f"{name}: the header is not UTF-8 text", "save the file as UTF-8")
         if twice := sorted({column for column in header if header.count(column) > 1}):
             raise BadData(f"{name}: the header names {twice[0]!r} twice", "rename one column")
         for values in reader:

@@ -124,7 +124,7 @@ class RowReader:
         if self._cleaning.normalize == "NFC":
             messages, text, changed = _normalized(messages, text)
             found.changed += changed
-        if blank := blank_answer(messages, text):
+        if blank := blank_answer(self._source, self._report, row.values, messages, text):
             found.strikes.append(Strike(EMPTY_ANSWERS, place, blank, excerpt_of(row.values)))
             if self._cleaning.policy(EMPTY_ANSWERS) != "Report":
                 return None

@@ -69,7 +69,7 @@ class SampleReader:
             rows = _raw_rows(source, located)
             head, name = _head(source, located, rows)
             report = decide(source, name, [row for _, row in head if row.fault is None])
-            report.commit = located.commit
+            report.commit, report.licence = located.commit, located.licence
             report.files = [file.name for file in located.files]
             self.reports.append(report)
             reader = RowReader(index, source, report, self._cleaning, self._columns)

@@ -11,8 +11,10 @@ from finetune_trainer.object_store import BucketError
 from finetune_trainer.prepare import s3
 from finetune_trainer.prepare.download import DownloadError, download
 from finetune_trainer.prepare.hub import HubError, fetch
+from finetune_trainer.prepare.licence import licence_name, read_card
 from finetune_trainer.prepare.rows import file_kind
 
+_TRAIN = ("train",)
 _HELD_OUT = ("test", "valid", "validation", "eval", "dev")
 
 
@@ -28,6 +30,8 @@ class Located:
     files: list[SourceFile]
     commit: str | None = None
     """Of a hub repository: what the revision meant."""
+    licence: str | None = None
+    """As the README.md of the repository or of the mounted folder names it."""
     apart: Path | None = None
     """File of rows that could not be read before, see ``rows.read_apart``."""
 
@@ -38,7 +42,9 @@ def locate(source: DataSource, scratch: Path, max_bytes: int) -> Located:
     Raises ``BadData`` with the field that names the missing thing.
     """
     if source.path is not None:
-        return Located(_mounted(source, Path(source.path)))
+        place = Path(source.path)
+        licence = licence_name(read_card(place)) if (place / "README.md").is_file() else None
+        return Located(_mounted(source, place), licence=licence)
     if source.url is not None:
         try:
             path = download(source.url, scratch, max_bytes)
@@ -89,34 +95,37 @@ def _hub(source: DataSource, scratch: Path, max_bytes: int) -> Located:
     except HubError as error:
         raise BadData(f"{source.field}.uri: {error}", error.hint) from error
     files = [SourceFile(fetched.folder / name, name) for name in fetched.files]
-    return Located(files, fetched.commit)
+    return Located(files, fetched.commit, licence_name(fetched.card))
 
 
 def _in_repository(source: DataSource, names: list[str]) -> list[str]:
     if source.file is None:
         return _choose(source, names)
+    if source.file in names:
+        return [source.file]
     prefix = source.file.rstrip("/") + "/"
-    found = [name for name in names if name == source.file or name.startswith(prefix)]
-    if not found:
+    below = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    if not below:
         raise BadData(f"{source.field}.file: there is no {source.file}", _some(names, "it has"))
-    return sorted(name for name in found if name == source.file or file_kind(name))
+    return [prefix + name for name in _choose(source, below)]
 
 
 def _choose(source: DataSource, names: list[str]) -> list[str]:
-    """The data files among all files; where a folder holds several splits, only ``train``'s."""
+    """The data files among all files; where a folder holds several splits, only those of the side
+    of the source: ``train``'s, or those that are held out."""
     data = sorted(name for name in names if file_kind(name) and not _hidden(name))
     if not data:
         raise BadData(
             f"{source.field}.uri: no data file (.jsonl, .json, .csv, .parquet) in there",
             _some(names, "it has"),
         )
-    train = [name for name in data if _is_split(name, ("train",))]
-    if train:
-        return train
-    rest = [name for name in data if not _is_split(name, _HELD_OUT)]
-    if rest:
-        return rest
-    if len(data) == 1:
+    trains = source.field.startswith("spec.data.train")
+    mine, other = (_TRAIN, _HELD_OUT) if trains else (_HELD_OUT, _TRAIN)
+    named = [name for name in data if _is_split(name, mine)]
+    rest = [name for name in data if not _is_split(name, other)]
+    if named or rest:
+        return named or rest
+    if len(data) == 1 or not trains:  # many sets to evaluate by call their only split train
         return data
     raise BadData(f"{source.field}.file: several splits and none is train", _some(data, "choose"))
 

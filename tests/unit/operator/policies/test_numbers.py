@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -70,6 +71,12 @@ def test_a_report_that_only_says_it_is_later_changes_nothing() -> None:
 def test_a_number_that_is_not_reported_now_keeps_its_last_value() -> None:
     known = Metrics(loss="1.5", eval_loss="1.8")
     assert read_metrics(MetricsReport(loss=1.25), known) == Metrics(loss="1.25", eval_loss="1.8")
+
+
+def test_an_older_value_does_not_hide_a_number_that_is_not_finite() -> None:
+    known = Metrics(loss="1.5", eval_loss="1.8", perplexity="6.05")
+    told = MetricsReport.model_validate({"evalLoss": math.nan, "perplexity": None})
+    assert read_metrics(told, known) == Metrics(loss="1.5")
 
 
 def test_scores_of_answers_stand_beside_those_of_the_untouched_model() -> None:

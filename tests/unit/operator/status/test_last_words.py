@@ -6,6 +6,7 @@ import pytest
 from builders import (
     UID,
     ended_pod,
+    failure_words,
     last_words,
     main_condition,
     make_child_job,
@@ -13,7 +14,7 @@ from builders import (
     make_spec,
     status_in,
 )
-from unit.operator.status.cases import COMPLETE, P, T, X, ready_gang, train
+from unit.operator.status.cases import COMPLETE, FAILED, P, T, X, ready_gang, train
 
 from finetune_operator.api.types import Checkpoints, LatestCheckpoint, Phase
 from finetune_operator.status import decide
@@ -113,3 +114,17 @@ def test_checkpoints_that_went_with_success_are_not_told_any_more(wish: str, tol
     ended = decide(make_facts(through, jobs=(make_child_job(X, **COMPLETE),), spec=spec))
     assert ended.status["phase"] == "Succeeded"
     assert ("checkpoints" in ended.status) == told
+
+
+def test_half_of_a_character_in_a_pods_words_stops_no_pass() -> None:
+    """JSON may say it, and no status and no Event can hold it."""
+    words = failure_words(
+        P, **{"class": "BadData", "exitCode": 65}, message="no column \ud83d", hint="has r\udce9"
+    )
+    facts = make_facts(
+        status_in(P, resolved=make_facts().known_plan.resolved),
+        jobs=(make_child_job(P, **FAILED),),
+        pods=(ended_pod(0, P, code=65, words=words),),
+    )
+    failure = decide(facts).status["failure"]
+    assert (failure["message"], failure["hint"]) == ("no column ?", "has r?")

@@ -375,6 +375,13 @@ def test_another_jobs_output_is_moved_aside_not_deleted(folder: Path) -> None:
     assert names == ["adapter", "adapter.replaced-uid-one", "merged", "merged.replaced-uid-one"]
 
 
+def forget(adapter: Path) -> None:
+    """As before the first step."""
+    file = adapter / "adapter_model.safetensors"
+    weights = load_file(file)
+    save_file({n: t * 0 if "lora_B" in n else t for n, t in weights.items()}, file)
+
+
 def spoil(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
     def apply(adapter: Path) -> None:
         file = adapter / "adapter_model.safetensors"
@@ -390,6 +397,7 @@ def spoil(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], No
     [
         (spoil(lambda t: torch.zeros(0)), "is empty; the weights were not gathered"),
         (spoil(lambda t: t * float("nan")), "holds values that are not finite"),
+        (forget, "training changed nothing: every lora_B of the adapter is zero"),
         (lambda a: (a / "adapter_model.safetensors").unlink(), "holds no safetensors file"),
         (lambda a: shutil.rmtree(a), "training attempt 0 left no weights"),
     ],

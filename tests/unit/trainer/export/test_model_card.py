@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from small_job import make_config
 
 from finetune_trainer.model_card import CardFacts, model_card
-from finetune_trainer.prepare.licence import licence, read_card
+from finetune_trainer.prepare.licence import licence, licence_name, read_card
 
 MODEL: dict[str, Any] = {
     "source": "team/base",
@@ -33,7 +33,7 @@ DATA: dict[str, Any] = {
     "reported": {"nearDuplicates": 3},
     "dropped": {"exactDuplicates": 2},
     "truncated": 1,
-    "sources": [{"name": "a", "files": ["a.jsonl"], "commit": "beef"}],
+    "sources": [{"name": "a", "files": ["a.jsonl"], "commit": "beef", "licence": "cc-by-4.0"}],
     "evalSources": [],
     "accounts": [ACCOUNT],
 }
@@ -76,7 +76,7 @@ def test_the_card_tells_what_the_model_was_made_of() -> None:
         "| Source | team/base@c0ffee |",
         "| Licence | team-1.0 |",
         "| Digest | sha256:bb |",
-        "| a | a.jsonl | 12 | 10 |",
+        "| a | a.jsonl | cc-by-4.0 | 12 | 10 |",
         "| Method | LoRA, rank 4, alpha 32, dropout 0, all linear layers |",
         "| Weights of step | 8 |",
         "| Learning rate | 0.01, Cosine, warm-up 0.03, final 0.1 |",
@@ -110,3 +110,17 @@ def test_the_licence_is_what_the_readme_says(tmp_path: Path, readme: str, known:
     (tmp_path / "README.md").write_text(readme)
     assert licence(read_card(tmp_path)) == known
     assert licence(read_card(tmp_path / "nowhere")) is None
+
+
+@pytest.mark.parametrize(
+    ("front", "told"),
+    [
+        ({"license": "cc-by-4.0"}, "cc-by-4.0"),
+        ({"license": ["mit", "cc0-1.0"]}, "mit, cc0-1.0"),
+        ({"license": "other", "license_name": "team\n1.0"}, "team 1.0"),
+        ({"license": 5}, None),
+        ({}, None),
+    ],
+)
+def test_the_licence_of_data_is_told_in_one_line(front: Any, told: str | None) -> None:
+    assert licence_name(front) == told

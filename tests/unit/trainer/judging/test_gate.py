@@ -87,7 +87,7 @@ def test_a_score_that_is_not_finite_passes_nothing(score: dict[str, Any]) -> Non
     ],
 )  # fmt: skip
 def test_what_was_forgotten_is_bounded(loss: Any, base: Any, fault: str | None) -> None:
-    gate = Gate.model_validate({"forgetting": {"maxLossIncrease": 0.1 + 1e-9}})
+    gate = Gate.model_validate({"forgetting": {"maxLossIncrease": 0.1}})
     metrics = {"generalLoss": loss, "baseline": {"generalLoss": base}}
     if fault is None:
         said = f"generalLoss is {loss:g} after 2.25 of the untouched model"
@@ -96,6 +96,17 @@ def test_what_was_forgotten_is_bounded(loss: Any, base: Any, fault: str | None) 
     with pytest.raises(GateFailed) as caught:
         pass_gate(gate, metrics)
     assert fault in caught.value.message
+
+
+@pytest.mark.parametrize(("value", "before"), [(0.9, 0.8), (0.3, 0.2), (0.8, 0.7)])
+def test_a_difference_of_exactly_the_bound_passes(value: float, before: float) -> None:
+    """Of floats, 0.9 - 0.8 is less than 0.1, and 0.8 - 0.7 is more."""
+    score = {"metric": "ExactMatch", "minImprovement": 0.1}
+    assert ask(score, exactMatch=value, baseline={"exactMatch": before})
+    gate = Gate.model_validate({"forgetting": {"maxLossIncrease": 0.1}})
+    assert pass_gate(gate, {"generalLoss": value, "baseline": {"generalLoss": before}})
+    with pytest.raises(GateFailed, match="better by at least"):
+        ask(score, exactMatch=value - 1e-6, baseline={"exactMatch": before})
 
 
 def test_without_any_score_nothing_passes() -> None:

@@ -28,7 +28,7 @@ def ask(said: Any = SAID, **bound: Any) -> str:
     return pass_gate(Gate.model_validate({"scorers": [known]}), {}, said)
 
 
-@pytest.mark.parametrize("bound", [{"atLeast": 0.9}, {"minImprovement": 0.1}])
+@pytest.mark.parametrize("bound", [{"atLeast": 0.9}, {"minImprovement": 0.2}])
 def test_a_number_within_its_bounds_passes(bound: dict[str, Any]) -> None:
     assert ask(**bound) == "tone of scorer polite is 0.9 (untouched model: 0.7)"
     assert ask(metric="flat", atLeast=2) == "flat of scorer polite is 2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -13,6 +14,15 @@ from unit.trainer.prepare.sampled import CHAT, PAIR, messages, read, rejects, wr
 from finetune_trainer.config import Cleaning
 from finetune_trainer.errors import BadData
 from finetune_trainer.prepare.rows import MAX_ROW_BYTES
+
+DEEP: list[Any] = []
+for _ in range(100):
+    DEEP = [DEEP]
+
+
+def called(calls: object) -> dict[str, Any]:
+    answer = {"role": "assistant", "content": "b", "tool_calls": calls}
+    return {"messages": [{"role": "user", "content": "a"}, answer]}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +52,15 @@ from finetune_trainer.prepare.rows import MAX_ROW_BYTES
             "brokenRows",
             "messages[0].content has a part that is no text: image_url",
         ),
+        (called("x"), "brokenRows", "messages[1].tool_calls must be a list of calls"),
+        (called({"name": "f"}), "brokenRows", "messages[1].tool_calls must be a list of calls"),
+        (called([1]), "brokenRows", "messages[1].tool_calls[0] must be an object with function"),
+        (called([{"function": "f"}]), "brokenRows", "messages[1].tool_calls[0] must be an"),
+        (called([{"function": {"name": 5}}]), "brokenRows", "messages[1].tool_calls[0] must be an"),
+        (called([{"name": "\ud83d"}]), "encoding", "what belongs to tools holds half of a surrog"),
+        ({**CHAT, "tools": 5}, "brokenRows", "tools must be a list of tools"),
+        ({**CHAT, "tools": [1]}, "brokenRows", "tools must be a list of tools"),
+        ({**CHAT, "tools": [{"a": DEEP}]}, "brokenRows", "tools and tool calls may have 64 levels"),
         (
             PAIR,
             "brokenRows",
@@ -106,12 +125,23 @@ def test_not_a_number_is_a_missing_value(tmp_path: Path) -> None:
     ]
 
 
-def test_empty_answers_may_be_kept(tmp_path: Path) -> None:
-    path = write(tmp_path / "train.jsonl", PAIR, {"prompt": "a", "response": ""})
+@pytest.mark.parametrize(
+    ("good", "empty", "reason"),
+    [
+        (PAIR, {"prompt": "a", "response": ""}, "messages[1].content is empty"),
+        (PAIR, {"prompt": "a", "response": None}, "response is missing"),
+        ({"text": "a"}, {"text": None}, "text is missing"),
+        (CHAT, messages(("user", "a"), ("assistant", None)), "messages[1].content is empty"),
+    ],
+)
+def test_empty_answers_may_be_kept(
+    tmp_path: Path, good: dict[str, Any], empty: dict[str, Any], reason: str
+) -> None:
+    path = write(tmp_path / "train.jsonl", good, empty)
     samples, reader = read(path, Cleaning(emptyAnswers="Report"))
-    assert len(samples) == 2
+    assert len(samples) == 2 == reader.accounts[0].read
     assert reader.accounts[0].reported == {"emptyAnswers": 1}
-    assert rejects(path)[0]["action"] == "reported"
+    assert [(r["action"], r["reason"]) for r in rejects(path)] == [("reported", reason)]
 
 
 def test_a_row_of_ten_megabytes_is_read_and_a_boundless_one_is_not(tmp_path: Path) -> None:

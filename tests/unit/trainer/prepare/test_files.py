@@ -84,6 +84,7 @@ _HALF_AN_ARCHIVE = gzip.compress(b'{"text": "a"}' * 500, mtime=0)[:40]
         ("train.jsonl", b"\x7fELF\0\0\0", "train.jsonl is binary"),
         ("train.csv", b'text\na\n"b\nc\n', "the row behind line 2 is not valid CSV (unexp"),
         ("train.csv", b"text,text\na,b\n", "train.csv: the header names 'text' twice"),
+        ("train.csv", b"text,r\xe9ponse\na,b\n", "train.csv: the header is not UTF-8 text"),
         ("train.parquet", b"PAR1 and then nothing", "train.parquet cannot be read"),
         ("train.jsonl.gz", _HALF_AN_ARCHIVE, "train.jsonl.gz cannot be"),
         ("train.doc", b"\xd0\xcf", "train.doc is no data file"),
@@ -139,3 +140,32 @@ def test_of_a_folder_with_splits_the_train_part_is_read(
     located = locate(source(tmp_path), tmp_path / "scratch", 10**6)
     assert len(located.files) == len(chosen)
     assert all(f.name.startswith(c) for f, c in zip(located.files, chosen, strict=True))
+
+
+def test_the_licence_of_a_mounted_folder_stands_in_its_readme(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(PAIR))
+    _, reader = read(tmp_path)
+    assert reader.reports[0].licence is None
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# Rows")
+    _, reader = read(tmp_path)
+    assert reader.reports[0].licence == "cc-by-4.0"
+
+
+@pytest.mark.parametrize("side", ["eval", "general"])
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["train.jsonl", "test.jsonl"], ["test.jsonl"]),
+        (["train.jsonl", "test.jsonl", "validation.jsonl"], ["test.jsonl", "validation.jsonl"]),
+        (["train.jsonl", "questions.jsonl"], ["questions.jsonl"]),
+        (["train-0.jsonl", "train-1.jsonl"], ["train-0.jsonl", "train-1.jsonl"]),
+    ],
+)
+def test_what_is_only_scored_is_not_read_from_the_train_part(
+    tmp_path: Path, side: str, names: list[str], chosen: list[str]
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("x")
+    wanted = source(tmp_path).model_copy(update={"field": f"spec.data.{side}[0]"})
+    located = locate(wanted, tmp_path / "scratch", 10**6)
+    assert [file.name for file in located.files] == chosen

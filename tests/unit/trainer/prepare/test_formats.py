@@ -48,6 +48,14 @@ def test_fields_name_the_columns(tmp_path: Path) -> None:
     assert reader.reports[0].columns == {"prompt": "q", "response": "a"}
 
 
+@pytest.mark.parametrize("column", ["input", "context"])
+def test_a_column_that_fields_names_is_not_read_a_second_time(tmp_path: Path, column: str) -> None:
+    path = write(tmp_path / "train.jsonl", {column: "What?", "output": "That."})
+    samples, reader = read(path, fields={"prompt": column, "response": "output"})
+    assert turns(samples[0]) == [("user", "What?"), ("assistant", "That.")]
+    assert reader.reports[0].columns == {"prompt": column, "response": "output"}
+
+
 def test_auto_takes_the_format_of_most_rows_and_says_of_how_many(tmp_path: Path) -> None:
     path = write(tmp_path / "train.jsonl", {"text": "odd"}, PAIR, "{", PAIR, PAIR)
     samples, reader = read(path)

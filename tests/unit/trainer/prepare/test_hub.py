@@ -142,6 +142,27 @@ def test_a_dataset_gives_the_files_of_its_train_split(hub: Hub, tmp_path: Path) 
     assert located.commit == COMMIT
 
 
+@pytest.mark.parametrize(
+    ("side", "folder", "chosen"),
+    [
+        ("train", "all", ["all/train-0.jsonl"]),
+        ("eval", "all", ["all/test-0.jsonl"]),
+        ("train", "test", ["test/0.jsonl", "test/1.jsonl"]),
+    ],
+)
+def test_of_a_folder_of_a_dataset_that_is_named_only_one_side_is_read(
+    hub: Hub, tmp_path: Path, side: str, folder: str, chosen: list[str]
+) -> None:
+    for name in ("all/train-0", "all/test-0", "other/train-0", "test/0", "test/1"):
+        path = tmp_path / "repository" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"text": "a"}\n')
+    hub.repositories["datasets/team/thing"] = tmp_path / "repository"
+    source = DataSource(name="facts", field=f"spec.data.{side}[0]", hub=REF, file=folder)
+    located = locate(source, tmp_path / "scratch", 10**6)
+    assert [file.name for file in located.files] == chosen
+
+
 def test_a_dataset_above_the_limit_is_refused_before_it_is_fetched(
     hub: Hub, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def rows(server: S3Server) -> None:
         ("split", None, ["train.jsonl"]),
         ("split", "test.jsonl", ["test.jsonl"]),
         ("", "day=1", ["day=1/b.jsonl", "day=1/deep/c.jsonl"]),
+        ("", "split", ["split/train.jsonl"]),
     ],
 )
 def test_a_source_is_an_object_or_those_below_a_prefix(
