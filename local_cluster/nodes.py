@@ -93,6 +93,8 @@ class Node:
         self._processes = processes
         self._binaries = binaries
         self._netns = netns
+        self._earlier_report = ""
+        """When an earlier kubelet had reported last, as the present one was started."""
 
     @property
     def containerd(self) -> str:
@@ -110,6 +112,8 @@ class Node:
             private_dir(folder)
         self.cgroup.create()
         self._start_containerd()
+        if self._processes.identity(self.kubelet) is None:
+            self._earlier_report = _last_report(self._ready_condition())
         self._start_kubelet()
 
     def stop(self) -> None:
@@ -124,13 +128,10 @@ class Node:
     def ready(self) -> bool:
         """Whether the present kubelet, not an earlier one, has reported the node as Ready."""
         started = self._processes.started_at(self.kubelet)
-        if started is None:
-            return False
         condition = self._ready_condition()
-        heartbeat = str(condition.get("lastHeartbeatTime") or "1970-01-01T00:00:00Z")
-        reported = datetime.datetime.fromisoformat(heartbeat).timestamp()
-        # Kubernetes writes whole seconds; a kubelet needs more than one to report.
-        return condition.get("status") == "True" and reported >= math.ceil(started)
+        if started is None or condition.get("status") != "True":
+            return False
+        return is_of_kubelet(started, _last_report(condition), self._earlier_report)
 
     def condition(self) -> str:
         """Status of the node's Ready condition: True, False, Unknown, or "" before it is there."""
@@ -257,7 +258,8 @@ class Node:
             # Renewed every 2.5 s, see the controller-manager's grace period.
             "nodeLeaseDurationSeconds": 10,
             "nodeStatusUpdateFrequency": "5s",
-            "nodeStatusReportFrequency": "1m",
+            # Soon again: a report in the second of an earlier kubelet's last one tells nobody.
+            "nodeStatusReportFrequency": "10s",
             "kubeAPIQPS": 100,
             "kubeAPIBurst": 200,
         }
@@ -309,3 +311,18 @@ def _connects(path: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+def is_of_kubelet(started: float, report: str, earlier: str) -> bool:
+    """Whether a node's report comes from the kubelet that started then, in seconds of the epoch.
+
+    report, earlier: when the node was reported last, and last before the start; RFC 3339, or "".
+    Kubernetes writes whole seconds, and a kubelet may report in the one in which it started.
+    """
+    if report in ("", earlier):
+        return False
+    return datetime.datetime.fromisoformat(report).timestamp() >= math.floor(started)
+
+
+def _last_report(condition: dict[str, Any]) -> str:
+    return str(condition.get("lastHeartbeatTime") or "")

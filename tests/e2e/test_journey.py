@@ -139,12 +139,14 @@ def test_with_shuffled_answers_the_same_proof_fails(
 def foreign() -> Iterator[LocalCluster]:
     """A second cluster whose nodes know its registry by another name than ours do."""
     cluster = LocalCluster("finetune-foreign")
-    cluster.up(nodes=1)
-    for node in cluster.nodes():
-        certificates = node.paths.root / "etc" / "certs.d"
-        shutil.copytree(certificates / "localhost:5000", certificates / cluster.registry)
-    yield cluster
-    cluster.down()
+    try:
+        cluster.up(nodes=1)
+        for node in cluster.nodes():
+            certificates = node.paths.root / "etc" / "certs.d"
+            shutil.copytree(certificates / "localhost:5000", certificates / cluster.registry)
+        yield cluster
+    finally:
+        cluster.down()
 
 
 def test_an_existing_cluster_is_used_by_its_context_registry_and_storage_class(

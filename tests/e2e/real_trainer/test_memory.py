@@ -26,7 +26,7 @@ def test_a_container_that_is_too_small_gets_a_smaller_training_of_the_same_batch
             "sequenceLength": 256,
         },
         training={"microBatchSize": 256, "globalBatchSize": 512},
-        workers={"resources": {**ONE_CPU, "limits": {"cpu": "1", "memory": "1000Mi"}}},
+        workers={"resources": {**ONE_CPU, "limits": {"cpu": "1", "memory": "700Mi"}}},
         recovery={"backoffSeconds": {"initial": 1, "max": 1}},
     )
     status = jobs.wait_phase("tight", "Succeeded", "Failed", seconds=WORK_SECONDS)

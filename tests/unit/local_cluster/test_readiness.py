@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -9,7 +10,7 @@ from typing import cast
 import pytest
 
 from local_cluster.errors import LocalClusterError
-from local_cluster.nodes import Node
+from local_cluster.nodes import Node, is_of_kubelet
 from local_cluster.processes import ProcessTable
 from local_cluster.readiness import KUBELET_RESTARTS, await_ready
 
@@ -62,3 +63,24 @@ def test_a_node_that_does_not_become_ready_is_named(processes: ProcessTable) -> 
     processes.start(machine.kubelet, ["sleep", "60"])
     with pytest.raises(LocalClusterError, match=r"Node n1 is not Ready after 0 s: see .*n1\.log\."):
         await_ready([cast("Node", machine)], processes, seconds=0.3)
+
+
+@pytest.mark.parametrize(
+    ("report", "earlier", "told"),
+    [
+        ("2026-11-27T04:34:55Z", "", True),  # in the second of its start
+        ("2026-11-27T04:34:56Z", "2026-11-27T04:34:20Z", True),
+        ("2026-11-27T04:34:54Z", "", False),
+        (
+            "2026-11-27T04:34:55Z",
+            "2026-11-27T04:34:55Z",
+            False,
+        ),  # of the one before, for all one knows
+        ("", "", False),
+    ],
+)
+def test_a_report_is_of_the_present_kubelet_or_of_an_earlier_one(
+    report: str, earlier: str, told: bool
+) -> None:
+    started = datetime.datetime.fromisoformat("2026-11-27T04:34:55.400Z").timestamp()
+    assert is_of_kubelet(started, report, earlier) is told
