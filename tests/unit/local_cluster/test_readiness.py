@@ -75,7 +75,7 @@ def test_a_node_that_does_not_become_ready_is_named(processes: ProcessTable) -> 
             "2026-11-27T04:34:55Z",
             "2026-11-27T04:34:55Z",
             False,
-        ),  # of the one before, for all one knows
+        ),  # perhaps of the one before
         ("", "", False),
     ],
 )
