@@ -96,7 +96,7 @@ def test_a_gang_goes_on_with_two_of_three_and_grows_again(
     limits = {"min": 1, "shrinkAfterSeconds": SHRINK_SECONDS, "growAfterSeconds": GROW_SECONDS}
     saves = [{"name": "TORCH_TEST_SAVE_SECONDS", "value": "5"}]
     jobs.apply(
-        "gang", steps=110, training=BATCH, workers={**WHOLE, "env": saves},
+        "gang", steps=90, training=BATCH, workers={**WHOLE, "env": saves},
         recovery={"maxRestarts": 0, "backoffSeconds": {"initial": 1}, "elastic": limits},
     )  # fmt: skip
     jobs.wait_phase("gang", "Training")
@@ -139,7 +139,7 @@ def test_a_gang_goes_on_with_two_of_three_and_grows_again(
 
     status = jobs.wait_phase("gang", "Succeeded", "Failed")
     assert status["phase"] == "Succeeded", status.get("failure")
-    assert status["attempt"] == 3 and status["progress"]["step"] == 110
+    assert status["attempt"] == 3 and status["progress"]["step"] == 90
     assert status["goodput"]["seconds"]["restart"] > 0
     events = kubectl.json("get", "events", namespace=place)["items"]
     told = {e["reason"] for e in events if e["involvedObject"]["name"] == "gang"}

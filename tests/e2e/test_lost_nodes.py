@@ -75,7 +75,7 @@ def test_a_killed_node_is_named_and_every_job_goes_its_way_without_it(
     }
     for name, budgets in ways.items():
         recovery = {"nodeLostAfterSeconds": 10, "backoffSeconds": {"initial": 1}, **budgets}
-        jobs.apply(name, steps=120, workers={**workers}, recovery=recovery)
+        jobs.apply(name, steps=80, workers={**workers}, recovery=recovery)
     there: dict[str, set[str]] = {}
     for name in ways:
         jobs.wait_phase(name, "Training")
