@@ -112,7 +112,7 @@ class Recoveries:
         os.kill(int(process.name), signal.SIGKILL)
         killed = time.time()
         noticed = until("the Job's word", lambda: self._failing(f"{name}-a0"))
-        ended = until("the end of the gang", lambda: self._restarting(name))
+        ended = until("the end of the gang", lambda: self._goes_on(name))
         again = until("the next gang", lambda: self._seen(f"{name}-a1"))
         start = self._started(name, 1)
         lines = until("the next step", lambda: lines_with(attempts / "1", "loss"))
@@ -131,8 +131,11 @@ class Recoveries:
         told = {c["type"] for c in found.get("status", {}).get("conditions", ())}
         return time.time() if told & {"FailureTarget", "Failed"} else None
 
-    def _restarting(self, name: str) -> float | None:
-        return time.time() if self._status(name).get("phase") == "Restarting" else None
+    def _goes_on(self, name: str) -> float | None:
+        """Now, if the status speaks of the next attempt: there may be no pause before it."""
+        status = self._status(name)
+        told = status.get("phase") == "Restarting" or status.get("attempt") == 1
+        return time.time() if told else None
 
     def _saved(self, name: str) -> bool:
         latest = (self._status(name).get("checkpoints") or {}).get("latest") or {}
