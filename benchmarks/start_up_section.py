@@ -51,7 +51,8 @@ def _tables(operator: list[float], training: list[TrainingStart]) -> str:
 Our images on the local cluster (one node), medians of {len(operator)} starts one after the
 other, with warm page cache. Start: the container's PID 1 in the host's process table. The job is
 the quickstart's: SmolLM2-135M, LoRA, ZeRO-2, two pods with one rank and at most one CPU each.
-The first record's commit, 5a986de, was measured anew on 2026-11-27 by itself, on 2 cores; its own record, 1.59, 17.63 and 26.41 s, is of a slower machine.
+The first record's commit, 5a986de, was measured anew on 2026-11-27, on 2 cores;
+its own record, 1.59, 17.63 and 26.41 s, is of a slower machine.
 
 | figure | median | of the first record's commit (goal ≤ 0.5) |
 |---|---|---|
