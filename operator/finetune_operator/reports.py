@@ -220,6 +220,7 @@ class ShapeReport(_Report):
     layers: Count | None = None
     hidden: Count | None = None
     attention: Count | None = None
+    key_value: Count | None = None
     intermediate: Count | None = None
     vocabulary: Count | None = None
     gated: bool | None = None
@@ -227,6 +228,7 @@ class ShapeReport(_Report):
     stepwise_gelu: bool | None = None
     chunked_loss: bool | None = None
     by_sample: bool | None = None
+    fused: bool | None = None
     adapters: Count | None = None
     adapter_inputs: Count | None = None
     adapter_outputs: Count | None = None

@@ -9,7 +9,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.config import Lora
-from finetune_trainer.fast import attention, head
+from finetune_trainer.fast import attention, fused, head
 
 
 def shape_of(model: Any) -> dict[str, Any]:
@@ -23,21 +23,24 @@ def shape_of(model: Any) -> dict[str, Any]:
     wide = wide or 4 * hidden
     linear = _linear_layers(model)
     layers = config.num_hidden_layers
-    into_mlp = sum(count for (_, *size), count in linear.items() if size == [hidden, wide])
-    fused = any(size == [hidden, 2 * wide] for _, *size in linear)
+    into_mlp = sum(count for (_, *sizes), count in linear.items() if sizes == [hidden, wide])
+    both = any(sizes == [hidden, 2 * wide] for _, *sizes in linear)
+    size = getattr(config, "head_dim", None) or hidden // heads
     kinds = {type(module).__name__ for module in model.modules()}
     return {
         "largest": max(weight.numel() for weight in model.parameters()),
         "layers": layers,
         "hidden": hidden,
-        "attention": heads * (getattr(config, "head_dim", None) or hidden // heads),
+        "attention": heads * size,
+        "keyValue": (getattr(config, "num_key_value_heads", None) or heads) * size,
         "intermediate": wide,
         "vocabulary": config.vocab_size,
-        "gated": fused or into_mlp >= 2 * layers,
+        "gated": both or into_mlp >= 2 * layers,
         "rmsNorm": any("RMSNorm" in kind for kind in kinds),
         "stepwiseGelu": "NewGELUActivation" in kinds,
         "chunkedLoss": config.model_type in head.PROVED,
         "bySample": config.model_type in attention.PROVED,
+        "fused": config.model_type in fused.PROVED,
         "linear": [[*key, count] for key, count in sorted(linear.items())],
     }
 
