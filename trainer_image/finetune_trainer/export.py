@@ -179,13 +179,12 @@ def _merged(work: _Work) -> dict[str, Any]:
     """Publish the whole model; returns its manifest."""
     target = work.output / "merged"
     folder = manifests.fresh_sibling(target, work.config.job.uid)
-    difference, asked = _merge(work, folder)
+    found = _merge(work, folder)
     work.accompany(folder, "Merged")
-    found = {**work.found, "maxLogitDifference": difference, "smokeTest": asked}
-    return publish_output(folder, target, work.facts, found)
+    return publish_output(folder, target, work.facts, {**work.found, **found})
 
 
-def _merge(work: _Work, folder: Path) -> tuple[float, dict[str, Any]]:
+def _merge(work: _Work, folder: Path) -> dict[str, Any]:
     end_of_turn = work.data.get("endOfTurn")
     return merge(work.config, work.workspace, work.trained, folder, work.base, end_of_turn)
 
