@@ -24,9 +24,9 @@ QUANTIZATION_RULES = (
     ),
     Rule(
         cel=f"!({_QUANTIZED}) || !has(self.deepspeed.zeroStage) || self.deepspeed.zeroStage <= 2",
-        message="ZeRO 3 partitions weights while they are loaded (zero.Init), and the 4-bit ones of "
-        "bitsandbytes are bytes whose scales lie beside them: set deepspeed.zeroStage to 2 or less, "
-        "or remove it, or remove quantization",
+        message="ZeRO 3 partitions weights while they are loaded (zero.Init), and 4-bit weights of "
+        "bitsandbytes are bytes whose scales lie beside them: set deepspeed.zeroStage to 2 or "
+        "less, or remove it, or remove quantization",
         field_path=".method.lora.quantization",
         check=lambda spec: not spec.method.quantized or (spec.deepspeed.zero_stage or 0) <= 2,
     ),
