@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import Lora
 from finetune_trainer.errors import ModelLoad, first_line
-from finetune_trainer.quantization import loading_options, unpack_exactly
+from finetune_trainer.quantization import compute_exactly, loading_options
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -52,7 +52,7 @@ def load_quantized(
 ) -> PreTrainedModel:
     """The same on ``device`` with its linear layers in 4 bits. Raises ``ModelLoad``."""
     model = load_model(folder, dtype, dropout, **loading_options(dtype, device))
-    unpack_exactly(model)
+    compute_exactly(model)
     return model
 
 

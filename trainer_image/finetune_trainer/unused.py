@@ -67,6 +67,7 @@ def _bitsandbytes_is_here() -> bool:
 _WHOLE = Deferral(names=_any)
 DEFERRALS = {
     **{f"peft.tuners.{name}": _WHOLE for name in TUNERS},
+    "peft.helpers": _WHOLE,  # imports bitsandbytes
     "peft.tuners.cartridge.utils": _WHOLE,
     "torch.distributed._composable.fsdp": _WHOLE,
     "torch.distributed._functional_collectives": _WHOLE,
@@ -87,7 +88,7 @@ DEFERRALS = {
     "deepspeed.ops.triton_ops.autoep_fused_token_ops": _WHOLE,
 }
 _CHANGES = {
-    "peft.tuners.lora.model": _put(
+    "peft.import_utils": _put(
         is_bnb_available=_bitsandbytes_is_here, is_bnb_4bit_available=_bitsandbytes_is_here
     ),
     "torch._library.utils": _put(get_source=_place),
