@@ -28,13 +28,17 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize(
+    ("stage", "ranks", "training"),
+    [(0, 1, {}), (1, 2, {}), (2, 2, {"activationCheckpointing": True})],
+    ids=str,
+)
 def test_training_equals_plain_lora_on_unpacked_weights(
-    model: Path, stage: int, ranks: int
+    model: Path, stage: int, ranks: int, training: dict[str, Any]
 ) -> None:
     quantized = load_quantized(model, torch.float32, torch.device("cpu"))
     save_unpacked(quantized, tiny_llama(), model.with_name("unpacked"))
-    plain, small = job(stage, lora()), job(stage, lora(**NF4))
+    plain, small = job(stage, lora(), **training), job(stage, lora(**NF4), **training)
     plain.start, small.start = model.with_name("unpacked"), model
     expected = train_plainly(plain, ranks)
     plain.start = model
@@ -64,6 +68,12 @@ def test_bitsandbytes_is_imported_where_weights_are_quantized_alone(model: Path)
     assert run_gang(imported, 1, "bitsandbytes", small, model) == [False]
     small.config["method"] = lora(**NF4)
     assert run_gang(imported, 1, "bitsandbytes", small, model) == [True]
+
+
+def test_trap_18_zero_3_is_refused_by_the_trainer_too(model: Path) -> None:
+    said = "ConfigInvalid: spec.method.lora.quantization: ZeRO 3 cannot partition 4-bit weights"
+    with pytest.raises(AssertionError, match=said):
+        run_gang(adapter_losses, 1, job(3, lora(**NF4)), model)
 
 
 def test_the_engine_is_built_from_the_folder(model: Path) -> None:
