@@ -28,8 +28,8 @@ def test_trap_18_the_quantised_method_never_meets_zero_3() -> None:
 
     with pytest.raises(ValidationError, match="ZeRO 3 partitions weights while they are loaded"):
         wish(3)
-    for stage in (None, 0, 1, 2):
-        assert wish(stage).method.quantized
+    for allowed in (None, 0, 1, 2):
+        assert wish(allowed).method.quantized
 
 
 def test_trap_18_and_s16_a_quantised_model_is_refused_before_its_weights_are_read(
