@@ -66,8 +66,8 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     device = pick_device(wanted, rank.place.local_rank)
     if config.method.quantized and device.type == "cpu":
         raise ConfigInvalid(
-            "spec.method.lora.quantization: 4-bit weights are trained beside on GPUs alone, and "
-            "this rank has a CPU",
+            "spec.method.lora.quantization: 4-bit weights need a GPU, and this rank trains on the "
+            "CPU",
             hint="remove it, or set spec.workers.gpusPerWorker",
         )
     gang = gangs.join(

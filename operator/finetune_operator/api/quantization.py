@@ -17,8 +17,8 @@ _QUANTIZED = "has(self.method.lora) && has(self.method.lora.quantization)"
 QUANTIZATION_RULES = (
     Rule(
         cel=f"!({_QUANTIZED}) || self.workers.gpusPerWorker > 0",
-        message="quantized weights are computed with by kernels for GPUs and the job has none: "
-        "remove it, or set workers.gpusPerWorker",
+        message="weights in 4 bits are multiplied by kernels for GPUs and the job has no GPU: "
+        "remove quantization, or set workers.gpusPerWorker",
         field_path=".method.lora.quantization",
         check=lambda spec: not spec.method.quantized or spec.workers.gpus_per_worker > 0,
     ),
