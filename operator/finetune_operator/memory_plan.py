@@ -74,6 +74,12 @@ class Shape:
     """Input features of all of them together."""
     adapter_outputs: int = 0
     """Output features of all of them together."""
+    quantized: int = 0
+    """Parameters that are kept in 4 bits."""
+    quantized_bytes: int = 0
+    """Of these with their scales, as bitsandbytes stores them."""
+    largest_quantized: int = 0
+    """Elements of the largest of their tensors."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,7 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
     # Gradients that flow through one layer: two of the width of the MLP, two of the hidden one.
     flow = c * tokens * (2 * shape.intermediate + 2 * shape.hidden)
     filling, norms = bucket if stage > 0 else 0, _decomposition(shape, setup)
+    unpacked = _unpacked(shape, setup)
     always = {
         "optimizer": optimizer_state(shape, setup, fit),
         "checkpoint_copy": _checkpoint_copy(shape, setup, fit),
@@ -178,7 +185,7 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
             parameters=parameters + live,
             gradients=held,
             activations=kept,
-            buffers=filling + norms,
+            buffers=filling + norms + unpacked,
             **always,
         ),
         "head": Memory(
@@ -193,7 +200,7 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
             parameters=parameters + live,
             gradients=held,
             activations=kept + again,
-            buffers=filling + flow + (norms if again else 0),
+            buffers=filling + flow + unpacked + (norms if again else 0),
             **always,
         ),
         "end of backward": Memory(
@@ -203,6 +210,7 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
             buffers=(bucket if stage > 0 or fit.world_size > 1 else 0)
             + (_scattered(bucket, setup, fit) if stage == 3 else 0)
             + flow
+            + unpacked
             + c * shape.largest,
             **always,
         ),
@@ -231,11 +239,11 @@ def _chunked_loss(shape: Shape, setup: Setup, fit: Fit) -> bool:
 
 
 def weights(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int]:
-    """cP; in ZeRO-3 cP/w, offloaded nothing, and besides what is gathered while forward and
-    backward run."""
+    """cP, but for those in 4 bits; in ZeRO-3 cP/w, offloaded nothing, and besides what is gathered
+    while forward and backward run."""
     c, everything = setup.number_bytes, shape.parameters
     if zero_stage(fit, setup) < 3:
-        return c * everything, 0
+        return c * (everything - shape.quantized) + shape.quantized_bytes, 0
     live = c * min(everything, LIVE_ELEMENTS)
     return 0 if fit.offload_parameters else share(c * everything, fit), live
 
@@ -370,6 +378,13 @@ def _decomposition(shape: Shape, setup: Setup) -> int:
         return 0
     wide = max(shape.intermediate, shape.hidden)
     return setup.number_bytes * (3 * shape.hidden * wide + wide * wide)
+
+
+def _unpacked(shape: Shape, setup: Setup) -> int:
+    """A layer in 4 bits is unpacked for each of its products, forward and backward, with the fp32
+    scales of its blocks of 64."""
+    largest = shape.largest_quantized
+    return setup.number_bytes * largest + 4 * -(-largest // 64)
 
 
 def _checkpoint_copy(shape: Shape, setup: Setup, fit: Fit) -> int:

@@ -232,6 +232,9 @@ class ShapeReport(_Report):
     adapters: Count | None = None
     adapter_inputs: Count | None = None
     adapter_outputs: Count | None = None
+    quantized: Count | None = None
+    quantized_bytes: Count | None = None
+    largest_quantized: Count | None = None
 
 
 def _model_shape(value: Any) -> Any:
@@ -338,6 +341,7 @@ class ArtifactReport(_Report):
     bytes: Count | None = None
     step: Count | None = None
     max_logit_difference: Number = None
+    quantization_logit_difference: Number = None
     smoke_test: Annotated[SmokeTestReport | None, BeforeValidator(_smoke_test)] = None
     destinations: Annotated[tuple[DestinationReport, ...], Field(max_length=4)] = ()
 

@@ -47,6 +47,12 @@ class ModelShape(StatusModel):
     """Input features of all of them together."""
     adapter_outputs: Counter | None = None
     """Output features of all of them together."""
+    quantized: Counter | None = None
+    """Parameters that are kept in 4 bits."""
+    quantized_bytes: Counter | None = None
+    """Bytes that these take with their scales."""
+    largest_quantized: Counter | None = None
+    """Elements of the largest of their tensors."""
 
 
 class ModelStatus(StatusModel):

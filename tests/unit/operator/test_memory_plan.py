@@ -248,6 +248,42 @@ def test_torch_saves_what_the_plan_says_of_adapters(name: str, variant: dict[str
     assert activations(shape, setup, ONE) == pytest.approx(saved, rel=0.05)
 
 
+def test_weights_in_4_bits_by_hand() -> None:
+    """SmolLM2: 210 linear layers of 106,168,320 numbers; the rest, its embeddings, in BF16."""
+    packed = replace(
+        ADAPTED, quantized=106_168_320, quantized_bytes=54_998_520, largest_quantized=576 * 1536
+    )
+    setup = replace(GPU, lora_rank=16)
+    assert weights(packed, setup, TWO)[0] == 2 * 28_346_688 + 54_998_520
+    plain, few = (moments(shape, setup, TWO) for shape in (ADAPTED, packed))
+    unpacked = 2 * 576 * 1536 + 4 * 576 * 1536 // 64
+    for moment in ("end of forward", "layers", "end of backward"):
+        assert few[moment].buffers == plain[moment].buffers + unpacked
+    for moment in few:
+        assert few[moment].activations == plain[moment].activations
+        assert few[moment].optimizer == plain[moment].optimizer
+
+
+def test_the_trainer_measures_such_weights_as_bitsandbytes_stores_them() -> None:
+    """The same model, as prepare tells it; its sizes against the library: test_quantization.py."""
+    config = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49_152,
+        tie_word_embeddings=True,
+    )
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    lora = Lora(rank=16, quantization="NF4")
+    found = shape_of_job({"shape": shape_of(model), "parameters": SMOL.parameters}, lora)
+    assert found["quantized"] == 106_168_320
+    assert found["quantizedBytes"] == 106_168_320 // 2 + 106_168_320 // 64 + 30 * 872 + 210 * 1092
+    assert found["largestQuantized"] == 576 * 1536
+
+
 def test_dora_needs_room_for_whole_weights_when_forward_ends() -> None:
     dora = replace(LORA_CPU, dora=True, row_targets=1)
     plain = moments(ADAPTED, replace(dora, dora=False), ONE)["end of forward"]

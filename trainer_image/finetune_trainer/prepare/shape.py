@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.config import Lora
 from finetune_trainer.fast import attention, fused, head
+from finetune_trainer.quantization import packed_bytes
 
 
 def shape_of(model: Any) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def shape_of_job(model: dict[str, Any], lora: Lora | None) -> dict[str, Any]:
     wanted = lora.target_modules
     names = None if wanted == "AllLinear" else {name.rpartition(".")[2] for name in wanted}
     found = [entry[1:] for entry in linear if names is None or entry[0] in names]
+    packed = [(inputs * outputs, count) for _, inputs, outputs, count in linear]
     magnitudes = sum(outputs * count for _, outputs, count in found) if lora.dora else 0
     return {
         **shape,
@@ -65,6 +67,16 @@ def shape_of_job(model: dict[str, Any], lora: Lora | None) -> dict[str, Any]:
         "adapters": sum(count for *_, count in found),
         "adapterInputs": sum(inputs * count for inputs, _, count in found),
         "adapterOutputs": sum(outputs * count for _, outputs, count in found),
+        **(_quantized(packed) if lora.quantization else {}),
+    }
+
+
+def _quantized(layers: list[tuple[int, int]]) -> dict[str, int]:
+    """Of weights by size and number."""
+    return {
+        "quantized": sum(size * count for size, count in layers),
+        "quantizedBytes": sum(packed_bytes(size) * count for size, count in layers),
+        "largestQuantized": max((size for size, _ in layers), default=0),
     }
 
 

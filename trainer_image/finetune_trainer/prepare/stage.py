@@ -89,7 +89,12 @@ def run(config: RunConfig, workspace: Path, augmented: Path | None = None) -> di
         read_prompts(workspace / "data" / "eval", wish, model["contextLength"])
     steps = planned_steps(config, data["packedRows"])
     log.info("prepared in %.1f s: %d steps", time.monotonic() - started, steps)
-    told = {"model": _summary(config, model), "data": data, "steps": steps, "versions": versions()}
+    told = {
+        "model": _summary(config, model),
+        "data": data,
+        "steps": steps,
+        "versions": versions(quantized=config.method.quantized),
+    }
     found = published_result(config.output.published_path)
     return told | ({"published": found} if found else {})
 
