@@ -70,6 +70,8 @@ class Case:
     accumulation: int = 8
     stage: int = 0
     checkpointing: bool = False
+    nf4: bool = False
+    """The frozen weights have 4 bits."""
     without: str = ""
     """Faster forms that are switched off: names of `gpu_rank.FORMS`, by comma."""
     steps: int = 4
@@ -84,7 +86,16 @@ class Case:
             zero_stage=self.stage,
             world_size=1,
             on_gpu=True,
+            quantized=self.nf4,
         )
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """As in run.json; empty for full fine-tuning."""
+        if not self.lora:
+            return {}
+        more = {"quantization": "NF4"} if self.nf4 else {}
+        return {"lora": {"rank": self.lora, "alpha": 2 * self.lora, **more}}
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ def save_model(name: str, folder: Path) -> int:
     with torch.device("cuda"):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
-    count = sum(p.numel() for p in model.parameters())
+    count = sum(int(weight.numel()) for weight in model.parameters())
     del model
     torch.cuda.empty_cache()
     return count
@@ -169,7 +180,7 @@ def run(case: Case, model: Path, data: Path, workspace: Path, parameters: int) -
 
 def prediction(case: Case, parameters: int) -> int:
     """Bytes that the memory plan says of the case."""
-    lora = Lora(rank=case.lora, alpha=2 * case.lora) if case.lora else None
+    lora = Lora.model_validate(case.method["lora"]) if case.lora else None
     shape = shape_of_job({"parameters": parameters, "shape": _meta_shape(case.model)}, lora)
     spec = FineTuneJobSpec.model_validate(
         {
@@ -178,7 +189,7 @@ def prediction(case: Case, parameters: int) -> int:
                 "train": [{"name": "rows", "uri": "pvc://data/rows.jsonl"}],
                 "sequenceLength": TOKENS,
             },
-            "method": {"lora": {"rank": case.lora}} if case.lora else {"full": {}},
+            "method": case.method or {"full": {}},
             "training": {"steps": 3},
             "workers": {"count": 1, "gpusPerWorker": 1},
             "storage": {"claimRef": {"name": "workspace"}},
@@ -203,7 +214,7 @@ def _run_json(case: Case, model: Path) -> dict[str, Any]:
         "job": {"namespace": "bench", "name": "gpu", "uid": "0"},
         "model": {"path": str(model)},
         "data": {"train": [source], "sequenceLength": TOKENS},
-        "method": {"lora": {"rank": case.lora, "alpha": 2 * case.lora}} if case.lora else {},
+        "method": case.method,
         "training": {
             "steps": WARM_UP + case.steps,
             "microBatchSize": case.micro,
@@ -230,8 +241,8 @@ def _train(case: Case, workspace: Path) -> tuple[int, str]:
         "FINETUNE_METRICS_PORT": "0",
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(port),
-        **{name: "0" for name in ("RANK", "LOCAL_RANK")},
-        **{name: "1" for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")},
+        **dict.fromkeys(("RANK", "LOCAL_RANK"), "0"),
+        **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "1"),
         "GPU_MEMORY": str(workspace / "memory.json"),
         "WITHOUT": case.without,
     }

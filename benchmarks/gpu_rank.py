@@ -38,26 +38,26 @@ def main() -> None:
         Path(os.environ["GPU_MEMORY"]).write_text(json.dumps(peaks))
         finish(self, result)
 
-    rank.Rank.finish = told  # type: ignore[method-assign, assignment]
+    rank.Rank.finish = told  # type: ignore[method-assign]
     rank.main()
 
 
 def _no_varlen() -> None:
     from finetune_trainer.fast import attention
 
-    attention.attach = lambda *_, **__: False  # type: ignore[assignment]
+    attention.attach = lambda *_, **__: False
 
 
 def _no_fused() -> None:
     from finetune_trainer.fast import fused
 
-    fused.attach = lambda *_: 0  # type: ignore[assignment]
+    fused.attach = lambda *_: 0
 
 
 def _no_lora() -> None:
     from finetune_trainer.fast import lora
 
-    lora.attach = lambda *_: 0  # type: ignore[assignment]
+    lora.attach = lambda *_: 0
 
 
 def _no_head() -> None:

@@ -25,6 +25,7 @@ SETS: dict[str, tuple[Case, ...]] = {
         Case("without any of these", "8B", lora=16, without="fused,lora,head,varlen"),
         Case("activation checkpointing, 4 rows", "8B", 16, "full", 4, 2, checkpointing=True),
         Case("ZeRO 2", "8B", lora=16, stage=2),
+        Case("frozen weights in 4 bits (NF4)", "8B", lora=16, micro=2, accumulation=4, nf4=True),
         Case("chat rows", "8B", lora=16, rows="chat"),
         Case("chat rows under a mask", "8B", lora=16, rows="chat", without="varlen"),
     ),
@@ -86,12 +87,13 @@ def _head() -> str:
 
     return f"""
 {torch.cuda.get_device_name()}, torch {torch.__version__}, DeepSpeed {deepspeed}, transformers
-{transformers}; one rank, BF16 with fp32 masters, AdamW, clipping, gradients added up in fp32. Random
-weights; rows of {gpu.TOKENS} tokens. Full rows: one sample each, all of it supervised. Chat rows:
-samples packed, median 300 tokens, 95th percentile 1,500, two thirds supervised.
-{gpu.WARM_UP} steps of warm-up, then those that count. Share of the peak: {gpu.PEAK_FLOPS / 1e12:.0f} TFLOP/s dense; a token has 4 FLOPs by
-parameter with LoRA, 6 without; attention is not counted. Memory: what torch had allocated at most,
-beside the plan without its {1.5} GB for context and libraries. NCCL with several GPUs was not run.
+{transformers}; one rank, BF16 with fp32 masters, AdamW, clipping, gradients added up in fp32.
+Random weights; rows of {gpu.TOKENS} tokens. Full rows: one sample each, all of it supervised. Chat
+rows: samples packed, median 300 tokens, 95th percentile 1,500, two thirds supervised. {gpu.WARM_UP}
+steps of warm-up, then those that count. Share of the peak: {gpu.PEAK_FLOPS / 1e12:.0f} TFLOP/s
+dense; a token has 4 FLOPs by parameter with LoRA, 6 without; attention is not counted. Memory: what
+torch had reserved at most, and the GPU's context, beside the memory plan. NCCL with several GPUs
+was not run.
 """
 
 
@@ -102,7 +104,7 @@ def _table(model: str, found: list[Told], parameters: int) -> str:
         if told.error:
             rows.append(f"| {case.name} | failed | | | | |")
             continue
-        peak, plan = told.memory["allocated"], told.predicted - 1_500_000_000
+        peak, plan = told.memory["used"], told.predicted
         rows.append(
             f"| {case.name} | {told.speed:,.0f} | {told.mfu(parameters):.1%} | {gpu.spread(told)} "
             f"| {peak / 1e9:.1f} GB | {plan / 1e9:.1f} GB ({plan / peak - 1:+.0%}) |"

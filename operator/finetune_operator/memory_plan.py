@@ -271,9 +271,9 @@ def _gradients(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int, int, int
     """Bytes while a micro-batch of a later one begins backward; after the last one; while the
     optimizer updates; and the temporaries of that update.
 
-    ZeRO 0 and 1 hold 4T, ZeRO 2 and 3 hold 4T/w. In FP32 ZeRO 2 adds a micro-batch's gradients to
-    those before it, in memory of their own. FP32 gradients are flattened into a copy before the
-    update, which needs no temporaries: it is fused.
+    ZeRO 0 and 1 hold 4T, ZeRO 2 and 3 hold 4T/w; in BF16 ZeRO 1 holds them from the start. In FP32
+    ZeRO 2 adds a micro-batch's gradients to those before it, in memory of their own. FP32 gradients
+    are flattened into a copy before the update, which needs no temporaries: it is fused.
     """
     stage, exact = zero_stage(fit, setup), setup.precision == "FP32"
     full, part = 4 * shape.trainable, share(4 * shape.trainable, fit)
@@ -285,6 +285,8 @@ def _gradients(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int, int, int
         return _offloaded_gradients(shape, setup, fit)
     if stage == 3:
         return part, part, 2 * part, 0
+    if stage == 1 and setup.precision == "BF16":
+        return full, full, full, 0
     if stage == 1:
         return (full if several else 0), full, part, flattened
     whole = 2 * part if exact and several else part

@@ -64,8 +64,10 @@ def model_of(name: str) -> Any:
     config = getattr(transformers, kind)(**SIZES | more)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     for weight in model.parameters():  # so that layers matter beside the residual stream
-        weight.data = weight.data * 4 if weight.dim() > 1 else weight.data + 0.1 * torch.randn_like(
-            weight.data
+        weight.data = (
+            weight.data * 4
+            if weight.dim() > 1
+            else weight.data + 0.1 * torch.randn_like(weight.data)
         )
     return model.train().cuda()
 

@@ -77,7 +77,13 @@ def deepspeed_config(
         config["data_types"] = {"grad_accum_dtype": "fp32"}
         config["communication_data_type"] = "fp32"
     if precision == "BF16":
-        config["bf16"] = {"enabled": True, "check_grad_overflow": True}
+        config["bf16"] = {
+            "enabled": True,
+            "check_grad_overflow": True,
+            # Else a gradient that comes before the model's own backward pass, as an output layer's
+            # does whose loss is made apart, is wiped out; and those of 16 bits are kept beside.
+            "immediate_grad_update": True,
+        }
     if precision == "FP16":
         # A scale that is too high costs a step each time, so every overflow halves it.
         config["fp16"] = {

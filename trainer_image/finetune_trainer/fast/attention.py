@@ -171,7 +171,7 @@ def all_samples(
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
     """As `by_sample`, in one kernel where there is one: 16 bits, no dropout, no window."""
-    fits = (
+    if (
         isinstance(attention_mask, Blocks)
         and query.is_cuda
         and query.dtype in (torch.bfloat16, torch.float16)
@@ -179,9 +179,8 @@ def all_samples(
         and query.shape[-1] <= 256
         and not dropout
         and attention_mask.causal
-    )
-    if not fits:
-        return by_sample(module, query, key, value, attention_mask, dropout, scaling, **rest)
-    from finetune_trainer.fast import varlen
+    ):
+        from finetune_trainer.fast import varlen
 
-    return varlen.attend(query, key, value, attention_mask, scaling), None
+        return varlen.attend(query, key, value, attention_mask, scaling), None
+    return by_sample(module, query, key, value, attention_mask, dropout, scaling, **rest)

@@ -39,6 +39,10 @@ class FusedNorm(nn.Module):
 class FusedGate(nn.Module):
     """Takes the place of a model's MLP, down(silu(gate x) * up x)."""
 
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         from liger_kernel.ops.swiglu import LigerSiLUMulFunction
 
@@ -81,6 +85,7 @@ def _rotate_in_one(modelling: Any) -> None:
             return found
         from liger_kernel.ops.rope import LigerRopeFunction
 
-        return tuple(LigerRopeFunction.apply(q, k, cos, sin))  # type: ignore[return-value]
+        q, k = LigerRopeFunction.apply(q, k, cos, sin)
+        return q, k
 
     modelling.apply_rotary_pos_emb = rotated

@@ -7,7 +7,7 @@ other cost anything, and key and value heads are not repeated for the queries th
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from finetune_trainer.fast.attention import Blocks
 
 # Newer torch wants to be told of shared heads; older takes them as they come.
-_SHARED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+_TOLD = "enable_gqa" in inspect.signature(varlen_attn).parameters
+_SHARED: dict[str, Any] = {"enable_gqa": True} if _TOLD else {}
 
 
 def attend(
@@ -28,13 +29,15 @@ def attend(
 ) -> torch.Tensor:
     """Query [B, H, T, d], key and value [B, H or fewer, T, d] in 16 bits; returns [B, T, H, d]."""
     batch, heads, length, size = query.shape
-    flat = [
-        each.transpose(1, 2).reshape(batch * length, each.shape[1], size)
-        for each in (query, key, value)
-    ]
+
+    def flat(each: torch.Tensor) -> torch.Tensor:
+        return each.transpose(1, 2).reshape(batch * length, each.shape[1], size)
+
     longest = blocks.longest
-    found: torch.Tensor = varlen_attn(
-        *flat,
+    found: Any = varlen_attn(
+        flat(query),
+        flat(key),
+        flat(value),
         blocks.ends,
         blocks.ends,  # the very same tensor: it tells cuDNN that both orders are one
         longest,
@@ -43,4 +46,5 @@ def attend(
         window_size=(-1, 0),
         **_SHARED,
     )
-    return found.view(batch, length, heads, size)
+    mixed: torch.Tensor = found.view(batch, length, heads, size)
+    return mixed
