@@ -295,6 +295,13 @@ class Overlong(StrEnum):
     FAIL = "Fail"
 
 
+class DataReuse(StrEnum):
+    """Whether data that another job has prepared may be taken."""
+
+    SAME_CONTENT = "SameContent"
+    NEVER = "Never"
+
+
 class Data(SpecModel):
     """The rows to train and to evaluate on, and how they become token sequences."""
 
@@ -343,6 +350,11 @@ class Data(SpecModel):
     """Bounds that the data must keep, checked before a GPU is held."""
     report: ReportOptions | None = None
     """What the report on the data (`status.data.reportPath`) counts besides."""
+    reuse: DataReuse = DataReuse.SAME_CONTENT
+    """SameContent: where a job of this namespace has prepared the same rows, by their content, with
+    the same model, settings and trainer on the same `storage.claimRef`, its data is checked against
+    its hashes and copied (`status.data.preparedBy`), and data that this job prepares is kept for
+    others in `<namespace>/shared-data`. Never: this job prepares its own and keeps none."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
