@@ -130,6 +130,7 @@ class Cleaning(_Section):
     ratio_outliers: Policy = "Report"
     near_duplicates: NearDuplicates = NearDuplicates()
     eval_leakage: Policy = "Report"
+    template_refusals: DropOrFail = "Drop"
 
     def policy(self, rule: str) -> Policy:
         """Of a rule by its name in the FineTuneJob; rules that have no field always drop."""
@@ -144,7 +145,7 @@ class Expect(_Section):
     min_rows: int = 1
     """Rows to train on, after cleaning and without those held out."""
     max_broken_fraction: float = 0.05
-    """Of the rows of a source: those under ``brokenRows`` and ``encoding``."""
+    """Of the rows of a source: those under ``brokenRows``, ``encoding``, ``templateRefusals``."""
     max_dropped_fraction: float | None = None
     """Of the rows of all training sources: those dropped under any rule."""
     max_truncated_fraction: float | None = None

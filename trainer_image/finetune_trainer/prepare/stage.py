@@ -26,9 +26,15 @@ from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.augment import counts
 from finetune_trainer.prepare.cleaning.compare import Table
-from finetune_trainer.prepare.cleaning.expect import check_rows, check_truncated, told
+from finetune_trainer.prepare.cleaning.expect import (
+    BETTER_TEMPLATE,
+    check_broken,
+    check_rows,
+    check_truncated,
+    told,
+)
 from finetune_trainer.prepare.cleaning.rejects import Ledger, totals
-from finetune_trainer.prepare.cleaning.rules import MEANINGS
+from finetune_trainer.prepare.cleaning.rules import TEMPLATE_REFUSALS
 from finetune_trainer.prepare.content import Sides, content_digest, own_digest, times
 from finetune_trainer.prepare.mixing import mix
 from finetune_trainer.prepare.model import end_of_turn_ids, prepare_model
@@ -213,6 +219,8 @@ def _make_data(
             usable_processes(),
         )
         table = _book(split, tokenized, ledger)
+        for account in split.accounts:
+            check_broken(account, config.data.expect.max_broken_fraction)
         if split is train:
             tokenized = _mixed(split, table, tokenized, config.training.seed)
         facts |= _write(config, folder, split, tokenized, tokenization, decoder)
@@ -266,8 +274,8 @@ def _write_report(folder: Path, report: dict[str, Any]) -> None:
 def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> Table:
     """Account for every sample of a split: kept, or left out under a rule of the tokenization."""
     table = Table(split.samples, split.accounts, ledger)
-    for rule in dict.fromkeys(rule for _, rule in tokenized.dropped):
-        table.apply(rule, ((row, MEANINGS[rule]) for row, of in tokenized.dropped if of == rule))
+    for rule in dict.fromkeys(rule for _, rule, _ in tokenized.dropped):
+        table.apply(rule, ((row, why) for row, of, why in tokenized.dropped if of == rule))
     for number, account in enumerate(split.accounts):
         count = int((table.alive & (table.source == number)).sum())
         if split.name == "eval" and not account.field.startswith("spec.data.eval"):
@@ -340,7 +348,9 @@ def _write(
         raise BadData(
             f"{split.sources[0].field}: no row is left to train on "
             f"({told(split.accounts) or 'no rows'})",
-            "every row needs an answer that begins within spec.data.sequenceLength",
+            BETTER_TEMPLATE
+            if any(account.dropped[TEMPLATE_REFUSALS] for account in split.accounts)
+            else "every row needs an answer that begins within spec.data.sequenceLength",
         )
     written = PackedDataset(folder / split.name)
     witnesses = choose_witnesses(split, tokenized, rows, tokenization, decoder)
