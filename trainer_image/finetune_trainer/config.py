@@ -104,7 +104,8 @@ class DataSource(_Section):
     """Decimal number; all training sources have one, or none has. See ``prepare.mixing``."""
     format: Literal["Auto", "Chat", "Instruction", "Completion"] = "Auto"
     fields: dict[str, str] = Field(default_factory=dict)
-    """Column of the source by role: messages, prompt, response, system, text, id, group."""
+    """Column of the source by role: messages, tools, prompt, response, input, system,
+    text, id, group."""
 
 
 DropOrFail = Literal["Drop", "Fail"]

@@ -165,12 +165,33 @@ class DataFormat(StrEnum):
     COMPLETION = "Completion"
 
 
-COLUMN_OF_FORMAT = {
-    DataFormat.CHAT: "messages",
-    DataFormat.INSTRUCTION: "prompt",
-    DataFormat.COMPLETION: "text",
+ROLES_OF_FORMAT = {
+    DataFormat.CHAT: ("messages", "tools"),
+    DataFormat.INSTRUCTION: ("prompt", "response", "input", "system"),
+    DataFormat.COMPLETION: ("text",),
 }
-"""The role without which a format cannot be read."""
+"""Columns that only rows of a format have."""
+
+
+def _has_any(of: str, roles: tuple[str, ...]) -> str:
+    return "(" + " || ".join(f"has({of}.{role})" for role in roles) + ")"
+
+
+_OTHER_ROLES = {
+    format: tuple(
+        role for other, roles in ROLES_OF_FORMAT.items() if other is not format for role in roles
+    )
+    for format in ROLES_OF_FORMAT
+}
+
+
+def _formats_of(fields: DataFields) -> list[DataFormat]:
+    """Formats that have such columns."""
+    return [
+        format
+        for format, roles in ROLES_OF_FORMAT.items()
+        if any(getattr(fields, role) is not None for role in roles)
+    ]
 
 
 class DataFields(SpecModel):
@@ -178,12 +199,18 @@ class DataFields(SpecModel):
 
     messages: ColumnName | None = None
     """Column with a list of messages (role and content): Chat."""
+    tools: ColumnName | None = None
+    """Column with the tools that a conversation may call, a list of JSON objects: Chat. Rows may
+    lack it. Absent: `tools`, if there is one."""
     prompt: ColumnName | None = None
     """Column with the question: Instruction."""
     response: ColumnName | None = None
     """Column with the answer: Instruction."""
+    input: ColumnName | None = None
+    """Column with more of the question, put behind it: Instruction. Rows may lack it. Absent:
+    `input` or `context`, if there is one."""
     system: ColumnName | None = None
-    """Column with the system prompt: Instruction."""
+    """Column with the system prompt: Instruction. Rows may lack it."""
     text: ColumnName | None = None
     """Column with plain text: Completion."""
     id: ColumnName | None = None
@@ -194,24 +221,20 @@ class DataFields(SpecModel):
     together. Absent: every row stands for itself."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        exactly_one(
-            "messages",
-            "prompt",
-            "text",
-            message="set exactly one of messages (Chat), prompt (Instruction) and text "
-            "(Completion)",
+        Rule(
+            cel=" + ".join(
+                f"({_has_any('self', roles)} ? 1 : 0)" for roles in ROLES_OF_FORMAT.values()
+            )
+            + " <= 1",
+            message="columns of several formats: name messages and tools (Chat), or prompt, "
+            "response, input and system (Instruction), or text (Completion)",
+            check=lambda fields: len(_formats_of(fields)) <= 1,
         ),
         Rule(
             cel="has(self.prompt) == has(self.response)",
             message="prompt and response go together: set both or neither",
             field_path=".response",
             check=lambda fields: (fields.prompt is None) == (fields.response is None),
-        ),
-        Rule(
-            cel="!has(self.system) || has(self.prompt)",
-            message="system goes with prompt and response: remove it or set those",
-            field_path=".system",
-            check=lambda fields: fields.system is None or fields.prompt is not None,
         ),
     )
 
@@ -245,16 +268,17 @@ class DataSource(SpecModel):
         ),
         Rule(
             cel="!has(self.fields) || !has(self.format) || self.format == 'Auto'"
-            " || (self.format == 'Chat' && has(self.fields.messages))"
-            " || (self.format == 'Instruction' && has(self.fields.prompt))"
-            " || (self.format == 'Completion' && has(self.fields.text))",
-            message="fields must fit format: messages for Chat, prompt and response for "
-            "Instruction, text for Completion",
+            + "".join(
+                f" || (self.format == '{format}' && !{_has_any('self.fields', others)})"
+                for format, others in _OTHER_ROLES.items()
+            ),
+            message="fields must fit format: messages and tools for Chat; prompt, response, input "
+            "and system for Instruction; text for Completion",
             field_path=".fields",
             check=lambda source: (
                 source.fields is None
                 or source.format is DataFormat.AUTO
-                or getattr(source.fields, COLUMN_OF_FORMAT[source.format]) is not None
+                or {*_formats_of(source.fields)} <= {source.format}
             ),
         ),
         _S3_RULE,
