@@ -100,6 +100,9 @@ class DataSource(_Section):
     s3: S3Place | None = _NewField
     url: str | None = None
     file: str | None = None
+    config: str | None = _NewField
+    """Of a hub repository, see ``prepare.configs``."""
+    split: str | None = _NewField
     weight: str | None = _NewField
     """Decimal number; all training sources have one, or none has. See ``prepare.mixing``."""
     format: Literal["Auto", "Chat", "Instruction", "Completion"] = "Auto"

@@ -253,6 +253,13 @@ class DataSource(SpecModel):
     file: RelativePath | None = None
     """A file inside the folder, image or repository. Absent: the path is a file, or all data files
     of its folder; of those named after a split, the ones of this side."""
+    config: Annotated[str | None, Field(min_length=1, max_length=128)] = None
+    """Config (subset) of an `hf://` dataset, as in `load_dataset(path, config)`. Absent: its
+    default or only one; of several without a default one must be named."""
+    split: Annotated[str | None, Field(min_length=1, max_length=128)] = None
+    """Split of an `hf://` dataset, as in `load_dataset(path, split=...)`, for all its rows. Absent:
+    `train` for rows to train on, else `test`, `valid`, `validation`, `eval` and `dev`; or the only
+    one."""
     format: DataFormat = DataFormat.AUTO
     """Chat (messages), Instruction (prompt and response), Completion (plain text), or Auto:
     decided by the columns of the first rows. Absent: Auto."""
@@ -265,6 +272,17 @@ class DataSource(SpecModel):
             message="file does not go with https://: put the whole address into uri",
             field_path=".file",
             check=lambda source: source.file is None or not source.uri.startswith("https://"),
+        ),
+        Rule(
+            cel="!(has(self.config) || has(self.split))"
+            " || (self.uri.startsWith('hf://') && !has(self.file))",
+            message="config and split choose the files of an hf:// dataset: name one in uri and no "
+            "file, or remove them",
+            field_path=".uri",
+            check=lambda source: (
+                (source.config is None and source.split is None)
+                or (source.uri.startswith("hf://") and source.file is None)
+            ),
         ),
         Rule(
             cel="!has(self.fields) || !has(self.format) || self.format == 'Auto'"

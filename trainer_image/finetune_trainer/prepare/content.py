@@ -16,7 +16,7 @@ from finetune_trainer.config import DataSource, RunConfig
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.sources import Located
 
-PLACES = {"path", "hub", "s3", "url", "file"}
+PLACES = {"path", "hub", "s3", "url", "file", "config", "split"}
 """Fields of a source that say where its files are."""
 
 Sides = dict[str, list[tuple[DataSource, Located]]]
