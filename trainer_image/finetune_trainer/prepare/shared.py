@@ -8,6 +8,7 @@ removed. Nothing here ends a job: without the folder, or the room, it prepares b
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -49,18 +50,19 @@ class SharedData:
         None where there is none that is whole; then ``target`` is as empty as before.
         """
         entry = self._place(key)
+        if not entry.exists():
+            return None
         try:
             facts = _copied(entry, key, target)
-            os.utime(entry / ENTRY)
-        except FileNotFoundError:
-            return None
-        except (OSError, _DamagedError) as error:  # of the first, where another pod makes room
+        except (OSError, _DamagedError) as error:  # also where another pod makes room meanwhile
             log.warning("shared data %s is not taken: %s", entry.name[:12], error)
             _remove(target)
             target.mkdir()
             if isinstance(error, _DamagedError):
                 self._drop(entry)
             return None
+        with contextlib.suppress(OSError):
+            os.utime(entry / ENTRY)  # the last one to make room
         return facts
 
     def keep(self, key: str, data: Path, apart: tuple[str, ...], facts: dict[str, Any]) -> None:
@@ -93,15 +95,15 @@ class SharedData:
 
     def _make_room(self, size: int) -> bool:
         """Remove those that were not used for the longest time until ``size`` bytes more fit."""
-        entries = {
-            path: ((path / ENTRY).stat().st_mtime, _size(path))
-            for path in self._folder.iterdir()
-            if _NAME.fullmatch(path.name) and (path / ENTRY).exists()
-        }
+        entries: dict[Path, tuple[float, int]] = {}
+        for path in self._folder.iterdir():
+            if _NAME.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):  # another pod makes room
+                    entries[path] = (path / ENTRY).stat().st_mtime, _size(path)
         taken = sum(bytes_ for _, bytes_ in entries.values())
         limit = (shutil.disk_usage(self._folder).free + taken) // ROOM
         if size > limit:
-            log.info("this data is not kept for other jobs: %d bytes, %d are free", size, limit)
+            log.info("this data is not kept for other jobs: %d bytes of %d allowed", size, limit)
             return False
         oldest_first = sorted(entries, key=lambda path: entries[path][0])
         while oldest_first and (taken + size > limit or len(oldest_first) >= MAX_ENTRIES):
@@ -123,10 +125,10 @@ class SharedData:
     def _sweep(self) -> None:
         """Remove what pods left that were killed."""
         for path in self._folder.iterdir():
-            if not _LEFT.fullmatch(path.name):
-                continue
-            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                _remove(path)
+            with contextlib.suppress(FileNotFoundError):
+                old = time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+                if old and _LEFT.fullmatch(path.name):
+                    _remove(path)
 
 
 def _copied(entry: Path, key: str, target: Path) -> dict[str, Any]:
@@ -142,8 +144,8 @@ def _read(entry: Path, key: str) -> dict[str, Any]:
     try:
         told: dict[str, Any] = json.loads((entry / ENTRY).read_text())
         digest = told.pop("digest")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _DamagedError(f"{ENTRY} is none") from error
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _DamagedError(f"{ENTRY} is gone or none") from error
     if told.get("key") != key or manifests.digest_of(told) != digest:
         raise _DamagedError(f"{ENTRY} does not agree with its digest")
     return told

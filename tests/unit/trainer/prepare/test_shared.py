@@ -196,6 +196,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a file is gone": lambda entry: (entry / "rejects.jsonl").unlink(),
     "one more file": lambda entry: (entry / "train/row_sources.npy").write_bytes(b""),
     "half a record": cut,
+    "the record is gone": lambda entry: (entry / ENTRY).unlink(),
     "another count": counted_otherwise,
     "another file": lambda entry: (entry / ENTRY).write_text("[]"),
 }
