@@ -88,8 +88,7 @@ def program_digest() -> str:
             },
             "python": platform.python_version(),
             "installed": sorted(
-                [str(each.metadata["Name"]), str(each.version)]
-                for each in metadata.distributions()
+                [str(each.metadata["Name"]), str(each.version)] for each in metadata.distributions()
             ),
         }
     )
