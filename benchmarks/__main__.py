@@ -13,6 +13,7 @@ from benchmarks import (
     control_plane_section,
     curves_section,
     data_section,
+    gpu_section,
     memory_section,
     parity_section,
     recovery_section,
@@ -34,18 +35,20 @@ SECTIONS: dict[str, Section] = {
     "parity": parity_section.SECTION,
     "curves": curves_section.SECTION,
 }
+WITH_A_GPU: dict[str, Section] = {"gpu": gpu_section.SECTION}
+"""Not among those that are measured where no section is named."""
 
 
 def main(arguments: list[str]) -> None:
     for one in [arguments] if arguments else [[name] for name in SECTIONS]:
         options = parse(one)
-        measured(SECTIONS[options.section], options, " ".join(one))
+        measured({**SECTIONS, **WITH_A_GPU}[options.section], options, " ".join(one))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="section", required=True)
-    for name, section in SECTIONS.items():
+    for name, section in {**SECTIONS, **WITH_A_GPU}.items():
         section.add_options(commands.add_parser(name, help=section.title))
     return parser.parse_args(arguments)
 

@@ -14,7 +14,7 @@ from itertools import product
 from typing import Literal
 
 from .api.types import ActivationCheckpointing, FineTuneJobSpec, PlannedFit
-from .memory_ladder import HIGHEST_STAGE, Fit
+from .memory_ladder import Fit
 
 FREE_PERCENT = 10
 """Of a rank's memory that a choice leaves free, for what the plan leaves out."""
@@ -47,7 +47,7 @@ def candidates(default: Fit, may: Open) -> list[Fit]:
         [default.micro],
     )
     if may.zero_stage and default.world_size > 1:
-        stages = list(range(default.zero_stage, HIGHEST_STAGE + 1))
+        stages = list(range(default.zero_stage, default.highest_stage + 1))
     if may.activation_checkpointing:
         switches = [False, True]
     if may.micro:

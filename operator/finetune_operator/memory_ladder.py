@@ -32,10 +32,16 @@ class Fit:
     offload_parameters: bool = False
     on_gpu: bool = False
     """Host memory is another one than that in which the ranks compute: offload relieves it."""
+    quantized: bool = False
+    """Weights of few bits, which ZeRO 3 can neither partition nor offload."""
 
     @property
     def offloads(self) -> bool:
         return self.offload_optimizer or self.offload_parameters
+
+    @property
+    def highest_stage(self) -> int:
+        return HIGHEST_STAGE - 1 if self.quantized else HIGHEST_STAGE
 
 
 def next_rung(fit: Fit) -> tuple[Fit, str] | None:
@@ -50,12 +56,12 @@ def next_rung(fit: Fit) -> tuple[Fit, str] | None:
         )
     if not fit.activation_checkpointing:
         return replace(fit, activation_checkpointing=True), "activationCheckpointing Enabled"
-    if fit.world_size > 1 and fit.zero_stage < HIGHEST_STAGE:
+    if fit.world_size > 1 and fit.zero_stage < fit.highest_stage:
         stage = fit.zero_stage + 1
         return replace(fit, zero_stage=stage), f"zeroStage {fit.zero_stage} → {stage}"
     if fit.on_gpu and not fit.offload_optimizer:
         return _at_stage(replace(fit, offload_optimizer=True), 2, "offloadOptimizer None → CPU")
-    if fit.on_gpu and not fit.offload_parameters:
+    if fit.on_gpu and not fit.offload_parameters and not fit.quantized:
         return _at_stage(replace(fit, offload_parameters=True), 3, "offloadParameters None → CPU")
     return None
 

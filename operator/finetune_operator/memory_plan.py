@@ -28,13 +28,13 @@ BUCKET_ELEMENTS = 50_000_000
 LIVE_ELEMENTS = 1_000_000_000
 """ZeRO-3 keeps so many gathered parameters until they are used again (DeepSpeed's default of
 ``stage3_max_live_parameters`` and ``stage3_max_reuse_distance``)."""
-RUNTIME_BYTES = {"CPU": 550_000_000, "GPU": 1_500_000_000}
-"""Of a rank before it has a model. CPU: the interpreter with torch, DeepSpeed, transformers and
-PEFT, as measured. GPU: context, NCCL and workspaces on the device; a first estimate."""
+RUNTIME_BYTES = {"CPU": 550_000_000, "GPU": 2_050_000_000}
+"""Of a rank before it has a model, as measured. CPU: the interpreter with torch, DeepSpeed,
+transformers and PEFT. GPU: context, libraries and workspaces on an H200, without NCCL's peers."""
 LOSS_BYTES = 12
 """Of a logit when backward begins: log-probability, its gradient, and that of the logit, in fp32;
 the logit itself is freed by then."""
-CHUNK_ELEMENTS = 1 << 23
+CHUNK_ELEMENTS = {"CPU": 1 << 23, "GPU": 1 << 27}
 """Logits at a time where the trainer makes the loss in chunks (``fast/head.py``)."""
 
 
@@ -62,14 +62,24 @@ class Shape:
     chunked_loss: bool = False
     """The loss can be made in chunks of logits, gradients included."""
     by_sample: bool = False
-    """On CPUs attention has no mask. Such architectures have ordinary linear layers, too, and
-    adapters on these keep less."""
+    """Attention has no mask. Such architectures have ordinary linear layers, too, and adapters on
+    these keep less."""
+    fused: bool = False
+    """On GPUs norms and gates are one kernel each, which keeps its inputs alone."""
+    key_value: int = 0
+    """Heads of keys × head size; 0: not told, as many as heads of queries."""
     adapters: int = 0
     """Linear layers with an adapter."""
     adapter_inputs: int = 0
     """Input features of all of them together."""
     adapter_outputs: int = 0
     """Output features of all of them together."""
+    quantized: int = 0
+    """Parameters that are kept in 4 bits."""
+    quantized_bytes: int = 0
+    """Of these with their scales, as bitsandbytes stores them."""
+    largest_quantized: int = 0
+    """Elements of the largest of their tensors."""
 
 
 @dataclass(frozen=True)
@@ -145,17 +155,22 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
     # Gradients that flow through one layer: two of the width of the MLP, two of the hidden one.
     flow = c * tokens * (2 * shape.intermediate + 2 * shape.hidden)
     filling, norms = bucket if stage > 0 else 0, _decomposition(shape, setup)
+    unpacked = _unpacked(shape, setup)
     always = {
         "optimizer": optimizer_state(shape, setup, fit),
         "checkpoint_copy": _checkpoint_copy(shape, setup, fit),
         "runtime": RUNTIME_BYTES[setup.device],
     }
-    logits = targets * shape.vocabulary
+    logits, summed = targets * shape.vocabulary, 0
     # Made with the loss, and kept until backward: the gradient of what the head was given.
     loss, of_head = LOSS_BYTES * logits, (4 + c) * logits
     if chunked := _chunked_loss(shape, setup, fit):
         of_head = c * targets * shape.hidden
-        loss = (4 + c) * min(logits, CHUNK_ELEMENTS) + of_head
+        # Of 16 bits there is a copy in fp32 for as long as its softmax is made.
+        of_logit = 4 + c if c == 4 else 4 + c + 4
+        loss = of_logit * min(logits, CHUNK_ELEMENTS[setup.device]) + of_head
+        summed = 4 * trains_head // c  # the gradient of the head, in fp32 over all chunks
+        trains_head = summed if c == 4 else summed + trains_head
     again = layer if fit.activation_checkpointing else 0
     return {
         "loss": Memory(
@@ -163,14 +178,14 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
             gradients=held,
             activations=kept,
             logits=loss,
-            buffers=filling + (trains_head if chunked else 0),
+            buffers=filling + (summed if chunked else 0),
             **always,
         ),
         "end of forward": Memory(
             parameters=parameters + live,
             gradients=held,
             activations=kept,
-            buffers=filling + norms,
+            buffers=filling + norms + unpacked,
             **always,
         ),
         "head": Memory(
@@ -185,7 +200,7 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
             parameters=parameters + live,
             gradients=held,
             activations=kept + again,
-            buffers=filling + flow + (norms if again else 0),
+            buffers=filling + flow + unpacked + (norms if again else 0),
             **always,
         ),
         "end of backward": Memory(
@@ -195,6 +210,7 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
             buffers=(bucket if stage > 0 or fit.world_size > 1 else 0)
             + (_scattered(bucket, setup, fit) if stage == 3 else 0)
             + flow
+            + unpacked
             + c * shape.largest,
             **always,
         ),
@@ -218,17 +234,16 @@ def zero_stage(fit: Fit, setup: Setup) -> int:
 
 
 def _chunked_loss(shape: Shape, setup: Setup, fit: Fit) -> bool:
-    """Not where ZeRO 3 divides the head, nor where a trained one has 16 bits."""
-    exact = setup.lora_rank > 0 or setup.precision == "FP32"
-    return shape.chunked_loss and exact and zero_stage(fit, setup) < 3
+    """Not where ZeRO 3 divides the head."""
+    return shape.chunked_loss and zero_stage(fit, setup) < 3
 
 
 def weights(shape: Shape, setup: Setup, fit: Fit) -> tuple[int, int]:
-    """cP; in ZeRO-3 cP/w, offloaded nothing, and besides what is gathered while forward and
-    backward run."""
+    """cP, but for those in 4 bits; in ZeRO-3 cP/w, offloaded nothing, and besides what is gathered
+    while forward and backward run."""
     c, everything = setup.number_bytes, shape.parameters
     if zero_stage(fit, setup) < 3:
-        return c * everything, 0
+        return c * (everything - shape.quantized) + shape.quantized_bytes, 0
     live = c * min(everything, LIVE_ELEMENTS)
     return 0 if fit.offload_parameters else share(c * everything, fit), live
 
@@ -308,7 +323,8 @@ def activations(shape: Shape, setup: Setup, fit: Fit) -> int:
     """
     c, tokens = setup.number_bytes, fit.micro * setup.row_tokens
     targets = fit.micro * min(setup.row_targets, setup.row_tokens)
-    norm = 3 if shape.rms_norm and not setup.lora_rank else 2
+    plain = shape.rms_norm and not setup.lora_rank and not _fused(shape, setup, fit)
+    norm = 3 if plain else 2
     end = c * shape.hidden * (norm * tokens + targets)
     if fit.activation_checkpointing:
         return c * tokens * shape.hidden * shape.layers + end
@@ -316,26 +332,29 @@ def activations(shape: Shape, setup: Setup, fit: Fit) -> int:
 
 
 def layer_activations(shape: Shape, setup: Setup, fit: Fit) -> int:
-    """What one layer keeps for backward: t (4h + 4a + mf) numbers, and a little more.
+    """What one layer keeps for backward: t (4h + 2a + 2k + mf) numbers, and a little more.
 
-    4h: input and output of both norms; 4a: queries, keys, values (repeated for grouped queries) and
-    the output of attention; m: 4 for a gated MLP, 2 else, 5 where GELU is computed in steps.
-    RMSNorm keeps its input in fp32 and, where its weight is trained, the normalized input. Packed
-    rows have a mask of one number for each pair of tokens of a row; or, sample by sample, the
-    output of attention a second time, put together again. An adapter keeps its inner numbers, with
-    dropout a mask and, where it is not one piece with its layer, its own input, and with DoRA what
-    the layer and the adapter give, which the magnitudes multiply.
+    4h: input and output of both norms; 2a + 2k: queries and the output of attention, keys and
+    values (on CPUs repeated for grouped queries, k = a); m: 4 for a gated MLP, 3 where its gate is
+    fused, 2 else, 5 where GELU is computed in steps. RMSNorm, unless fused, keeps its input in fp32
+    and, where its weight is trained, the normalized input. Packed rows have a mask of one number
+    for each pair of tokens of a row; or, sample by sample on CPUs, the output of attention a second
+    time, put together again; on GPUs in 16 bits one kernel needs neither. An adapter keeps its
+    inner numbers, with dropout a mask and, where it is not one piece with its layer, its own input,
+    and with DoRA what the layer and the adapter give, which the magnitudes multiply.
     """
     c, tokens = setup.number_bytes, fit.micro * setup.row_tokens
-    wide = 4 if shape.gated else 5 if shape.stepwise_gelu else 2
-    numbers = 4 * shape.hidden + 4 * shape.attention + wide * shape.intermediate
-    if shape.rms_norm and not setup.lora_rank:
+    fused = _fused(shape, setup, fit)
+    in_one_kernel = shape.by_sample and setup.device == "GPU" and c == 2
+    wide = (3 if fused else 4) if shape.gated else 5 if shape.stepwise_gelu else 2
+    keys = shape.key_value if in_one_kernel and shape.key_value else shape.attention
+    numbers = 4 * shape.hidden + 2 * shape.attention + 2 * keys + wide * shape.intermediate
+    if shape.rms_norm and not setup.lora_rank and not fused:
         numbers += 2 * shape.hidden
-    if setup.packed:
-        apart = shape.by_sample and setup.device == "CPU"
-        numbers += shape.attention if apart else setup.row_tokens
+    if setup.packed and not in_one_kernel:
+        numbers += shape.attention if shape.by_sample else setup.row_tokens
     size = c * numbers
-    if shape.rms_norm and c == 2:
+    if shape.rms_norm and c == 2 and not fused:
         size += 2 * 2 * shape.hidden
     if setup.lora_rank and shape.layers:
         adapted = c * setup.lora_rank * shape.adapters
@@ -348,6 +367,10 @@ def layer_activations(shape: Shape, setup: Setup, fit: Fit) -> int:
     return tokens * size
 
 
+def _fused(shape: Shape, setup: Setup, fit: Fit) -> bool:
+    return shape.fused and setup.device == "GPU" and zero_stage(fit, setup) < 3
+
+
 def _decomposition(shape: Shape, setup: Setup) -> int:
     """DoRA computes the norm of each adapted weight in every forward pass, from the whole weight:
     its change, that change scaled, and their sum (3hf), after a unit matrix of its inputs (f²)."""
@@ -355,6 +378,13 @@ def _decomposition(shape: Shape, setup: Setup) -> int:
         return 0
     wide = max(shape.intermediate, shape.hidden)
     return setup.number_bytes * (3 * shape.hidden * wide + wide * wide)
+
+
+def _unpacked(shape: Shape, setup: Setup) -> int:
+    """A layer in 4 bits is unpacked for each of its products, forward and backward, with the fp32
+    scales of its blocks of 64."""
+    largest = shape.largest_quantized
+    return setup.number_bytes * largest + 4 * -(-largest // 64)
 
 
 def _checkpoint_copy(shape: Shape, setup: Setup, fit: Fit) -> int:

@@ -252,6 +252,7 @@ def plan_training(
         offload_optimizer=wish.deepspeed.offload_optimizer is OffloadDevice.CPU,
         offload_parameters=wish.deepspeed.offload_parameters is OffloadDevice.CPU,
         on_gpu=wish.workers.gpus_per_worker > 0,
+        quantized=wish.method.quantized,
     )
     planned = status.resolved.planned if status.resolved else None
     fit = descend(kept(default, planned), [each.change or "" for each in adaptations or ()])

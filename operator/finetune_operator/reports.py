@@ -220,6 +220,7 @@ class ShapeReport(_Report):
     layers: Count | None = None
     hidden: Count | None = None
     attention: Count | None = None
+    key_value: Count | None = None
     intermediate: Count | None = None
     vocabulary: Count | None = None
     gated: bool | None = None
@@ -227,9 +228,13 @@ class ShapeReport(_Report):
     stepwise_gelu: bool | None = None
     chunked_loss: bool | None = None
     by_sample: bool | None = None
+    fused: bool | None = None
     adapters: Count | None = None
     adapter_inputs: Count | None = None
     adapter_outputs: Count | None = None
+    quantized: Count | None = None
+    quantized_bytes: Count | None = None
+    largest_quantized: Count | None = None
 
 
 def _model_shape(value: Any) -> Any:
@@ -337,6 +342,7 @@ class ArtifactReport(_Report):
     bytes: Count | None = None
     step: Count | None = None
     max_logit_difference: Number = None
+    quantization_logit_difference: Number = None
     smoke_test: Annotated[SmokeTestReport | None, BeforeValidator(_smoke_test)] = None
     destinations: Annotated[tuple[DestinationReport, ...], Field(max_length=4)] = ()
 

@@ -156,6 +156,7 @@ def _lora(spec: FineTuneJobSpec) -> dict[str, Any] | None:
         "dropout": float(lora.dropout),
         "rslora": lora.rslora is Switch.ENABLED,
         "dora": lora.dora is Switch.ENABLED,
+        "quantization": lora.quantization and lora.quantization.value,
         "targetModules": list(lora.target_modules) if lora.target_modules else "AllLinear",
     }
 

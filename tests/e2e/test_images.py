@@ -140,6 +140,24 @@ def test_the_cpu_operators_load_with_an_empty_path(trainer: Image) -> None:
     ]
 
 
+def test_weights_in_4_bits_have_a_library_for_the_images_cuda(trainer: Image) -> None:
+    """And for CPUs, which export uses; those for other versions are left out."""
+    out = trainer.python(
+        "from pathlib import Path\n"
+        "import bitsandbytes, torch\n"
+        "from bitsandbytes.functional import quantize_4bit\n"
+        "from finetune_trainer.quantization import unpack\n"
+        "weight = torch.linspace(-1, 1, 4096).view(64, 64)\n"
+        "packed = quantize_4bit(weight, compress_statistics=True, quant_type='nf4')\n"
+        "print(float((unpack(*packed) - weight).abs().max()))\n"
+        "cuda = torch.version.cuda.replace('.', '')\n"
+        "print(Path(bitsandbytes.__file__).with_name(f'libbitsandbytes_cuda{cuda}.so').exists())\n"
+        "print(len(list(Path(bitsandbytes.__file__).parent.glob('lib*'))))"
+    )
+    off, there, libraries = out.split()[-3:]
+    assert float(off) < 0.2 and there == "True" and int(libraries) <= 4
+
+
 def test_deepspeed_trains_a_step_without_any_compiler(trainer: Image) -> None:
     # init_distributed is where DeepSpeed would build its shared-memory operator.
     out = trainer.python(

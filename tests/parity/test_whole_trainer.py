@@ -174,6 +174,20 @@ def test_an_undisturbed_job_succeeds_and_leaves_everything_it_promised(undisturb
         assert (folder / f"logs/rank-{rank}.log").stat().st_size > 0
 
 
+def test_4_bit_weights_are_refused_where_there_is_no_gpu(start: Start, tmp_path: Path) -> None:
+    """The API server refuses such a job; here a pod has lost its GPUs, or they are advertised."""
+    told = tmp_path / "workspace" / "run.json"
+    config = json.loads(told.read_text())
+    config["method"]["lora"]["quantization"] = "NF4"
+    told.write_text(json.dumps(config))
+    pod = start()
+    assert pod.end() == 64, pod.logs()
+    failure = pod.message["failure"]
+    assert failure["class"] == "ConfigInvalid"
+    said = "spec.method.lora.quantization: 4-bit weights need a GPU"
+    assert failure["message"].startswith(said) and "gpusPerWorker" in failure["hint"]
+
+
 def test_probes_progress_and_metrics_answer_while_it_runs(undisturbed: Any) -> None:
     seen = undisturbed.seen
     assert seen["phase"] in ("train", "eval", "checkpoint")

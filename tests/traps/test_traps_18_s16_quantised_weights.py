@@ -1,4 +1,4 @@
-"""Weights stored in a few bits can neither be partitioned by ZeRO-3 nor trained as they are."""
+"""Weights in a few bits cannot be partitioned by ZeRO-3, nor taken as they come from a source."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ from finetune_trainer.errors import ModelLoad
 from finetune_trainer.prepare import stage
 
 
-def test_trap_18_there_is_no_quantised_method_that_could_meet_zero_3() -> None:
-    for method in ({"qlora": {}}, {"lora": {"loadIn4Bit": True}}):
-        with pytest.raises(ValidationError, match=r"method\.(qlora|lora)"):
-            FineTuneJobSpec.model_validate(make_spec(method=method, training={"zeroStage": 3}))
+def test_trap_18_the_quantised_method_never_meets_zero_3() -> None:
+    def wish(stage: int | None) -> FineTuneJobSpec:
+        return FineTuneJobSpec.model_validate(
+            make_spec(
+                method={"lora": {"quantization": "NF4"}},
+                workers={"ranksPerWorker": None, "gpusPerWorker": 2},
+                deepspeed={"zeroStage": stage},
+            )
+        )
+
+    with pytest.raises(ValidationError, match="ZeRO 3 partitions weights while they are loaded"):
+        wish(3)
+    for allowed in (None, 0, 1, 2):
+        assert wish(allowed).method.quantized
 
 
 def test_trap_18_and_s16_a_quantised_model_is_refused_before_its_weights_are_read(

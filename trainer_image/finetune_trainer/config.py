@@ -208,6 +208,8 @@ class Lora(_Section):
     """Scale alpha / √rank instead of alpha / rank."""
     dora: bool = False
     """Size and direction of the weights are trained apart."""
+    quantization: Literal["NF4"] | None = _NewField
+    """See ``quantization``."""
     target_modules: Literal["AllLinear"] | tuple[str, ...] = "AllLinear"
 
 
@@ -215,6 +217,11 @@ class Method(_Section):
     """``lora``, or full fine-tuning where it is absent."""
 
     lora: Lora | None = None
+
+    @property
+    def quantized(self) -> bool:
+        """The frozen weights are kept in few bits."""
+        return self.lora is not None and self.lora.quantization is not None
 
 
 class Schedule(_Section):

@@ -61,9 +61,16 @@ def _width(config: Any) -> int:
 
 
 def numel(parameter: torch.nn.Parameter) -> int:
-    """Numbers of the whole parameter, also where ZeRO 3 keeps a part of it here."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
+    """Numbers of the whole parameter, also where ZeRO 3 keeps a part of it here, or several share a
+    byte."""
+    return shape_of(parameter).numel()
 
 
 def ndim(parameter: torch.nn.Parameter) -> int:
-    return len(getattr(parameter, "ds_shape", parameter.shape))
+    return len(shape_of(parameter))
+
+
+def shape_of(parameter: torch.nn.Parameter) -> torch.Size:
+    packed = getattr(parameter, "quant_state", None)
+    shape = parameter.shape if packed is None else packed.shape
+    return torch.Size(getattr(parameter, "ds_shape", shape))

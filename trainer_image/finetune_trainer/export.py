@@ -179,13 +179,12 @@ def _merged(work: _Work) -> dict[str, Any]:
     """Publish the whole model; returns its manifest."""
     target = work.output / "merged"
     folder = manifests.fresh_sibling(target, work.config.job.uid)
-    difference, asked = _merge(work, folder)
+    found = _merge(work, folder)
     work.accompany(folder, "Merged")
-    found = {**work.found, "maxLogitDifference": difference, "smokeTest": asked}
-    return publish_output(folder, target, work.facts, found)
+    return publish_output(folder, target, work.facts, {**work.found, **found})
 
 
-def _merge(work: _Work, folder: Path) -> tuple[float, dict[str, Any]]:
+def _merge(work: _Work, folder: Path) -> dict[str, Any]:
     end_of_turn = work.data.get("endOfTurn")
     return merge(work.config, work.workspace, work.trained, folder, work.base, end_of_turn)
 
@@ -194,25 +193,26 @@ def _gguf(work: _Work) -> dict[str, Any]:
     """Publish the whole model as one file, made from the merged one; returns its manifest."""
     target, kind = work.output / "gguf", work.config.output.gguf_type
     folder = manifests.fresh_sibling(target, work.config.job.uid)
-    with _whole(work) as whole:
+    with _whole(work) as (whole, merged):
         difference, asked = export_gguf(
             whole, folder / GGUF_FILE, kind, about(work.config, work.base)
         )
     work.accompany(folder, "GGUF")
     found = {"type": kind, "maxLogitDifference": difference, "smokeTest": asked}
-    return publish_output(folder, target, work.facts, {**work.found, **found})
+    return publish_output(folder, target, work.facts, {**work.found, **merged, **found})
 
 
 @contextmanager
-def _whole(work: _Work) -> Iterator[Path]:
-    """The merged model: what is published, else one that is gone afterwards."""
+def _whole(work: _Work) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The merged model, and what merging found: what is published, whose manifest has that, else
+    one that is gone afterwards."""
     if "Merged" in work.config.output.formats:
-        yield work.output / "merged"
+        yield work.output / "merged", {}
         return
     scratch = manifests.fresh_sibling(work.workspace / "merged")
     try:
-        _merge(work, scratch)
-        yield scratch
+        found = _merge(work, scratch)
+        yield scratch, found
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

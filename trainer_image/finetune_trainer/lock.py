@@ -16,11 +16,11 @@ LOCK = "lock.json"
 _COMPUTING = ("torch", "deepspeed", "transformers", "peft", "tokenizers", "numpy")
 
 
-def versions() -> dict[str, str]:
+def versions(*, quantized: bool = False) -> dict[str, str]:
     """Versions of Python and of the libraries that compute; those that are not there are left
-    out."""
+    out. ``quantized``: weights are kept in few bits."""
     found = {"python": platform.python_version()}
-    for name in _COMPUTING:
+    for name in (*_COMPUTING, *(("bitsandbytes",) if quantized else ())):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -1,7 +1,8 @@
 """The trained weights as one whole model, proved by loading it again in plain transformers.
 
 It is compared on a few prompts with what was trained (base model plus adapter, or full weights),
-and asked a question.
+and asked a question. An adapter that was trained beside quantized weights is merged into those that
+they were made from; how far that is from what was trained is measured and told, not judged.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import RunConfig
 from finetune_trainer.judging.questions import stop_tokens
-from finetune_trainer.model import load_model, load_tokenizer, load_trained
-from finetune_trainer.same_model import ExportMismatchError, compare, logits
+from finetune_trainer.model import load_as_trained, load_model, load_tokenizer, load_trained
+from finetune_trainer.same_model import ExportMismatchError, compare, logits, most
 from finetune_trainer.smoke_test import QUESTIONS, question_ids, smoke_test
 from finetune_trainer.weight_check import check_weights
 
@@ -31,9 +32,10 @@ def merge(
     folder: Path,
     base: dict[str, Any],
     end_of_turn: int | None,
-) -> tuple[float, dict[str, Any]]:
-    """Write the merged model to ``folder``; returns the largest logit difference after reload, and
-    what the model said to a question."""
+) -> dict[str, Any]:
+    """Write the merged model to ``folder``; returns ``maxLogitDifference`` after reload,
+    ``quantizationLogitDifference`` where weights were quantized, and ``smokeTest``: what the model
+    said to a question."""
     tokenizer = load_tokenizer(workspace / "model")
     model = load_trained(workspace / "model", trained, adapter=config.method.lora is not None)
     prompts = [question_ids(tokenizer, text) for text in QUESTIONS]
@@ -51,7 +53,14 @@ def merge(
     reloaded = load_model(folder, torch.float32)
     difference = compare(expected, logits(reloaded, prompts), base["dtype"], "merged model")
     _check_tokenizer(folder, tokenizer, end_of_turn, reloaded)
-    return difference, smoke_test(reloaded, load_tokenizer(folder))
+    asked = smoke_test(reloaded, load_tokenizer(folder))
+    found = {"maxLogitDifference": difference, "smokeTest": asked}
+    if config.method.quantized:
+        del reloaded
+        gc.collect()
+        quantized = logits(load_as_trained(workspace / "model", trained), prompts)
+        found["quantizationLogitDifference"] = most(expected, quantized)
+    return found
 
 
 def _set_stop_tokens(

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import Lora
 from finetune_trainer.errors import ModelLoad, first_line
+from finetune_trainer.quantization import compute_exactly, loading_options
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -46,6 +47,15 @@ def load_model(
     return model
 
 
+def load_quantized(
+    folder: Path, dtype: torch.dtype, device: torch.device, dropout: float | None = None
+) -> PreTrainedModel:
+    """The same on ``device`` with its linear layers in 4 bits. Raises ``ModelLoad``."""
+    model = load_model(folder, dtype, dropout, **loading_options(dtype, device))
+    compute_exactly(model)
+    return model
+
+
 def load_trained(base: Path, trained: Path, adapter: bool) -> PreTrainedModel | PeftModel:
     """The model as training left it, fp32, ready for inference."""
     if not adapter:
@@ -56,6 +66,15 @@ def load_trained(base: Path, trained: Path, adapter: bool) -> PreTrainedModel | 
 
     # Not trainable, and so already in evaluation mode.
     model: PeftModel = PeftModel.from_pretrained(load_model(base, torch.float32), str(trained))
+    return model
+
+
+def load_as_trained(base: Path, adapter: Path) -> PeftModel:
+    """An adapter beside the quantized weights that it was trained beside, computing in fp32."""
+    from peft import PeftModel
+
+    quantized = load_quantized(base, torch.float32, torch.device("cpu"))
+    model: PeftModel = PeftModel.from_pretrained(quantized, str(adapter))
     return model
 
 

@@ -74,7 +74,7 @@ def model_card(facts: CardFacts, form: Form) -> str:
         *_section("Base model", _table(_base(facts))),
         *_section("Data", _data(facts)),
         *_section("Training", _table(_training(facts))),
-        *_section("Versions", _table(_versions())),
+        *_section("Versions", _table(_versions(config))),
         *_section("Lock", _lock(facts.lock)),
     ]
     return "\n".join(lines) + "\n"
@@ -301,6 +301,10 @@ def _training(facts: CardFacts) -> dict[str, Any]:
         "Dropout": training.dropout or None,
         "Noise on embeddings": None if noise is None else f"NEFTune, alpha {noise:g}",
         "Precision": training.precision,
+        "Frozen weights": "NF4 while it was trained and scored; published are those that they were "
+        "made from"
+        if config.method.quantized
+        else None,
         "Loss on": config.data.loss_on,
         "ZeRO stage": config.zero_stage,
         "Offloaded to host memory": ", ".join(config.offload.parts) or None,
@@ -310,12 +314,13 @@ def _training(facts: CardFacts) -> dict[str, Any]:
 
 def _variant(lora: Lora) -> str:
     stable = ", rank-stabilized" if lora.rslora else ""
-    return f"{'DoRA' if lora.dora else 'LoRA'}, rank {lora.rank}{stable}"
+    beside = f", beside {lora.quantization} weights" if lora.quantization else ""
+    return f"{'DoRA' if lora.dora else 'LoRA'}, rank {lora.rank}{stable}{beside}"
 
 
-def _versions() -> dict[str, str]:
+def _versions(config: RunConfig) -> dict[str, str]:
     found = {}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *(("bitsandbytes",) if config.method.quantized else ())):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -17,6 +17,7 @@ from finetune_trainer.publishing.destinations import push_all
 log = logging.getLogger(__name__)
 
 SERVING = "serving.yaml"
+DIFFERENCE = "quantizationLogitDifference"
 
 
 def publish_output(
@@ -67,6 +68,7 @@ def release(
         "bytes": sum(entry["bytes"] for entry in files),
         "maxLogitDifference": whole.get("maxLogitDifference", 0.0),
         "smokeTest": whole.get("smokeTest") or {},
+        **({DIFFERENCE: whole[DIFFERENCE]} if DIFFERENCE in whole else {}),
         **({"destinations": pushed} if pushed else {}),
         **({"step": whole["step"]} if whole.get("step") else {}),
     }

@@ -30,16 +30,19 @@ def logits(model: PreTrainedModel | PeftModel, prompts: list[torch.Tensor]) -> l
         return [model(input_ids=ids, use_cache=False).logits.float() for ids in prompts]
 
 
+def most(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:
+    """The largest difference of logits."""
+    return max(float((one - other).abs().max()) for one, other in zip(expected, found, strict=True))
+
+
 def compare(
     expected: list[torch.Tensor], found: list[torch.Tensor], precision: str, what: str
 ) -> float:
-    """The largest difference of logits. ``precision``: of the weights.
+    """`most`. ``precision``: of the weights.
 
     Raises ``ExportMismatchError`` where it is more than rounding explains.
     """
-    difference = max(
-        float((one - other).abs().max()) for one, other in zip(expected, found, strict=True)
-    )
+    difference = most(expected, found)
     spread = max(float(one.max() - one.min()) for one in expected)
     limit = _SHARES.get(precision, _SHARE_OF_16_BITS) * spread or MAX_LOGIT_DIFFERENCE
     log.info("%s: largest logit difference after reload %.2e (limit %.2e)", what, difference, limit)

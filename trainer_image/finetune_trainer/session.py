@@ -64,6 +64,12 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     # A rank that hangs is named by the launcher before its peers would give up waiting for it.
     limit = max(COLLECTIVE_SECONDS, 2 * LONG * config.recovery.hang_after_seconds)
     device = pick_device(wanted, rank.place.local_rank)
+    if config.method.quantized and device.type == "cpu":
+        raise ConfigInvalid(
+            "spec.method.lora.quantization: 4-bit weights need a GPU, and this rank trains on the "
+            "CPU",
+            hint="remove it, or set spec.workers.gpusPerWorker",
+        )
     gang = gangs.join(
         rank.place,
         device,
@@ -88,7 +94,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     parent = checkpoints.choose_parent()
     reporter.resumed(parent, steps_done_before(rank.workspace, rank.attempt, parent))
     precision = resolve_precision(config.training.precision, device)
-    engine = build_engine(config, rank.workspace / "model", precision)
+    engine = build_engine(config, rank.workspace / "model", precision, device)
     state = TrainState()
     if parent is not None:
         state = TrainState.restored(checkpoints.load(engine, parent))
@@ -160,9 +166,15 @@ def open_rows(folder: Path) -> PackedRows:
         raise BadData(f"the prepared data in {folder} cannot be read: {error}") from error
 
 
-def build_engine(config: RunConfig, folder: Path, precision: Precision) -> Engine:
-    """Load the prepared model, attach the adapter, and hand both to ZeRO."""
-    from finetune_trainer.model import load_model
+def build_engine(
+    config: RunConfig,
+    folder: Path,
+    precision: Precision,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> Engine:
+    """Load the prepared model, attach the adapter, and hand both to ZeRO, which brings to its
+    device what does not lie on ``device`` from the start. Raises ``ConfigInvalid``."""
+    from finetune_trainer.model import load_model, load_quantized
 
     lean_imports.end()
     training, stage = config.training, effective_stage(config.zero_stage, precision)
@@ -170,13 +182,21 @@ def build_engine(config: RunConfig, folder: Path, precision: Precision) -> Engin
         log.info(
             "ZeRO %d runs as %d: %s adds up gradients in fp32", config.zero_stage, stage, precision
         )
+    if config.method.quantized and stage == 3:
+        raise ConfigInvalid(
+            "spec.method.lora.quantization: ZeRO 3 cannot partition 4-bit weights",
+            hint="set spec.deepspeed.zeroStage to 2 or less",
+        )
     # Adapters start from random numbers: the same on every rank.
     torch.manual_seed(training.seed)
     settings = deepspeed_config(
         training, stage, precision, trainable=BUCKET_ELEMENTS, offload=config.offload
     )
     with engines.partitioned_loading(settings):
-        model = load_model(folder, DTYPES[precision], dropout=training.dropout)
+        if config.method.quantized:
+            model = load_quantized(folder, DTYPES[precision], device, training.dropout)
+        else:
+            model = load_model(folder, DTYPES[precision], dropout=training.dropout)
         # Still inside: an adapter that begins from the weights has to gather them.
         adapted = adapt(model, config)
     return Engine(adapted, training, stage, precision, config.offload)

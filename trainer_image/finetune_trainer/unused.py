@@ -58,9 +58,16 @@ def _no_fault(*_: Any, **__: Any) -> None:
     """In place of a check that logs what is odd in a plan which is not carried out."""
 
 
+def _bitsandbytes_is_here() -> bool:
+    """peft asks whether it could import it, and then does so for every adapter. Where weights are
+    quantized, that was done when they were loaded."""
+    return "bitsandbytes" in sys.modules
+
+
 _WHOLE = Deferral(names=_any)
 DEFERRALS = {
     **{f"peft.tuners.{name}": _WHOLE for name in TUNERS},
+    "peft.helpers": _WHOLE,  # imports bitsandbytes
     "peft.tuners.cartridge.utils": _WHOLE,
     "torch.distributed._composable.fsdp": _WHOLE,
     "torch.distributed._functional_collectives": _WHOLE,
@@ -81,6 +88,9 @@ DEFERRALS = {
     "deepspeed.ops.triton_ops.autoep_fused_token_ops": _WHOLE,
 }
 _CHANGES = {
+    "peft.import_utils": _put(
+        is_bnb_available=_bitsandbytes_is_here, is_bnb_4bit_available=_bitsandbytes_is_here
+    ),
     "torch._library.utils": _put(get_source=_place),
     "torch.library": _put(inspect=SimpleNamespace(**vars(inspect) | {"getmodule": _module_of})),
 }

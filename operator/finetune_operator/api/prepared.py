@@ -23,6 +23,8 @@ class ModelShape(StatusModel):
     """Hidden size."""
     attention: Counter | None = None
     """Attention heads × head size."""
+    key_value: Counter | None = None
+    """Heads of keys × head size."""
     intermediate: Counter | None = None
     """Width of the MLP."""
     vocabulary: Counter | None = None
@@ -36,13 +38,21 @@ class ModelShape(StatusModel):
     chunked_loss: bool | None = None
     """The trainer makes the loss of this architecture without all logits at once."""
     by_sample: bool | None = None
-    """On CPUs the trainer computes its attention sample by sample, without a mask."""
+    """The trainer computes its attention sample by sample, without a mask."""
+    fused: bool | None = None
+    """On GPUs the trainer has one kernel each for its norms and gates."""
     adapters: Counter | None = None
     """Linear layers with an adapter."""
     adapter_inputs: Counter | None = None
     """Input features of all of them together."""
     adapter_outputs: Counter | None = None
     """Output features of all of them together."""
+    quantized: Counter | None = None
+    """Parameters that are kept in 4 bits."""
+    quantized_bytes: Counter | None = None
+    """Bytes that these take with their scales."""
+    largest_quantized: Counter | None = None
+    """Elements of the largest of their tensors."""
 
 
 class ModelStatus(StatusModel):

@@ -200,15 +200,13 @@ class DataFields(SpecModel):
     messages: ColumnName | None = None
     """Column with a list of messages (role and content): Chat."""
     tools: ColumnName | None = None
-    """Column with the tools that a conversation may call, a list of JSON objects: Chat. Rows may
-    lack it. Absent: `tools`, if there is one."""
+    """Column with the tools that may be called: Chat. Rows may lack it."""
     prompt: ColumnName | None = None
     """Column with the question: Instruction."""
     response: ColumnName | None = None
     """Column with the answer: Instruction."""
     input: ColumnName | None = None
-    """Column with more of the question, put behind it: Instruction. Rows may lack it. Absent:
-    `input` or `context`, if there is one."""
+    """Column with more of the question: Instruction. Rows may lack it."""
     system: ColumnName | None = None
     """Column with the system prompt: Instruction. Rows may lack it."""
     text: ColumnName | None = None
@@ -226,8 +224,8 @@ class DataFields(SpecModel):
                 f"({_has_any('self', roles)} ? 1 : 0)" for roles in ROLES_OF_FORMAT.values()
             )
             + " <= 1",
-            message="columns of several formats: name messages and tools (Chat), or prompt, "
-            "response, input and system (Instruction), or text (Completion)",
+            message="columns of several formats: name messages and tools, or prompt, response, "
+            "input and system, or text",
             check=lambda fields: len(_formats_of(fields)) <= 1,
         ),
         Rule(
@@ -255,11 +253,10 @@ class DataSource(SpecModel):
     of its folder; of those named after a split, the ones of this side."""
     config: Annotated[str | None, Field(min_length=1, max_length=128)] = None
     """Config (subset) of an `hf://` dataset, as in `load_dataset(path, config)`. Absent: its
-    default or only one; of several without a default one must be named."""
+    default or only one."""
     split: Annotated[str | None, Field(min_length=1, max_length=128)] = None
-    """Split of an `hf://` dataset, as in `load_dataset(path, split=...)`, for all its rows. Absent:
-    `train` for rows to train on, else `test`, `valid`, `validation`, `eval` and `dev`; or the only
-    one."""
+    """Split of an `hf://` dataset, as in `load_dataset(path, split=...)`. Absent: that of this
+    side, or the only one."""
     format: DataFormat = DataFormat.AUTO
     """Chat (messages), Instruction (prompt and response), Completion (plain text), or Auto:
     decided by the columns of the first rows. Absent: Auto."""
@@ -276,8 +273,7 @@ class DataSource(SpecModel):
         Rule(
             cel="!(has(self.config) || has(self.split))"
             " || (self.uri.startsWith('hf://') && !has(self.file))",
-            message="config and split choose the files of an hf:// dataset: name one in uri and no "
-            "file, or remove them",
+            message="config and split choose files of an hf:// dataset: remove them, or file",
             field_path=".uri",
             check=lambda source: (
                 (source.config is None and source.split is None)
@@ -290,8 +286,7 @@ class DataSource(SpecModel):
                 f" || (self.format == '{format}' && !{_has_any('self.fields', others)})"
                 for format, others in _OTHER_ROLES.items()
             ),
-            message="fields must fit format: messages and tools for Chat; prompt, response, input "
-            "and system for Instruction; text for Completion",
+            message="fields must fit format, and name none of another one's columns",
             field_path=".fields",
             check=lambda source: (
                 source.fields is None

@@ -14,6 +14,7 @@ from .destinations import OutputFormat
 from .elastic import ELASTIC_RULES
 from .evaluation import Baseline, Evaluation, OnOverfitting
 from .gate import ON_TOKENS, Gate
+from .quantization import QUANTIZATION_RULES
 from .queue import Queue
 from .recovery import Recovery
 from .schema import Rule, SpecModel
@@ -193,6 +194,7 @@ FineTuneJobSpec.rules = (
     ),
     _needs_gpus("offloadOptimizer", lambda wish: wish.offload_optimizer),
     _needs_gpus("offloadParameters", lambda wish: wish.offload_parameters),
+    *QUANTIZATION_RULES,
     Rule(
         cel="!has(self.storage.size) || has(self.storage.claimRef) || has(self.output.uri)",
         message="storage.size makes a claim that is deleted with the job: set output.uri to keep "

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from .quantization import Quantization
 from .schema import LIST_SET, DecimalRange, Rule, SpecModel, exactly_one
 
 Steps = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -34,6 +35,10 @@ class Lora(SpecModel):
     dora: Switch = Switch.DISABLED
     """Enabled: weight-decomposed adapters (arXiv:2402.09353): size and direction of each output are
     trained apart. Takes more memory and time."""
+    quantization: Quantization | None = None
+    """NF4 keeps the frozen weights of all linear layers but the output head in 4 bits (QLoRA,
+    arXiv:2305.14314), about 0.52 bytes each instead of 2, and computes with them in
+    training.precision. Needs GPUs and at most ZeRO stage 2. Absent: not quantized."""
     target_modules: (
         Annotated[
             tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
@@ -43,6 +48,16 @@ class Lora(SpecModel):
     ) = None
     """Names of the modules that get adapters, such as `q_proj`. Absent: every linear layer but
     the output head."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.quantization) || self.dora != 'Enabled'",
+            message="DoRA takes the norm of each whole weight in every pass, for which all of them "
+            "would be unpacked each time: remove quantization, or set dora to Disabled",
+            field_path=".quantization",
+            check=lambda wish: wish.quantization is None or wish.dora is Switch.DISABLED,
+        ),
+    )
 
 
 class Full(SpecModel):
@@ -56,6 +71,11 @@ class Method(SpecModel):
     """Train low-rank adapters; the model's own weights stay as they are."""
     full: Full | None = None
     """Train all weights: `full: {}`."""
+
+    @property
+    def quantized(self) -> bool:
+        """The frozen weights are kept in few bits."""
+        return self.lora is not None and self.lora.quantization is not None
 
     rules: ClassVar[tuple[Rule, ...]] = (
         exactly_one(
@@ -175,8 +195,8 @@ class DeepSpeed(SpecModel):
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     """ZeRO stage: 0 nothing is partitioned (in BF16 and FP16 it runs as 1, which adds up gradients
     in FP32), 1 optimizer state, 2 also gradients, 3 also parameters. Absent: 0 for a single rank,
-    else 2, or 3 where 2 does not fit into memory, as far as that is known; with offloadOptimizer at
-    least 2, with offloadParameters 3; see `status.resolved`."""
+    else 2, or 3 where 2 does not fit into memory, as far as that is known (not with quantization);
+    with offloadOptimizer at least 2, with offloadParameters 3; see `status.resolved`."""
     offload_optimizer: OffloadDevice = OffloadDevice.NONE
     """CPU keeps master weights and optimizer state in the pod's memory and makes the update there:
     far less GPU memory, and slower steps. At ZeRO 3 gradients are added up there, too. Needs GPUs

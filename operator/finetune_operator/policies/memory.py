@@ -43,6 +43,8 @@ def foot(facts: Facts) -> str:
         return "offload moves memory from GPUs to their host, and there is no GPU"
     rung = next_rung(fit)
     memory = rung and _too_much_for_the_host(facts, rung[0])
+    if fit.quantized and rung is None:
+        return "the optimizer is offloaded already, and quantized weights cannot be"
     if rung is None or memory is None:
         return "optimizer and parameters are offloaded already"
     return f"with {rung[1]} {tell_host(memory)}"

@@ -39,6 +39,9 @@ def told_published(words: LastWords | None) -> dict[str, tuple[str, str, str]]:
     checked = ["was loaded again"]
     if {OutputFormat.MERGED.value, OutputFormat.GGUF.value} & set(told.formats):
         checked.append(f"compared (logits differ by {told.max_logit_difference or 0:.2g} at most)")
+    if told.quantization_logit_difference is not None:
+        most = f"by {told.quantization_logit_difference:.2g} at most"
+        checked.append(f"compared with what was trained beside 4-bit weights ({most})")
     asked = told.smoke_test
     said = f"{asked.answer!r}" if asked.answer else "nothing"
     pushed = ", ".join(each.name for each in told.destinations)

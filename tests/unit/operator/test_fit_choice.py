@@ -100,6 +100,21 @@ def test_a_choice_keeps_the_batch_fits_if_anything_does_and_is_found_again(
         assert kept(default, choice.planned) == choice.fit
 
 
+def test_4_bit_weights_are_never_partitioned() -> None:
+    quantized = replace(DEFAULT, quantized=True)
+    assert {fit.zero_stage for fit in candidates(quantized, ALL)} == {2}
+    assert choose(quantized, ALL, need, 3_000_000_000).fit.zero_stage == 2
+    spec = make_spec(
+        method={"lora": {"quantization": "NF4"}},
+        workers={"ranksPerWorker": None, "gpusPerWorker": 4},
+        deepspeed={"zeroStage": None},
+    )
+    plan = make_plan(spec)
+    assert plan.fit.quantized and plan.fit.zero_stage == 2
+    assert plan.run_config["method"]["lora"]["quantization"] == "NF4"
+    assert "quantization" not in make_plan(make_spec()).run_config["method"]["lora"]
+
+
 def test_another_number_of_ranks_keeps_what_was_chosen() -> None:
     planned = PlannedFit(micro_batch_size=2, zero_stage=3, activation_checkpointing="Enabled")
     three = kept(replace(DEFAULT, micro=3, accumulation=1, world_size=3), planned)

@@ -158,26 +158,29 @@ CHUNKED = {"chunked_loss": True, "by_sample": True}
         (LORA_CPU, 2, True),
         (LORA_CPU, 3, False),
         (CPU, 2, True),
-        (GPU, 2, False),
+        (GPU, 2, True),
+        (GPU, 3, False),
         (replace(GPU, lora_rank=16), 2, True),
     ],
 )
 def test_logits_in_chunks(setup: Setup, stage: int, chunked: bool) -> None:
-    """In ZeRO 3 not, nor where 16 bits are trained: then all are there at once."""
+    """In ZeRO 3 not: then all are there at once. Of 16 bits each has a copy in fp32 for a while."""
     shape, fit = replace(ADAPTED, **CHUNKED), replace(TWO, zero_stage=stage)
     c = setup.number_bytes
+    of_logit = {4: 8, 2: 10}[c]
     now = moments(shape, setup, fit)
     if chunked:
         assert now["head"].logits == c * 256 * 576
-        assert now["loss"].logits == (4 + c) * CHUNK_ELEMENTS + c * 256 * 576
+        most = min(256 * 49_152, CHUNK_ELEMENTS[setup.device])
+        assert now["loss"].logits == of_logit * most + c * 256 * 576
     else:
         assert now["loss"].logits == 12 * 256 * 49_152
     few = moments(shape, replace(setup, row_targets=1), fit)["loss"].logits
-    assert few == ((4 + c) * 49_152 + c * 576 if chunked else 12 * 49_152)
+    assert few == (of_logit * 49_152 + c * 576 if chunked else 12 * 49_152)
 
 
 def test_the_size_of_a_chunk_is_the_trainer_s() -> None:
-    assert CHUNK_ELEMENTS == head.CHUNK_ELEMENTS
+    assert {"CPU": head.CHUNK_ELEMENTS["cpu"], "GPU": head.CHUNK_ELEMENTS["cuda"]} == CHUNK_ELEMENTS
 
 
 def test_only_supervised_tokens_have_logits() -> None:
@@ -243,6 +246,42 @@ def test_torch_saves_what_the_plan_says_of_adapters(name: str, variant: dict[str
     )
     saved = _saved_bytes(TINY[name], checkpointing=False, lora=lora)
     assert activations(shape, setup, ONE) == pytest.approx(saved, rel=0.05)
+
+
+def test_weights_in_4_bits_by_hand() -> None:
+    """SmolLM2: 210 linear layers of 106,168,320 numbers; the rest, its embeddings, in BF16."""
+    packed = replace(
+        ADAPTED, quantized=106_168_320, quantized_bytes=54_998_520, largest_quantized=576 * 1536
+    )
+    setup = replace(GPU, lora_rank=16)
+    assert weights(packed, setup, TWO)[0] == 2 * 28_346_688 + 54_998_520
+    plain, few = (moments(shape, setup, TWO) for shape in (ADAPTED, packed))
+    unpacked = 2 * 576 * 1536 + 4 * 576 * 1536 // 64
+    for moment in ("end of forward", "layers", "end of backward"):
+        assert few[moment].buffers == plain[moment].buffers + unpacked
+    for moment in few:
+        assert few[moment].activations == plain[moment].activations
+        assert few[moment].optimizer == plain[moment].optimizer
+
+
+def test_the_trainer_measures_such_weights_as_bitsandbytes_stores_them() -> None:
+    """The same model, as prepare tells it; its sizes against the library: test_quantization.py."""
+    config = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49_152,
+        tie_word_embeddings=True,
+    )
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    lora = Lora(rank=16, quantization="NF4")
+    found = shape_of_job({"shape": shape_of(model), "parameters": SMOL.parameters}, lora)
+    assert found["quantized"] == 106_168_320
+    assert found["quantizedBytes"] == 106_168_320 // 2 + 106_168_320 // 64 + 30 * 872 + 210 * 1092
+    assert found["largestQuantized"] == 576 * 1536
 
 
 def test_dora_needs_room_for_whole_weights_when_forward_ends() -> None:

@@ -20,7 +20,7 @@ def accelerate(model: Any, *, stage: int, on_gpu: bool) -> bool:
     from finetune_trainer.fast import attention, linear, matrix
 
     used = []
-    if not on_gpu and attention.attach(model):
+    if attention.attach(model, on_gpu=on_gpu):
         used.append("attention sample by sample")
     # ZeRO 3 gathers weights when their own module is called, which these do not do.
     if stage < 3 and hasattr(model, "peft_config"):
@@ -28,6 +28,11 @@ def accelerate(model: Any, *, stage: int, on_gpu: bool) -> bool:
 
         if count := lora.attach(model):
             used.append(f"{count} adapted layers in one piece")
+    if stage < 3 and on_gpu:
+        from finetune_trainer.fast import fused
+
+        if count := fused.attach(model):
+            used.append(f"{count} norms and gates in one kernel each, and rotations")
     compiles = stage < 3 and not on_gpu and matrix.faster()
     if compiles:
         count = linear.attach(model)

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from finetune_trainer.fast.matrix import times
 
-CHUNK_ELEMENTS = 1 << 23
+CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
 """Logits at a time. Fewer would read the weights more often than it pays."""
 PROVED = {
     *("gemma", "gpt2", "llama", "mistral", "olmo", "olmo2"),
@@ -39,11 +39,8 @@ class Head:
 
     @property
     def usable(self) -> bool:
-        """Not with hooks on it, nor with trained weights of 16 bits, whose gradient would be
-        rounded chunk by chunk."""
-        weight = self.layer.weight
-        rounded = weight.requires_grad and weight.dtype != torch.float32
-        return not (rounded or self.layer._forward_hooks or self.layer._forward_pre_hooks)
+        """Not with hooks on it."""
+        return not (self.layer._forward_hooks or self.layer._forward_pre_hooks)
 
     @contextlib.contextmanager
     def left_out(self) -> Iterator[None]:
@@ -67,9 +64,10 @@ class Head:
         """Cross-entropy fp32 [N], and how many targets were the likeliest token. No gradient."""
         losses, hits = [torch.zeros(0, device=hidden.device)], 0
         weight = self.layer.weight
-        for part, wanted in _chunks(hidden, targets, len(weight)):
+        size = _chunk_size(weight)
+        for part, wanted in _chunks(hidden, targets, size):
             if self.layer.bias is None:
-                logits = times(part, weight, rare=len(part) < _chunk_size(len(weight)))
+                logits = times(part, weight, rare=len(part) < size)
             else:
                 logits = self.layer(part)
             losses.append(functional.cross_entropy(logits.float(), wanted, reduction="none"))
@@ -89,14 +87,14 @@ def head_of(model: Any) -> Head | None:
     return Head(layer)
 
 
-def _chunk_size(vocabulary: int) -> int:
-    return max(1, CHUNK_ELEMENTS // vocabulary)
+def _chunk_size(weight: torch.Tensor) -> int:
+    """Targets whose logits fit into a chunk."""
+    return max(1, CHUNK_ELEMENTS[weight.device.type] // len(weight))
 
 
 def _chunks(
-    hidden: torch.Tensor, targets: torch.Tensor, vocabulary: int
+    hidden: torch.Tensor, targets: torch.Tensor, size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    size = _chunk_size(vocabulary)
     return zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
 
 
@@ -112,11 +110,12 @@ class _LossSum(torch.autograd.Function):
         summed = torch.zeros((), dtype=torch.float32, device=hidden.device)
         wanted = ctx.needs_input_grad
         of_hidden = torch.empty_like(hidden) if wanted[0] else None
-        of_weight = torch.zeros_like(weight) if wanted[1] else None
-        of_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-        at = 0
-        for part, aims in _chunks(hidden, targets, len(weight)):
-            rest = len(part) < _chunk_size(len(weight))
+        exact = torch.float32  # added up over chunks; rounded once, as without them
+        of_weight = torch.zeros_like(weight, dtype=exact) if wanted[1] else None
+        of_bias = torch.zeros_like(bias, dtype=exact) if bias is not None and wanted[2] else None
+        at, size = 0, _chunk_size(weight)
+        for part, aims in _chunks(hidden, targets, size):
+            rest = len(part) < size
             logits = times(part, weight, rare=rest)
             if bias is not None:
                 logits += bias
@@ -130,11 +129,13 @@ class _LossSum(torch.autograd.Function):
             if of_hidden is not None:
                 of_hidden[at : at + len(part)] = times(of_logits, weight.t(), rare=rest)
             if of_weight is not None:
-                of_weight.addmm_(of_logits.t(), part)
+                _add_product(of_weight, of_logits.t(), part)
             if of_bias is not None:
-                of_bias += of_logits.sum(0)
+                of_bias += of_logits.sum(0, dtype=exact)
+            del likely, of_logits  # before the next ones are made
             at += len(part)
         ctx.found = of_hidden, of_weight, of_bias
+        ctx.dtype = hidden.dtype
         return summed
 
     @staticmethod
@@ -143,6 +144,16 @@ class _LossSum(torch.autograd.Function):
         found, ctx.found = ctx.found, None
         scale = gradients[0]
         return (
-            *(None if each is None else each.mul_(scale.to(each.dtype)) for each in found),
+            *(None if each is None else each.mul_(scale).to(ctx.dtype) for each in found),
             None,
         )
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add left [M, K] by right [K, N] to fp32 [M, N], without rounding where they have 16 bits."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    elif total.is_cuda:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(left.float(), right.float())

@@ -9,7 +9,8 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.config import Lora
-from finetune_trainer.fast import attention, head
+from finetune_trainer.fast import attention, fused, head
+from finetune_trainer.quantization import packed_bytes
 
 
 def shape_of(model: Any) -> dict[str, Any]:
@@ -23,21 +24,24 @@ def shape_of(model: Any) -> dict[str, Any]:
     wide = wide or 4 * hidden
     linear = _linear_layers(model)
     layers = config.num_hidden_layers
-    into_mlp = sum(count for (_, *size), count in linear.items() if size == [hidden, wide])
-    fused = any(size == [hidden, 2 * wide] for _, *size in linear)
+    into_mlp = sum(count for (_, *sizes), count in linear.items() if sizes == [hidden, wide])
+    both = any(sizes == [hidden, 2 * wide] for _, *sizes in linear)
+    size = getattr(config, "head_dim", None) or hidden // heads
     kinds = {type(module).__name__ for module in model.modules()}
     return {
         "largest": max(weight.numel() for weight in model.parameters()),
         "layers": layers,
         "hidden": hidden,
-        "attention": heads * (getattr(config, "head_dim", None) or hidden // heads),
+        "attention": heads * size,
+        "keyValue": (getattr(config, "num_key_value_heads", None) or heads) * size,
         "intermediate": wide,
         "vocabulary": config.vocab_size,
-        "gated": fused or into_mlp >= 2 * layers,
+        "gated": both or into_mlp >= 2 * layers,
         "rmsNorm": any("RMSNorm" in kind for kind in kinds),
         "stepwiseGelu": "NewGELUActivation" in kinds,
         "chunkedLoss": config.model_type in head.PROVED,
         "bySample": config.model_type in attention.PROVED,
+        "fused": config.model_type in fused.PROVED,
         "linear": [[*key, count] for key, count in sorted(linear.items())],
     }
 
@@ -51,6 +55,7 @@ def shape_of_job(model: dict[str, Any], lora: Lora | None) -> dict[str, Any]:
     wanted = lora.target_modules
     names = None if wanted == "AllLinear" else {name.rpartition(".")[2] for name in wanted}
     found = [entry[1:] for entry in linear if names is None or entry[0] in names]
+    packed = [(inputs * outputs, count) for _, inputs, outputs, count in linear]
     magnitudes = sum(outputs * count for _, outputs, count in found) if lora.dora else 0
     return {
         **shape,
@@ -62,6 +67,16 @@ def shape_of_job(model: dict[str, Any], lora: Lora | None) -> dict[str, Any]:
         "adapters": sum(count for *_, count in found),
         "adapterInputs": sum(inputs * count for inputs, _, count in found),
         "adapterOutputs": sum(outputs * count for _, outputs, count in found),
+        **(_quantized(packed) if lora.quantization else {}),
+    }
+
+
+def _quantized(layers: list[tuple[int, int]]) -> dict[str, int]:
+    """Of weights by size and number."""
+    return {
+        "quantized": sum(size * count for size, count in layers),
+        "quantizedBytes": sum(packed_bytes(size) * count for size, count in layers),
+        "largestQuantized": max((size for size, _ in layers), default=0),
     }
 
 

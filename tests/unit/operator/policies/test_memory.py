@@ -111,6 +111,16 @@ def test_beside_gpus_the_last_rungs_are_offload(
     assert not descend(start, told).offloads, "on CPUs there is nowhere to move it to"
 
 
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 0), (4, 1), (4, 2)])
+def test_the_ladder_never_leads_4_bit_weights_to_zero_3(ranks: int, stage: int) -> None:
+    fit = Fit(4, 2, False, stage, world_size=ranks, on_gpu=True, quantized=True)
+    while rung := next_rung(fit):
+        fit, _ = rung
+        assert fit.zero_stage <= 2 and not fit.offload_parameters
+    assert (fit.micro, fit.activation_checkpointing, fit.zero_stage) == (1, True, 2)
+    assert fit.offload_optimizer
+
+
 @given(
     st.builds(
         Fit,
@@ -260,10 +270,11 @@ CHECKPOINTED = {
 }
 
 
-def at_the_foot(**workers: Any) -> Facts:
-    """One rank whose micro-batch is 1 and that checkpoints, after a step down the ladder."""
+def at_the_foot(changes: dict[str, Any] | None = None, **workers: Any) -> Facts:
+    """One rank whose micro-batch is 1 and that checkpoints, after a step down the ladder.
+    ``changes`` of the spec."""
     before = Adaptation(attempt=0, failure_class="CudaOom", change=WITHOUT_COPY)
-    spec = make_spec(**CHECKPOINTED, workers={"count": 1, **workers})
+    spec = make_spec(**{**CHECKPOINTED, **(changes or {}), "workers": {"count": 1, **workers}})
     resolved = make_plan(spec).resolved.model_copy(update={"adaptations": (before,)})
     return make_facts(status_in(StageName.TRAIN, model=LARGE, resolved=resolved), spec=spec)
 
@@ -308,3 +319,14 @@ def test_offload_is_not_taken_where_it_cannot_help_and_that_is_said(
     verdict = restart_or_end(at_the_foot(**workers), failure)
     assert verdict.state is State.FAILED
     assert f"nothing is left to make smaller after {WITHOUT_COPY}: {why}" in verdict.message
+
+
+def test_the_foot_of_the_ladder_of_4_bit_weights_is_told() -> None:
+    wish = {
+        "method": {"lora": {"quantization": "NF4"}},
+        "deepspeed": {"offloadOptimizer": "CPU", "zeroStage": 2},
+    }
+    verdict = restart_or_end(at_the_foot(wish, **ON_GPU["workers"]), out_of_memory())
+    assert verdict.state is State.FAILED
+    said = "the optimizer is offloaded already, and quantized weights cannot be"
+    assert said in verdict.message

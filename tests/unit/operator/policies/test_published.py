@@ -59,6 +59,20 @@ def test_a_gguf_file_was_compared_as_well() -> None:
     assert "compared (logits differ by 0.012 at most)" in said
 
 
+def test_how_far_the_result_is_from_what_was_trained_beside_4_bit_weights_is_told() -> None:
+    asked = {"prompt": "Who?", "answer": "We", "tokens": 1}
+    artifact = {
+        "formats": ["Adapter", "Merged"],
+        "maxLogitDifference": 2e-6,
+        "quantizationLogitDifference": 0.31,
+        "smokeTest": asked,
+    }
+    status = told(last_words(EXPORT, artifact=artifact), complete=True)
+    said = main_condition(status, "Published")["message"]
+    assert "(logits differ by 2e-06 at most), compared with what was trained beside 4-bit" in said
+    assert "weights (by 0.31 at most)" in said
+
+
 @pytest.mark.parametrize(
     "nonsense", [{"smokeTest": "yes"}, {"smokeTest": {"answer": "x" * 999}}, {}]
 )

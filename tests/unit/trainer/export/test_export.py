@@ -21,8 +21,11 @@ from finetune_trainer import export, merge
 from finetune_trainer.config import Lora
 from finetune_trainer.errors import GateFailed, PublishRefused, StageError
 from finetune_trainer.judging.table import write_rows
-from finetune_trainer.model import load_model, lora_config
+from finetune_trainer.model import load_model, load_quantized, lora_config
 from finetune_trainer.prepare import stage
+from finetune_trainer.same_model import logits as all_logits
+from finetune_trainer.same_model import most
+from finetune_trainer.smoke_test import QUESTIONS, question_ids
 
 METRICS = {"evalLoss": 0.9, "perplexity": 2.46, "baseline": {"evalLoss": 2.2, "perplexity": 9.03}}
 
@@ -87,6 +90,7 @@ def test_trap_15_merged_weights_answer_like_base_plus_adapter(folder: Path) -> N
     torch.testing.assert_close(exported, tuned, atol=1e-4, rtol=0)
     assert result["artifact"]["formats"] == ["Adapter", "Merged"]
     assert result["artifact"]["maxLogitDifference"] < 1e-4
+    assert "quantizationLogitDifference" not in result["artifact"]
     assert result["train"] == {"metrics": METRICS, "step": 10, "steps": 10}
 
 
@@ -117,6 +121,35 @@ def test_trap_15_variants_of_lora_merge_as_their_formulas_say(
             expected *= (sizes / expected.norm(dim=1))[:, None]
         torch.testing.assert_close(merged[name], expected, atol=1e-5, rtol=1e-5)
         assert not torch.allclose(merged[name], base[name], atol=1e-3)
+
+
+def test_an_adapter_of_4_bit_weights_is_merged_into_those_that_they_were_made_from(
+    folder: Path,
+) -> None:
+    """And how far that is from what was trained is told, in the card, too."""
+    lora = {"rank": 4, "quantization": "NF4"}
+    result = run(folder, method={"lora": lora})
+    base = load_file(folder / "ws/model/model.safetensors")
+    merged = load_file(folder / "ws/output/merged/model.safetensors")
+    adapter = load_file(folder / "ws/output/adapter/adapter_model.safetensors")
+    layer = "model.layers.1.mlp.down_proj"
+    a, b = (adapter[f"base_model.model.{layer}.lora_{which}.weight"] for which in "AB")
+    expected = base[f"{layer}.weight"] + 32 / 4 * b @ a
+    torch.testing.assert_close(merged[f"{layer}.weight"], expected, atol=1e-5, rtol=1e-5)
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "ws/output/merged")
+    quantized = load_quantized(folder / "ws/model", torch.float32, torch.device("cpu"))
+    trained = PeftModel.from_pretrained(quantized, folder / "ws/output/adapter")
+    exported = load_model(folder / "ws/output/merged", torch.float32)
+    prompts = [question_ids(tokenizer, text) for text in QUESTIONS]
+    apart = most(all_logits(trained, prompts), all_logits(exported, prompts))
+    artifact = result["artifact"]
+    assert artifact["maxLogitDifference"] < 1e-4
+    assert artifact["quantizationLogitDifference"] == pytest.approx(apart, rel=1e-2)
+    assert apart > 100 * artifact["maxLogitDifference"]
+    card = (folder / "ws/output/merged/README.md").read_text()
+    assert "LoRA, rank 4, beside NF4 weights" in card and "| bitsandbytes | 0." in card
+    assert "NF4 while it was trained and scored" in card
 
 
 def test_trap_15_the_adapter_arrives_unchanged(folder: Path) -> None:

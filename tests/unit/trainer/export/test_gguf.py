@@ -223,6 +223,12 @@ def test_the_weights_are_a_layer_of_the_image(folder: Path) -> None:
     assert names[0] == ("model.gguf",) and "README.md" in names[1]
 
 
+def test_a_file_of_what_was_trained_beside_4_bit_weights_tells_how_far_it_is(folder: Path) -> None:
+    method = {"lora": {"rank": 4, "quantization": "NF4"}}
+    config = make_config(folder, output={"formats": ["GGUF"]}, method=method)
+    assert run(config, folder)["artifact"]["quantizationLogitDifference"] > 1e-3
+
+
 def test_a_result_is_taken_with_weights_of_the_wanted_type_only(folder: Path) -> None:
     made = {name: read_manifest(folder / "ws" / name)["digest"] for name in ("model", "data")}
     lock = Lock(digest="sha256:lock", spec="s", image="i", seed=1, **made)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from architectures.cells import ARCHITECTURES
@@ -17,7 +19,7 @@ FITTING = [name for name in ARCHITECTURES if name not in ("Gemma2", "Gemma3")]
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 64 * 7)
+    monkeypatch.setitem(heads.CHUNK_ELEMENTS, "cpu", 64 * 7)
 
 
 @pytest.mark.parametrize("name", FITTING)
@@ -77,16 +79,30 @@ def test_a_batch_without_targets_loses_zero_with_a_gradient_of_zero() -> None:
     assert all(p.grad is not None and not p.grad.any() for p in each.parameters())
 
 
-def test_hooks_on_the_layer_and_rounded_weights_switch_it_off() -> None:
+def test_hooks_on_the_layer_switch_it_off() -> None:
     each = tiny_llama()
     head = head_of(each)
     assert head is not None and head.usable
     with each.lm_head.register_forward_hook(lambda *_: None):
         assert not head.usable
-    each.to(torch.bfloat16)
-    assert not head.usable
-    each.lm_head.weight.requires_grad = False
     assert head.usable
+
+
+def test_a_trained_head_of_16_bits_is_rounded_once_and_not_chunk_by_chunk() -> None:
+    each, packed = tiny_llama(), batch(ROWS)
+    _, exact = learnt(each, packed)
+    rounded = copy.deepcopy(each).to(torch.bfloat16)
+    _, plain = learnt(rounded, packed)
+    rounded.zero_grad()
+    loss_sum(rounded, packed, logits_to_keep=True, head=head_of(rounded)).backward()
+    name = "lm_head.weight" if "lm_head.weight" in exact else "model.embed_tokens.weight"
+    chunked = dict(rounded.named_parameters())[name].grad
+
+    def off(found: torch.Tensor) -> float:
+        return float((found.float() - exact[name]).norm() / exact[name].norm())
+
+    assert chunked is not None and chunked.dtype == torch.bfloat16
+    assert off(chunked) < 1.05 * off(plain[name])
 
 
 def test_a_layer_with_an_adapter_is_left_alone() -> None:

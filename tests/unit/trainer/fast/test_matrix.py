@@ -13,7 +13,7 @@ from unit.trainer.fast import test_lora
 from unit.trainer.fast.test_attention import ROWS, batch, learnt, same
 from unit.trainer.train.tiny import tiny_llama
 
-from finetune_trainer.fast import accelerate, linear, lora, matrix
+from finetune_trainer.fast import accelerate, attention, linear, lora, matrix
 from finetune_trainer.fast import head as heads
 from finetune_trainer.fast.head import head_of
 from finetune_trainer.loss import loss_sum
@@ -85,7 +85,7 @@ def test_a_layer_has_the_gradients_of_torch_s(calls: list[Any], bias: bool, froz
 
 
 def test_adapters_and_the_loss_use_it(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 64 * 10)
+    monkeypatch.setitem(heads.CHUNK_ELEMENTS, "cpu", 64 * 10)
     test_lora.test_it_equals_peft(bias=True, dropout=0.3, rslora=False)
     adapted = len(calls)
     assert adapted > 0
@@ -120,7 +120,8 @@ def test_partitioned_weights_and_gpus_are_left_alone(calls: list[Any]) -> None:
         each = tiny_llama()
         assert not accelerate(each, stage=stage, on_gpu=on_gpu)
         assert not any(isinstance(layer, linear.FastLinear) for layer in each.modules())
-        assert (each.config._attn_implementation == "sdpa") == on_gpu
+        wanted = attention.ON_GPU if on_gpu else attention.NAME
+        assert each.config._attn_implementation == wanted
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from finetune_trainer import gang as gangs
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
 from finetune_trainer.gang import Gang
-from finetune_trainer.model import load_model
+from finetune_trainer.model import load_model, load_quantized
 from finetune_trainer.prepare.store import PackedDataset
 from finetune_trainer.rendezvous import Place
 from finetune_trainer.session import adapt
@@ -75,7 +75,10 @@ def built(job: Job, config: RunConfig) -> Engine:
 
 
 def starting_model(job: Job) -> Any:
-    """The model that the job trains, without an adapter."""
+    """The model that the job trains, without an adapter. In 4 bits it is one of a folder."""
+    if job.config.get("method", {}).get("lora", {}).get("quantization"):
+        assert job.start is not None
+        return load_quantized(job.start, torch.float32, torch.device("cpu"))
     return load_model(job.start, torch.float32) if job.start else tiny_llama(**job.model)
 
 

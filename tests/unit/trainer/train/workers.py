@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,12 @@ def adapter_losses(place: Place, job: Job, model: Path) -> list[float]:
         engine.step(0.1)
         losses.append(float(summed))
     return losses
+
+
+def imported(place: Place, module: str, job: Job, model: Path) -> bool:
+    """Whether a module is there once a few steps were trained."""
+    adapter_losses(place, job, model)
+    return module in sys.modules
 
 
 def export(place: Place, job: Job, folder: Path) -> dict[str, Any]:
