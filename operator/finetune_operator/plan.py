@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from .api.types import (
     ActivationCheckpointing,
+    DataReuse,
     FineTuneJobSpec,
     FineTuneJobStatus,
     HumanEvaluation,
@@ -130,6 +131,12 @@ class TrainingPlan:
     def workspace(self) -> str:
         """Folder of the job's files on its claim."""
         return f"{self.key.namespace}/{self.uid}"
+
+    @property
+    def shared_data(self) -> str | None:
+        """Folder on the job's claim of the data that jobs of its namespace share."""
+        alone = self.spec.storage.claim_ref is None or self.spec.data.reuse is DataReuse.NEVER
+        return None if alone else f"{self.key.namespace}/shared-data"
 
     @property
     def output_claim(self) -> str | None:

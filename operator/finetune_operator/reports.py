@@ -275,6 +275,7 @@ class AugmentReport(_Report):
 
 
 class DataReport(_Report):
+    prepared_by: Annotated[str, Field(max_length=253)] | None = None
     augment: AugmentReport | None = None
     rows: Count | None = None
     kept: Count | None = None

@@ -63,6 +63,7 @@ DEFAULTS = _asked_for(
             ratioOutliers="Report",
             nearDuplicates=_NEAR_DUPLICATES,
             evalLeakage="Report",
+            templateRefusals="Drop",
         ),
         expect=_part(minRows=1, maxBrokenFraction=0.05, maxLeakedFraction=0.5),
         report=_part(columns=[], terms=[]),

@@ -167,8 +167,9 @@ def data_source(source: DataSource, place: Source) -> dict[str, Any]:
         "format": source.format.value,
         **place.place,
     }
-    if source.file:
-        entry["file"] = source.file
+    for name in ("file", "config", "split"):
+        if given := getattr(source, name):
+            entry[name] = given
     if isinstance(source, TrainSource) and source.weight is not None:
         entry["weight"] = source.weight
     if fields:

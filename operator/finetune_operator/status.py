@@ -225,6 +225,8 @@ def _dataset(verdict: Verdict, status: FineTuneJobStatus) -> tuple[str, str, str
 
 def _prepared(status: FineTuneJobStatus) -> tuple[str, str, str]:
     message = "model and data are prepared"
+    if status.data and (other := status.data.prepared_by):
+        message += f"; the data is that of FineTuneJob {other}: same model, rows and settings"
     if status.data and (warnings := status.data.warnings):
         more = f" (and {len(warnings) - 1} more in status.data.warnings)" if warnings[1:] else ""
         message += f"; worth a look: {warnings[0]}{more}"

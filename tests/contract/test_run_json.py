@@ -28,6 +28,13 @@ SPECS: dict[str, dict[str, Any]] = {
     "data by https": make_spec(
         data={"train": [{"name": "a", "uri": "https://example.test/a.jsonl"}]}
     ),
+    "data of a hub": make_spec(
+        data={
+            "train": [
+                {"name": "a", "uri": "hf://datasets/o/n@v1", "config": "en", "split": "train_sft"}
+            ]
+        }
+    ),
     "bucket": make_spec(
         model={"uri": "s3://models/small", "s3": {"endpoint": "http://s3.test:9000"}},
         data={"train": [{"name": "a", "uri": "s3://rows/a/", "s3": {"secretRef": {"name": "k"}}}]},

@@ -56,8 +56,13 @@ def _prepare(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict
     from finetune_trainer.prepare import stage
 
     lean_imports.end()
-    augmented = env.get("FINETUNE_AUGMENTED")
-    return stage.run(config, workspace, Path(augmented) if augmented else None)
+    augmented, shared = env.get("FINETUNE_AUGMENTED"), env.get("FINETUNE_SHARED_DATA")
+    return stage.run(
+        config,
+        workspace,
+        Path(augmented) if augmented else None,
+        Path(shared) if shared else None,
+    )
 
 
 def _fetch(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[str, Any]:

@@ -100,11 +100,15 @@ class DataSource(_Section):
     s3: S3Place | None = _NewField
     url: str | None = None
     file: str | None = None
+    config: str | None = _NewField
+    """Of a hub repository, see ``prepare.configs``."""
+    split: str | None = _NewField
     weight: str | None = _NewField
     """Decimal number; all training sources have one, or none has. See ``prepare.mixing``."""
     format: Literal["Auto", "Chat", "Instruction", "Completion"] = "Auto"
     fields: dict[str, str] = Field(default_factory=dict)
-    """Column of the source by role: messages, prompt, response, system, text, id, group."""
+    """Column of the source by role: messages, tools, prompt, response, input, system,
+    text, id, group."""
 
 
 DropOrFail = Literal["Drop", "Fail"]
@@ -130,6 +134,7 @@ class Cleaning(_Section):
     ratio_outliers: Policy = "Report"
     near_duplicates: NearDuplicates = NearDuplicates()
     eval_leakage: Policy = "Report"
+    template_refusals: DropOrFail = "Drop"
 
     def policy(self, rule: str) -> Policy:
         """Of a rule by its name in the FineTuneJob; rules that have no field always drop."""
@@ -144,7 +149,7 @@ class Expect(_Section):
     min_rows: int = 1
     """Rows to train on, after cleaning and without those held out."""
     max_broken_fraction: float = 0.05
-    """Of the rows of a source: those under ``brokenRows`` and ``encoding``."""
+    """Of the rows of a source: those under ``brokenRows``, ``encoding``, ``templateRefusals``."""
     max_dropped_fraction: float | None = None
     """Of the rows of all training sources: those dropped under any rule."""
     max_truncated_fraction: float | None = None

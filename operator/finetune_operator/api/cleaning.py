@@ -77,6 +77,9 @@ class Cleaning(SpecModel):
     """Training rows that are the same as, or almost like, a held-out row or one of
     `spec.data.general`; Drop leaves out the training row. Rows of one group (`fields.group`) are
     left alone. What may be left says `expect.maxLeakedFraction`."""
+    template_refusals: DropOrFail = DropOrFail.DROP
+    """Rows that the chat template refuses, such as roles out of order, or of which it does not tell
+    where the answers are. They count as broken for `expect.maxBrokenFraction`."""
 
 
 class Expect(SpecModel):
@@ -86,7 +89,8 @@ class Expect(SpecModel):
     min_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1
     """Rows that must be left to train on."""
     max_broken_fraction: Fraction = "0.05"
-    """Of the rows of each source: how many may fall under `brokenRows` and `encoding`."""
+    """Of the rows of each source: how many may fall under `brokenRows`, `encoding` and
+    `templateRefusals`."""
     max_dropped_fraction: Fraction | None = None
     """Of all training rows: how many may be dropped, under whatever rule. Absent: any number."""
     max_truncated_fraction: Fraction | None = None

@@ -111,6 +111,8 @@ class DataStatus(StatusModel):
     """Rows read, training sources."""
     kept: Counter | None = None
     """Rows trained on."""
+    prepared_by: Annotated[str, Field(max_length=253)] | None = None
+    """FineTuneJob that prepared this data, where it was taken from another. Absent: this one."""
     augment: AugmentStatus | None = None
     """Rows before and after `spec.data.augment`. Absent: there is none."""
     changed: Counter | None = None

@@ -165,12 +165,33 @@ class DataFormat(StrEnum):
     COMPLETION = "Completion"
 
 
-COLUMN_OF_FORMAT = {
-    DataFormat.CHAT: "messages",
-    DataFormat.INSTRUCTION: "prompt",
-    DataFormat.COMPLETION: "text",
+ROLES_OF_FORMAT = {
+    DataFormat.CHAT: ("messages", "tools"),
+    DataFormat.INSTRUCTION: ("prompt", "response", "input", "system"),
+    DataFormat.COMPLETION: ("text",),
 }
-"""The role without which a format cannot be read."""
+"""Columns that only rows of a format have."""
+
+
+def _has_any(of: str, roles: tuple[str, ...]) -> str:
+    return "(" + " || ".join(f"has({of}.{role})" for role in roles) + ")"
+
+
+_OTHER_ROLES = {
+    format: tuple(
+        role for other, roles in ROLES_OF_FORMAT.items() if other is not format for role in roles
+    )
+    for format in ROLES_OF_FORMAT
+}
+
+
+def _formats_of(fields: DataFields) -> list[DataFormat]:
+    """Formats that have such columns."""
+    return [
+        format
+        for format, roles in ROLES_OF_FORMAT.items()
+        if any(getattr(fields, role) is not None for role in roles)
+    ]
 
 
 class DataFields(SpecModel):
@@ -178,12 +199,16 @@ class DataFields(SpecModel):
 
     messages: ColumnName | None = None
     """Column with a list of messages (role and content): Chat."""
+    tools: ColumnName | None = None
+    """Column with the tools that may be called: Chat. Rows may lack it."""
     prompt: ColumnName | None = None
     """Column with the question: Instruction."""
     response: ColumnName | None = None
     """Column with the answer: Instruction."""
+    input: ColumnName | None = None
+    """Column with more of the question: Instruction. Rows may lack it."""
     system: ColumnName | None = None
-    """Column with the system prompt: Instruction."""
+    """Column with the system prompt: Instruction. Rows may lack it."""
     text: ColumnName | None = None
     """Column with plain text: Completion."""
     id: ColumnName | None = None
@@ -194,24 +219,20 @@ class DataFields(SpecModel):
     together. Absent: every row stands for itself."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        exactly_one(
-            "messages",
-            "prompt",
-            "text",
-            message="set exactly one of messages (Chat), prompt (Instruction) and text "
-            "(Completion)",
+        Rule(
+            cel=" + ".join(
+                f"({_has_any('self', roles)} ? 1 : 0)" for roles in ROLES_OF_FORMAT.values()
+            )
+            + " <= 1",
+            message="columns of several formats: name messages and tools, or prompt, response, "
+            "input and system, or text",
+            check=lambda fields: len(_formats_of(fields)) <= 1,
         ),
         Rule(
             cel="has(self.prompt) == has(self.response)",
             message="prompt and response go together: set both or neither",
             field_path=".response",
             check=lambda fields: (fields.prompt is None) == (fields.response is None),
-        ),
-        Rule(
-            cel="!has(self.system) || has(self.prompt)",
-            message="system goes with prompt and response: remove it or set those",
-            field_path=".system",
-            check=lambda fields: fields.system is None or fields.prompt is not None,
         ),
     )
 
@@ -230,6 +251,12 @@ class DataSource(SpecModel):
     file: RelativePath | None = None
     """A file inside the folder, image or repository. Absent: the path is a file, or all data files
     of its folder; of those named after a split, the ones of this side."""
+    config: Annotated[str | None, Field(min_length=1, max_length=128)] = None
+    """Config (subset) of an `hf://` dataset, as in `load_dataset(path, config)`. Absent: its
+    default or only one."""
+    split: Annotated[str | None, Field(min_length=1, max_length=128)] = None
+    """Split of an `hf://` dataset, as in `load_dataset(path, split=...)`. Absent: that of this
+    side, or the only one."""
     format: DataFormat = DataFormat.AUTO
     """Chat (messages), Instruction (prompt and response), Completion (plain text), or Auto:
     decided by the columns of the first rows. Absent: Auto."""
@@ -244,17 +271,27 @@ class DataSource(SpecModel):
             check=lambda source: source.file is None or not source.uri.startswith("https://"),
         ),
         Rule(
+            cel="!(has(self.config) || has(self.split))"
+            " || (self.uri.startsWith('hf://') && !has(self.file))",
+            message="config and split choose files of an hf:// dataset: remove them, or file",
+            field_path=".uri",
+            check=lambda source: (
+                (source.config is None and source.split is None)
+                or (source.uri.startswith("hf://") and source.file is None)
+            ),
+        ),
+        Rule(
             cel="!has(self.fields) || !has(self.format) || self.format == 'Auto'"
-            " || (self.format == 'Chat' && has(self.fields.messages))"
-            " || (self.format == 'Instruction' && has(self.fields.prompt))"
-            " || (self.format == 'Completion' && has(self.fields.text))",
-            message="fields must fit format: messages for Chat, prompt and response for "
-            "Instruction, text for Completion",
+            + "".join(
+                f" || (self.format == '{format}' && !{_has_any('self.fields', others)})"
+                for format, others in _OTHER_ROLES.items()
+            ),
+            message="fields must fit format, and name none of another one's columns",
             field_path=".fields",
             check=lambda source: (
                 source.fields is None
                 or source.format is DataFormat.AUTO
-                or getattr(source.fields, COLUMN_OF_FORMAT[source.format]) is not None
+                or {*_formats_of(source.fields)} <= {source.format}
             ),
         ),
         _S3_RULE,
@@ -293,6 +330,13 @@ class Overlong(StrEnum):
     DROP = "Drop"
     SPLIT = "Split"
     FAIL = "Fail"
+
+
+class DataReuse(StrEnum):
+    """Whether data that another job has prepared may be taken."""
+
+    SAME_CONTENT = "SameContent"
+    NEVER = "Never"
 
 
 class Data(SpecModel):
@@ -343,6 +387,11 @@ class Data(SpecModel):
     """Bounds that the data must keep, checked before a GPU is held."""
     report: ReportOptions | None = None
     """What the report on the data (`status.data.reportPath`) counts besides."""
+    reuse: DataReuse = DataReuse.SAME_CONTENT
+    """SameContent: where a job of this namespace has prepared the same rows, by their content, with
+    the same model, settings and trainer on the same `storage.claimRef`, its data is checked against
+    its hashes and copied (`status.data.preparedBy`), and data that this job prepares is kept for
+    others in `<namespace>/shared-data`. Never: this job prepares its own and keeps none."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -13,6 +13,8 @@ from .pod import container_resources, own_command, placement, pod_template
 
 AUGMENT = "augment"
 """Container of ``spec.data.augment``."""
+SHARED_DATA = "/shared-data"
+"""Prepared data that jobs of a namespace take from each other; seen by this stage alone."""
 TOKEN_PATH = f"{SOURCES}/secret/token"
 
 
@@ -49,6 +51,11 @@ def build_prepare_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
     if augment:
         volumes.append({"name": "tmp-augment", "emptyDir": {}})
         env.append({"name": "FINETUNE_AUGMENTED", "value": f"/workspace/{_folder(attempt)}"})
+    if plan.shared_data:
+        mounts.append(
+            {"name": "workspace", "mountPath": SHARED_DATA, "subPath": plan.shared_data},
+        )
+        env.append({"name": "FINETUNE_SHARED_DATA", "value": SHARED_DATA})
     secrets = dict.fromkeys(
         source.bucket.secret for source in plan.sources if source.bucket and source.bucket.secret
     )

@@ -14,7 +14,7 @@ from e2e.kubectl import Kubectl, wait_for
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
-def test_a_job_goes_on_from_the_adapter_of_another_and_its_result_is_used_again(
+def test_a_job_goes_on_from_the_adapter_of_another_and_its_data_and_result_are_used_again(
     jobs: Jobs, kubectl: Kubectl, files: Path, place: str
 ) -> None:
     small = {"steps": 4, "data": DATA, "workers": {"resources": ONE_CPU}}
@@ -44,6 +44,9 @@ def test_a_job_goes_on_from_the_adapter_of_another_and_its_result_is_used_again(
     again = jobs.wait_phase("twin", "Succeeded", "Failed", seconds=WORK_SECONDS)
     assert again["phase"] == "Succeeded", again.get("failure")
     assert again["lock"] == status["lock"]
+    assert "preparedBy" not in status["data"]
+    assert again["data"]["preparedBy"] == "child"
+    assert "the data is that of FineTuneJob child" in conditions(again)["DatasetValid"]["message"]
     assert again["reused"]["job"] == "child" and "refused" not in again["reused"]
     assert (
         "that of FineTuneJob child, which has the same lock"

@@ -124,9 +124,10 @@ def test_an_adapter_is_mounted_beside_its_base() -> None:
 
 
 def test_a_dataset_revision_stands_behind_the_at_sign() -> None:
-    rows = {"name": "rows", "uri": "hf://datasets/org/rows@v2"}
+    rows = {"name": "rows", "uri": "hf://datasets/org/rows@v2", "config": "en", "split": "dev"}
     entry = make_plan(make_spec(data={"train": [rows]})).run_config["data"]["train"][0]
     assert entry["hub"] == {"repository": "org/rows", "revision": "v2"}
+    assert (entry["config"], entry["split"]) == ("en", "dev")
     assert entry["field"] == "spec.data.train[0]"
 
 

@@ -24,11 +24,18 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "group": (),
 }
 """Column names by role, in order of preference; ``fields`` of a source comes before them."""
+_ROLES: dict[Format, set[str]] = {
+    "Chat": {"messages", "tools"},
+    "Instruction": {"prompt", "response", "input", "system"},
+    "Completion": {"text"},
+}
 NEEDED: dict[Format, tuple[str, ...]] = {
     "Chat": ("messages",),
     "Instruction": ("prompt", "response"),
     "Completion": ("text",),
 }
+MAY_LACK = ("system", "input", "tools")
+"""Roles whose column need not be in the first rows, even where ``fields`` names it."""
 LOOK_AHEAD = 16
 """Rows that Auto looks at."""
 
@@ -62,7 +69,8 @@ def decide(source: DataSource, name: str, rows: list[RawRow]) -> SourceReport:
         if not usable:
             _refuse(source, name, rows[0], source.format, columns[0])
         return SourceReport(source.name, source.format, "as asked for", usable[0])
-    found = [(recognise(source, row.values), row) for row in rows]
+    asked = _asked_for(source)
+    found = [(recognise(source, row.values, asked), row) for row in rows]
     votes = Counter(format for format, _ in found if format is not None)
     if not votes:
         raise BadData(
@@ -78,14 +86,17 @@ def decide(source: DataSource, name: str, rows: list[RawRow]) -> SourceReport:
     return SourceReport(source.name, format, decided, columns[0])
 
 
-def recognise(source: DataSource, values: Mapping[str, Any]) -> Format | None:
-    """The format of one row by its columns, if it has one."""
+def recognise(
+    source: DataSource, values: Mapping[str, Any], asked: Format | None = None
+) -> Format | None:
+    """The format of one row by its columns, if it has one, or has the one that is asked for."""
     columns = columns_of(source, values)
-    if "messages" in columns and _is_conversation(values[columns["messages"]]):
-        return "Chat"
-    if "prompt" in columns and "response" in columns:
-        return "Instruction"
-    return "Completion" if "text" in columns else None
+    for format, needed in NEEDED.items():
+        if asked not in (None, format) or not all(role in columns for role in needed):
+            continue
+        if format != "Chat" or _is_conversation(values[columns["messages"]]):
+            return format
+    return None
 
 
 def columns_of(source: DataSource, values: Mapping[str, Any]) -> dict[str, str]:
@@ -100,6 +111,11 @@ def columns_of(source: DataSource, values: Mapping[str, Any]) -> dict[str, str]:
                 found[role] = name
                 break
     return found
+
+
+def optional_columns(source: DataSource) -> dict[str, str]:
+    """Columns by role that ``fields`` names, and that not every row has."""
+    return {role: column for role, column in source.fields.items() if role in MAY_LACK}
 
 
 def looks_like(source: DataSource, values: Mapping[str, Any]) -> str:
@@ -118,13 +134,18 @@ def _evidence(format: Format, columns: Mapping[str, str]) -> str:
     return f"column {columns['text']!r}"
 
 
+def _asked_for(source: DataSource) -> Format | None:
+    """The format whose columns ``fields`` names."""
+    return next((format for format, roles in _ROLES.items() if roles & source.fields.keys()), None)
+
+
 def _is_conversation(value: object) -> bool:
     return isinstance(value, list) or (isinstance(value, str) and value.lstrip()[:1] == "[")
 
 
 def _check_fields(source: DataSource, name: str, rows: list[RawRow]) -> None:
     for role, column in source.fields.items():
-        if role != "system" and not any(column in row.values for row in rows):
+        if role not in MAY_LACK and not any(column in row.values for row in rows):
             raise BadData(
                 f"{source.field}.fields.{role}: {column} is no column of {name} ({rows[0].place})",
                 f"its columns are {_names(rows[0].values)}",

@@ -51,12 +51,13 @@ class Fetched:
 def fetch(
     hub: HubRef,
     kind: Literal["model", "dataset"],
-    choose: Callable[[list[str]], list[str]],
+    choose: Callable[[list[str], dict[str, Any]], list[str]],
     folder: Path,
     max_bytes: int | None = None,
     pause_seconds: float = 2.0,
 ) -> Fetched:
-    """Download the files that ``choose`` picks from the repository's file list into ``folder``.
+    """Download the files that ``choose`` picks by the repository's file list, and by the front
+    matter of its README.md, into ``folder``.
 
     All come from the commit that the revision names when the download starts. Raises ``HubError``,
     and whatever ``choose`` raises.
@@ -70,7 +71,9 @@ def fetch(
         ),
     )
     siblings = getattr(info, "siblings", None) or []
-    files = choose(sorted(sibling.rfilename for sibling in siblings))
+    found = getattr(info, "card_data", None)
+    card = found.to_dict() if found else {}
+    files = choose(sorted(sibling.rfilename for sibling in siblings), card)
     total = sum(sibling.size or 0 for sibling in siblings if sibling.rfilename in set(files))
     if max_bytes is not None and total > max_bytes:
         raise HubError(
@@ -87,8 +90,7 @@ def fetch(
                 hub.repository, name, repo_type=kind, revision=commit, local_dir=folder
             ),
         )
-    card = getattr(info, "card_data", None)
-    return Fetched(folder, files, commit, card.to_dict() if card else {})
+    return Fetched(folder, files, commit, card)
 
 
 def _with_retries(hub: HubRef, pause_seconds: float, call: Callable[[], _T]) -> _T:

@@ -112,7 +112,7 @@ def _locate(source: ModelSource, scratch: Path) -> tuple[Path, str | None, dict[
     matter of its README.md."""
     if source.hub is not None:
         try:
-            fetched = fetch(source.hub, "model", lambda names: _wanted(source, names), scratch)
+            fetched = fetch(source.hub, "model", lambda names, _: _wanted(source, names), scratch)
         except HubError as error:
             raise ModelLoad(f"{FIELD}.uri: {error}", error.hint) from error
         folder = fetched.folder

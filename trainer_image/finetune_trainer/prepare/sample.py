@@ -21,7 +21,7 @@ from finetune_trainer.config import Cleaning, DataSource
 from finetune_trainer.prepare.cleaning.rejects import MAX_EXCERPT
 from finetune_trainer.prepare.cleaning.rules import EMPTY_ANSWERS
 from finetune_trainer.prepare.cleaning.text import normalize
-from finetune_trainer.prepare.formats import SourceReport, columns_of
+from finetune_trainer.prepare.formats import SourceReport, columns_of, optional_columns
 from finetune_trainer.prepare.messages import Message, RowFault, blank_answer, conversation
 from finetune_trainer.prepare.rows import RawLine, RawRow, parsed
 from finetune_trainer.prepare.values import as_value
@@ -73,7 +73,8 @@ class Read:
     strikes: list[Strike] = field(default_factory=list)
     """In the order of the rows."""
     present: set[str] = field(default_factory=set)
-    """Those of the report's columns that some sample has."""
+    """Those of the report's columns that some sample has, and of ``optional_columns`` that some row
+    has."""
 
 
 class RowReader:
@@ -98,6 +99,7 @@ class RowReader:
         self._report = report
         self._cleaning = cleaning
         self._columns = columns
+        self._optional = set(optional_columns(source).values())
 
     def __call__(self, part: Part) -> Read:
         schema = FEATURES.arrow_schema
@@ -116,6 +118,8 @@ class RowReader:
         if row.fault is not None:
             found.strikes.append(Strike(row.rule, place, row.fault, row.excerpt))
             return None
+        if self._optional:
+            found.present |= self._optional & row.values.keys()
         try:
             messages, tools, text = conversation(self._source, self._report, row.values)
         except RowFault as fault:

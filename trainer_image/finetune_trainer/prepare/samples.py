@@ -17,7 +17,7 @@ from finetune_trainer.config import Cleaning, DataSource
 from finetune_trainer.errors import BadData
 from finetune_trainer.prepare.cleaning.expect import check_broken
 from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
-from finetune_trainer.prepare.formats import LOOK_AHEAD, SourceReport, decide
+from finetune_trainer.prepare.formats import LOOK_AHEAD, SourceReport, decide, optional_columns
 from finetune_trainer.prepare.rows import RawLine, RawRow, parsed, read_apart, read_raw
 from finetune_trainer.prepare.sample import Part, Read, RowReader
 from finetune_trainer.prepare.sources import Located, SourceFile
@@ -72,12 +72,19 @@ class SampleReader:
             report.commit, report.licence = located.commit, located.licence
             report.files = [file.name for file in located.files]
             self.reports.append(report)
+            unseen = optional_columns(source)
             reader = RowReader(index, source, report, self._cleaning, self._columns)
             for read in in_order(reader, _parts(head, rows), self._processes):
                 self._book(account, read)
+                unseen = {role: name for role, name in unseen.items() if name not in read.present}
                 yield read.samples
             self._ledger.refuse(account)
             check_broken(account, self._max_broken)
+            for role, column in unseen.items():
+                raise BadData(
+                    f"{source.field}.fields.{role}: no row has a column {column!r}",
+                    "name it as the data has it, or remove it",
+                )
         if not any(account.read > sum(account.dropped.values()) for account in self.accounts):
             _refuse_empty(self.accounts)
 

@@ -20,6 +20,7 @@ FEATURES = datasets.Features(
         "targets": datasets.Value("int32"),
         "last_target": datasets.Value("int32"),
         "rule": datasets.Value("string"),
+        "reason": datasets.Value("string"),
         "cut": datasets.Value("bool"),
     }
 )
@@ -40,14 +41,35 @@ class Segments:
         keep = rule is None
         self._ids.append(piece.input_ids if keep else piece.input_ids[:0])
         self._masks.append(piece.supervised if keep else piece.supervised[:0])
-        row = {
-            "sample": number,
-            "length": len(piece.input_ids),
-            "targets": len(targets),
-            "last_target": int(piece.input_ids[targets[-1]]) if len(targets) else -1,
-            "rule": rule,
-            "cut": cut,
-        }
+        self._append(
+            {
+                "sample": number,
+                "length": len(piece.input_ids),
+                "targets": len(targets),
+                "last_target": int(piece.input_ids[targets[-1]]) if len(targets) else -1,
+                "rule": rule,
+                "reason": None,
+                "cut": cut,
+            }
+        )
+
+    def refuse(self, number: int, rule: str, reason: str) -> None:
+        """A sample of which there are no tokens."""
+        self._ids.append(np.zeros(0, np.int32))
+        self._masks.append(np.zeros(0, np.uint8))
+        self._append(
+            {
+                "sample": number,
+                "length": 0,
+                "targets": 0,
+                "last_target": -1,
+                "rule": rule,
+                "reason": reason,
+                "cut": False,
+            }
+        )
+
+    def _append(self, row: dict[str, Any]) -> None:
         for name, value in row.items():
             self._columns[name].append(value)
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 from finetune_trainer.config import DataSource
 from finetune_trainer.errors import BadData
 from finetune_trainer.object_store import BucketError
 from finetune_trainer.prepare import s3
+from finetune_trainer.prepare.choice import choose, some
+from finetune_trainer.prepare.configs import config_files
 from finetune_trainer.prepare.download import DownloadError, download
 from finetune_trainer.prepare.hub import HubError, fetch
 from finetune_trainer.prepare.licence import licence_name, read_card
-from finetune_trainer.prepare.rows import file_kind
-
-_TRAIN = ("train",)
-_HELD_OUT = ("test", "valid", "validation", "eval", "dev")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _mounted(source: DataSource, path: Path) -> list[SourceFile]:
     if path.is_file():
         return [SourceFile(path, path.name)]
     names = [str(found.relative_to(path)) for found in path.rglob("*") if found.is_file()]
-    return [SourceFile(path / name, name) for name in _choose(source, names)]
+    return [SourceFile(path / name, name) for name in choose(source, names)]
 
 
 def _hub(source: DataSource, scratch: Path, max_bytes: int) -> Located:
@@ -88,7 +88,7 @@ def _hub(source: DataSource, scratch: Path, max_bytes: int) -> Located:
         fetched = fetch(
             source.hub,
             "dataset",
-            lambda names: _in_repository(source, names),
+            lambda names, card: _in_repository(source, names, card),
             scratch,
             max_bytes=max_bytes,
         )
@@ -98,56 +98,22 @@ def _hub(source: DataSource, scratch: Path, max_bytes: int) -> Located:
     return Located(files, fetched.commit, licence_name(fetched.card))
 
 
-def _in_repository(source: DataSource, names: list[str]) -> list[str]:
+def _in_repository(
+    source: DataSource, names: list[str], card: Mapping[str, Any] | None = None
+) -> list[str]:
+    """``card``: of a hub repository, the front matter of its README.md."""
     if source.file is None:
-        return _choose(source, names)
+        return choose(source, names) if card is None else config_files(source, names, card)
     if source.file in names:
         return [source.file]
     prefix = source.file.rstrip("/") + "/"
     below = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     if not below:
-        raise BadData(f"{source.field}.file: there is no {source.file}", _some(names, "it has"))
-    return [prefix + name for name in _choose(source, below)]
-
-
-def _choose(source: DataSource, names: list[str]) -> list[str]:
-    """The data files among all files; where a folder holds several splits, only those of the side
-    of the source: ``train``'s, or those that are held out."""
-    data = sorted(name for name in names if file_kind(name) and not _hidden(name))
-    if not data:
-        raise BadData(
-            f"{source.field}.uri: no data file (.jsonl, .json, .csv, .parquet) in there",
-            _some(names, "it has"),
-        )
-    trains = source.field.startswith("spec.data.train")
-    mine, other = (_TRAIN, _HELD_OUT) if trains else (_HELD_OUT, _TRAIN)
-    named = [name for name in data if _is_split(name, mine)]
-    rest = [name for name in data if not _is_split(name, other)]
-    if named or rest:
-        return named or rest
-    if len(data) == 1 or not trains:  # many sets to evaluate by call their only split train
-        return data
-    raise BadData(f"{source.field}.file: several splits and none is train", _some(data, "choose"))
-
-
-def _is_split(name: str, words: tuple[str, ...]) -> bool:
-    parts = PurePosixPath(name.lower()).parts
-    stem = parts[-1].split(".")[0]
-    tokens = {token for part in (*parts[:-1], stem) for token in part.replace("_", "-").split("-")}
-    return not tokens.isdisjoint(words)
-
-
-def _hidden(name: str) -> bool:
-    # Mounted ConfigMaps and editors leave ..data and dot folders behind.
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+        raise BadData(f"{source.field}.file: there is no {source.file}", some(names, "it has"))
+    return [prefix + name for name in choose(source, below)]
 
 
 def _listing(folder: Path) -> str:
     if not folder.is_dir():
         return "the folder does not exist either"
-    return _some(sorted(entry.name for entry in folder.iterdir()), "there are")
-
-
-def _some(names: list[str], verb: str) -> str:
-    shown = ", ".join(sorted(names)[:8]) or "nothing"
-    return f"{verb}: {shown}{', …' if len(names) > 8 else ''}"
+    return some(sorted(entry.name for entry in folder.iterdir()), "there are")

@@ -16,10 +16,11 @@ from finetune_trainer.prepare.augment import augmented as located_after
 from finetune_trainer.prepare.cleaning.clean import clean
 from finetune_trainer.prepare.cleaning.compare import Table
 from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
+from finetune_trainer.prepare.content import Sides
 from finetune_trainer.prepare.formats import SourceReport
 from finetune_trainer.prepare.sample import FEATURES
 from finetune_trainer.prepare.samples import SampleReader
-from finetune_trainer.prepare.sources import locate
+from finetune_trainer.prepare.sources import Located, locate
 from finetune_trainer.prepare.workers import usable_processes
 
 log = logging.getLogger(__name__)
@@ -51,49 +52,48 @@ class AllSides:
     """Sizes of the groups of near duplicates that were found, the largest first."""
 
 
-def read_sides(
-    data: Data, scratch: Path, ledger: Ledger, augmented: Path | None = None
-) -> AllSides:
+def locate_sides(data: Data, scratch: Path, augmented: Path | None = None) -> Sides:
+    """The sources of all sides with their files, loaded below ``scratch`` if they are not mounted.
+    ``augmented``: where the rows to train on came back from a container of the user."""
+
+    def located(name: str, index: int, source: DataSource) -> tuple[DataSource, Located]:
+        if name == "train" and augmented is not None:
+            return source, located_after(source, augmented)
+        return source, locate(source, scratch / f"{name}-{index}", data.max_download_bytes)
+
+    sides = {"train": data.train, "eval": data.eval, "general": data.general}
+    return {
+        name: [located(name, index, source) for index, source in enumerate(sources)]
+        for name, sources in sides.items()
+    }
+
+
+def read_sides(data: Data, sides: Sides, scratch: Path, ledger: Ledger) -> AllSides:
     """Clean samples to train on, those held out, from eval sources or from train's own, and general
-    ones. ``augmented``: where the rows to train on came back from a container of the user."""
-    train = _read("train", data.train, data, scratch, ledger, augmented)
+    ones."""
+    train = _read("train", data, sides, scratch, ledger)
     table = Table(train.samples, train.accounts, ledger)
     held, held_table = replace(train, name="eval"), None
     if data.eval:
-        held = _read("eval", data.eval, data, scratch, ledger)
+        held = _read("eval", data, sides, scratch, ledger)
         held_table = Table(held.samples, held.accounts, ledger)
     general, general_table = None, None
     if data.general:
-        general = _read("general", data.general, data, scratch, ledger)
+        general = _read("general", data, sides, scratch, ledger)
         general_table = Table(general.samples, general.accounts, ledger)
-    sides = clean(table, held_table, general_table, data, scratch)
+    cleaned = clean(table, held_table, general_table, data, scratch)
     return AllSides(
-        replace(train, samples=sides.train),
-        replace(held, samples=sides.held),
-        general and replace(general, samples=sides.general),
-        sides.leaked,
-        sides.general_leaked,
-        sides.clusters,
+        replace(train, samples=cleaned.train),
+        replace(held, samples=cleaned.held),
+        general and replace(general, samples=cleaned.general),
+        cleaned.leaked,
+        cleaned.general_leaked,
+        cleaned.clusters,
     )
 
 
-def _read(
-    name: str,
-    sources: tuple[DataSource, ...],
-    data: Data,
-    scratch: Path,
-    ledger: Ledger,
-    augmented: Path | None = None,
-) -> Split:
-    located = [
-        (
-            source,
-            locate(source, scratch / f"{name}-{index}", data.max_download_bytes)
-            if augmented is None
-            else located_after(source, augmented),
-        )
-        for index, source in enumerate(sources)
-    ]
+def _read(name: str, data: Data, sides: Sides, scratch: Path, ledger: Ledger) -> Split:
+    located = sides[name]
     reader = SampleReader(
         located,
         ledger,
@@ -107,6 +107,7 @@ def _read(
         log.info("%s: %s (%s)", report.name, report.format, report.decided)
     if reader.absent and name == "train":
         _refuse_columns(data.report.columns, reader)
+    sources = tuple(source for source, _ in located)
     return Split(name, samples, sources, reader.reports, reader.accounts)
 
 

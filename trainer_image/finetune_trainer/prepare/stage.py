@@ -26,21 +26,28 @@ from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.augment import counts
 from finetune_trainer.prepare.cleaning.compare import Table
-from finetune_trainer.prepare.cleaning.expect import check_rows, check_truncated, told
+from finetune_trainer.prepare.cleaning.expect import (
+    BETTER_TEMPLATE,
+    check_broken,
+    check_rows,
+    check_truncated,
+    told,
+)
 from finetune_trainer.prepare.cleaning.rejects import Ledger, totals
-from finetune_trainer.prepare.cleaning.rules import MEANINGS
+from finetune_trainer.prepare.cleaning.rules import TEMPLATE_REFUSALS
+from finetune_trainer.prepare.content import Sides, content_digest, own_digest, times
 from finetune_trainer.prepare.mixing import mix
 from finetune_trainer.prepare.model import end_of_turn_ids, prepare_model
 from finetune_trainer.prepare.pack import one_each, pack, pack_apart
 from finetune_trainer.prepare.paired import write_paired
 from finetune_trainer.prepare.prompts import held_out_prompts
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
-from finetune_trainer.prepare.report.facts import Found, report_facts
+from finetune_trainer.prepare.report.facts import Found, planned_anew, report_facts
 from finetune_trainer.prepare.report.page import render_page
 from finetune_trainer.prepare.report.plan import plan_facts
 from finetune_trainer.prepare.report.rows import Side, source_of_segments
-from finetune_trainer.prepare.shape import shape_of_job
-from finetune_trainer.prepare.splits import Split, read_sides
+from finetune_trainer.prepare.shared import SharedData
+from finetune_trainer.prepare.splits import Split, locate_sides, read_sides
 from finetune_trainer.prepare.store import PackedDataset, Segment, write_split
 from finetune_trainer.prepare.tokenize import (
     Tokenization,
@@ -49,6 +56,7 @@ from finetune_trainer.prepare.tokenize import (
     tokenize_split,
 )
 from finetune_trainer.prepare.witnesses import choose_witnesses
+from finetune_trainer.prepare.words import counts_of, summary_of
 from finetune_trainer.prepare.workers import usable_processes
 from finetune_trainer.reuse import published_result
 from finetune_trainer.steps import planned_steps
@@ -60,17 +68,18 @@ REJECTS = "rejects.jsonl"
 FAILED_REJECTS = "prepare-rejects.jsonl"
 """On the volume, where prepare failed and there is no folder ``data`` to hold them."""
 
-_MAX_SOURCES = 8
-"""Sources that the termination message speaks of; the manifest has all."""
-_MAX_WARNINGS = 6
-"""In the termination message; the report has all."""
 
-
-def run(config: RunConfig, workspace: Path, augmented: Path | None = None) -> dict[str, Any]:
+def run(
+    config: RunConfig,
+    workspace: Path,
+    augmented: Path | None = None,
+    shared: Path | None = None,
+) -> dict[str, Any]:
     """Fill ``<workspace>/model`` and ``<workspace>/data``; return ``model``, ``data``, ``steps``.
 
-    ``augmented``: where the training rows came back from ``spec.data.augment``. Repeating it with
-    the same input is harmless and quick. Raises ``ModelLoad``, ``BadData`` or ``ConfigInvalid``,
+    ``augmented``: where the training rows came back from ``spec.data.augment``; ``shared``: the
+    folder of prepared data that jobs share. Repeating it with the same input is harmless and quick.
+    Raises ``ModelLoad``, ``BadData`` or ``ConfigInvalid``,
     each naming the field.
     """
     started = time.monotonic()
@@ -82,7 +91,7 @@ def run(config: RunConfig, workspace: Path, augmented: Path | None = None) -> di
     _check_packing(config, model)
     if "GGUF" in config.output.formats:
         check_support(workspace / "model", model["architecture"])
-    data = prepare_data(config, workspace, model, augmented)
+    data = prepare_data(config, workspace, model, augmented, shared)
     if augmented is not None:
         shutil.rmtree(augmented.parent, ignore_errors=True)
     if wish:
@@ -90,7 +99,7 @@ def run(config: RunConfig, workspace: Path, augmented: Path | None = None) -> di
     steps = planned_steps(config, data["packedRows"])
     log.info("prepared in %.1f s: %d steps", time.monotonic() - started, steps)
     told = {
-        "model": _summary(config, model),
+        "model": summary_of(config, model),
         "data": data,
         "steps": steps,
         "versions": versions(quantized=config.method.quantized),
@@ -100,30 +109,70 @@ def run(config: RunConfig, workspace: Path, augmented: Path | None = None) -> di
 
 
 def prepare_data(
-    config: RunConfig, workspace: Path, model: dict[str, Any], augmented: Path | None = None
+    config: RunConfig,
+    workspace: Path,
+    model: dict[str, Any],
+    augmented: Path | None = None,
+    shared: Path | None = None,
 ) -> dict[str, Any]:
-    """Make ``<workspace>/data`` and return its counts; an earlier equal result is kept."""
+    """Make ``<workspace>/data`` and return its counts; an earlier equal result is kept, and one of
+    another job is taken."""
     folder = workspace / "data"
-    input_digest = _input_digest(config, model, augmented)
+    input_digest = own_digest(config, model, augmented)
     if kept := manifests.reusable(folder, input_digest):
         log.info("the data is there already: %s", kept["digest"])
-        return _counts(kept)
+        return counts_of(kept)
     scratch = manifests.fresh_sibling(workspace / "data-source")
     temporary = manifests.fresh_sibling(folder)
-    ledger = Ledger(temporary / REJECTS, config.data.cleaning)
+    sides = locate_sides(config.data, scratch, augmented)
+    entries, seen = SharedData(shared) if shared else None, times(sides)
+    key = content_digest(config, model, sides, augmented) if entries else ""
+    taken = entries.take(key, temporary) if entries else None
+    if taken is None:
+        facts = _made(config, model, workspace, scratch, temporary, sides, augmented)
+        facts["model"] = model["digest"]
+    else:
+        facts = _taken(config, model, temporary, taken)
+    sealed = manifests.seal(temporary, input_digest, facts, apart=(REPORT_JSON, REPORT_PAGE))
+    manifest = manifests.publish_once(temporary, folder, sealed)
+    (workspace / FAILED_REJECTS).unlink(missing_ok=True)
+    if entries and taken is None and manifest is sealed and times(sides) == seen:
+        entries.keep(key, folder, (REPORT_PAGE,), {**facts, "preparedBy": config.job.name})
+    shutil.rmtree(scratch, ignore_errors=True)
+    return counts_of(manifest)
+
+
+def _taken(
+    config: RunConfig, model: dict[str, Any], folder: Path, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """What the manifest says of data that another job prepared; only what training will take is
+    told anew."""
+    log.info("took the data of %s: same model, rows and settings", facts["preparedBy"])
+    report = json.loads((folder / REPORT_JSON).read_text())
+    report = planned_anew(report, _plan(config, model, facts))
+    _write_report(folder, report)
+    return {**facts, "warnings": report["warnings"]}
+
+
+def _made(
+    config: RunConfig,
+    model: dict[str, Any],
+    workspace: Path,
+    scratch: Path,
+    folder: Path,
+    sides: Sides,
+    augmented: Path | None,
+) -> dict[str, Any]:
+    """Make the data in ``folder``; if that fails, the list of rejected rows stays."""
+    ledger = Ledger(folder / REJECTS, config.data.cleaning)
     try:
-        facts = _make_data(
-            config, model, workspace / "model", scratch, temporary, ledger, augmented
+        return _make_data(
+            config, model, workspace / "model", scratch, folder, ledger, sides, augmented
         )
     except BadData as error:
         raise _with_rejects(error, ledger, workspace / FAILED_REJECTS) from error
-    ledger.close()
-    facts["model"] = model["digest"]
-    manifest = manifests.seal(temporary, input_digest, facts, apart=(REPORT_JSON, REPORT_PAGE))
-    manifest = manifests.publish_once(temporary, folder, manifest)
-    (workspace / FAILED_REJECTS).unlink(missing_ok=True)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return _counts(manifest)
+    finally:
+        ledger.close()
 
 
 def _with_rejects(error: BadData, ledger: Ledger, path: Path) -> BadData:
@@ -143,12 +192,13 @@ def _make_data(
     scratch: Path,
     folder: Path,
     ledger: Ledger,
+    located: Sides,
     augmented: Path | None,
 ) -> dict[str, Any]:
     """Fill ``folder``; returns what the manifest says of it."""
     tokenizer, decoder = load_tokenizer(weights), decoder_of(weights)
     end_of_turn = end_of_turn_ids(weights)
-    sides = read_sides(config.data, scratch, ledger, augmented)
+    sides = read_sides(config.data, located, scratch, ledger)
     train, held = sides.train, sides.held
     facts: dict[str, Any] = {}
     done: list[Side] = []
@@ -169,6 +219,8 @@ def _make_data(
             usable_processes(),
         )
         table = _book(split, tokenized, ledger)
+        for account in split.accounts:
+            check_broken(account, config.data.expect.max_broken_fraction)
         if split is train:
             tokenized = _mixed(split, table, tokenized, config.training.seed)
         facts |= _write(config, folder, split, tokenized, tokenization, decoder)
@@ -190,17 +242,10 @@ def _make_data(
     ]
     for account in accounts:
         account.check()
-    plan = plan_facts(
-        config,
-        model["parameters"],
-        facts["packedRows"],
-        facts["tokens"],
-        facts["evalTokens"] + facts.get("generalTokens", 0),
-    )
+    plan = _plan(config, model, facts)
     found = Found(facts["packedRows"], sides.leaked, sides.general_leaked, sides.clusters, plan)
     report = report_facts(config.data, tokenizer, done, found)
-    (folder / REPORT_JSON).write_text(json.dumps(report, indent=1))
-    (folder / REPORT_PAGE).write_text(render_page(report), encoding="utf-8")
+    _write_report(folder, report)
     return {
         **facts,
         **totals(train.accounts),
@@ -216,11 +261,21 @@ def _make_data(
     }
 
 
+def _plan(config: RunConfig, model: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    scored = facts["evalTokens"] + facts.get("generalTokens", 0)
+    return plan_facts(config, model["parameters"], facts["packedRows"], facts["tokens"], scored)
+
+
+def _write_report(folder: Path, report: dict[str, Any]) -> None:
+    (folder / REPORT_JSON).write_text(json.dumps(report, indent=1))
+    (folder / REPORT_PAGE).write_text(render_page(report), encoding="utf-8")
+
+
 def _book(split: Split, tokenized: Tokenized, ledger: Ledger) -> Table:
     """Account for every sample of a split: kept, or left out under a rule of the tokenization."""
     table = Table(split.samples, split.accounts, ledger)
-    for rule in dict.fromkeys(rule for _, rule in tokenized.dropped):
-        table.apply(rule, ((row, MEANINGS[rule]) for row, of in tokenized.dropped if of == rule))
+    for rule in dict.fromkeys(rule for _, rule, _ in tokenized.dropped):
+        table.apply(rule, ((row, why) for row, of, why in tokenized.dropped if of == rule))
     for number, account in enumerate(split.accounts):
         count = int((table.alive & (table.source == number)).sum())
         if split.name == "eval" and not account.field.startswith("spec.data.eval"):
@@ -293,7 +348,9 @@ def _write(
         raise BadData(
             f"{split.sources[0].field}: no row is left to train on "
             f"({told(split.accounts) or 'no rows'})",
-            "every row needs an answer that begins within spec.data.sequenceLength",
+            BETTER_TEMPLATE
+            if any(account.dropped[TEMPLATE_REFUSALS] for account in split.accounts)
+            else "every row needs an answer that begins within spec.data.sequenceLength",
         )
     written = PackedDataset(folder / split.name)
     witnesses = choose_witnesses(split, tokenized, rows, tokenization, decoder)
@@ -338,58 +395,3 @@ def _check_packing(config: RunConfig, model: dict[str, Any]) -> None:
             f"{reason}",
             'set spec.data.packing to "None" for this model',
         )
-
-
-def _input_digest(config: RunConfig, model: dict[str, Any], augmented: Path | None = None) -> str:
-    sources = (*config.data.train, *config.data.eval, *config.data.general)
-    paths = {source.path for source in sources if source.path is not None}
-    weighted = any(source.weight is not None for source in sources)
-    return manifests.digest_of(
-        {
-            **({"seed": config.training.seed} if weighted else {}),
-            "version": manifests.VERSION,
-            "data": config.data.model_dump(),
-            "paired": [each.model_dump() for each in config.evaluation.paired_prompts],
-            "model": model["digest"],
-            # By content: what a container wrote again has other times.
-            "augmented": augmented and manifests.describe_files(augmented),
-            "files": {
-                path: manifests.fingerprint(Path(path))
-                for path in sorted(paths)
-                if Path(path).exists()
-            },
-        }
-    )
-
-
-def _counts(manifest: dict[str, Any]) -> dict[str, Any]:
-    keys = (
-        "augment rows kept changed dropped reported truncated tokens supervisedTokens packedRows "
-        "evalRows evalTokens evalPackedRows generalRows generalTokens longestRow mostSupervised "
-        "digest"
-    )
-    reports = [*manifest["sources"], *manifest["evalSources"], *manifest["generalSources"]]
-    sources = [
-        {"field": account["field"], "format": report["format"], "decided": report["decided"][:200]}
-        | {key: account[key] for key in ("rows", "kept", "dropped")}
-        | _drawn(account)
-        for report, account in zip(reports, manifest["accounts"], strict=True)
-    ]
-    return {key: manifest[key] for key in keys.split() if key in manifest} | {
-        "warnings": manifest["warnings"][:_MAX_WARNINGS],
-        "sources": sources[:_MAX_SOURCES],
-    }
-
-
-def _drawn(account: dict[str, Any]) -> dict[str, Any]:
-    """What the weight of a source makes of it; ``epochs`` as a decimal string."""
-    if "drawn" not in account:
-        return {}
-    told = {key: account[key] for key in ("drawn", "notDrawn")}
-    return told | {"epochs": f"{account['epochs']:.6g}"}
-
-
-def _summary(config: RunConfig, model: dict[str, Any]) -> dict[str, Any]:
-    keys = ("architecture", "parameters", "contextLength", "digest", "commit")
-    told = {key: model[key] for key in keys if model.get(key) is not None}
-    return told | {"shape": shape_of_job(model, config.method.lora)}

@@ -23,7 +23,13 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.config import Data
 from finetune_trainer.errors import BadData, ModelLoad
-from finetune_trainer.prepare.cleaning.rules import NO_TARGETS, NO_TARGETS_IN_LENGTH, TOO_LONG
+from finetune_trainer.prepare.cleaning.rules import (
+    MEANINGS,
+    NO_TARGETS,
+    NO_TARGETS_IN_LENGTH,
+    TEMPLATE_REFUSALS,
+    TOO_LONG,
+)
 from finetune_trainer.prepare.encode import Encoded, Encoder, Written
 from finetune_trainer.prepare.formats import SourceReport
 from finetune_trainer.prepare.lists import Lists
@@ -34,6 +40,8 @@ from finetune_trainer.prepare.workers import in_order
 
 _AT_ONCE = 1000
 """Rows."""
+MAX_REASON = 400
+"""Characters: a template may say anything."""
 Ints = npt.NDArray[np.int64]
 
 _COLUMNS = ["source", "place", "messages", "text", "tools"]
@@ -51,8 +59,8 @@ class Tokenized:
     samples: Ints
     """Number of the sample behind each kept segment."""
     supervised: int
-    dropped: list[tuple[int, str]] = field(default_factory=list)
-    """(sample, rule) of each sample that is left out."""
+    dropped: list[tuple[int, str, str]] = field(default_factory=list)
+    """(sample, rule, reason) of each sample that is left out."""
     truncated: int = 0
     """Samples whose end was cut off."""
     end_of_turn: int | None = None
@@ -145,33 +153,27 @@ class Tokenization:
             f"{fields[source]}: {place}"
             for source, place in zip(columns["source"], columns["place"], strict=True)
         ]
-        written, fault = self._written(columns)
-        # Rows in front of a fault first: the first row that is refused is the one that is named.
-        encodings = self._encoder.samples(written)
-        for number, place, encoded in zip(numbers, places, encodings, strict=False):
+        written = list(self._written(columns))
+        encodings = self._encoder.samples(each for each in written if isinstance(each, Written))
+        for number, place, each in zip(numbers, places, written, strict=True):
+            if isinstance(each, TemplateError):
+                segments.refuse(number, TEMPLATE_REFUSALS, str(each)[:MAX_REASON])
+                continue
+            encoded = next(encodings)
             self._check_vocabulary(encoded, place)
             for piece, rule, cut in self._fit(encoded, place):
                 segments.add(piece, number, rule, cut)
-        if fault is not None:
-            raise BadData(
-                f"{places[len(written)]}: {fault}",
-                "give a template that fits in spec.model.chatTemplate, or correct the row",
-            ) from fault
         return segments.record()
 
-    def _written(self, columns: dict[str, list[Any]]) -> tuple[list[Written], TemplateError | None]:
-        """The samples as texts, up to the first that the template refuses."""
-        written: list[Written] = []
+    def _written(self, columns: dict[str, list[Any]]) -> Iterator[Written | TemplateError]:
+        """The samples as texts, or why the template refuses one."""
         names = ("source", "messages", "text", "tools")
         for source, messages, text, tools in zip(*map(columns.get, names), strict=True):
             turns = [with_extra(message) for message in messages]
             try:
-                written.append(
-                    self._write(source, turns, text, json.loads(tools) if tools else None)
-                )
+                yield self._write(source, turns, text, json.loads(tools) if tools else None)
             except TemplateError as error:
-                return written, error
-        return written, None
+                yield error
 
     def _check_vocabulary(self, encoded: Encoded, place: str) -> None:
         highest = int(encoded.input_ids.max(initial=0))
@@ -248,10 +250,20 @@ def tokenize_split(
         lengths=table.data.column("length").to_numpy()[kept].astype(np.int64),
         samples=numbers[kept],
         supervised=int(table.data.column("targets").to_numpy()[kept].sum()),
-        dropped=list(zip(numbers[dropped].tolist(), rules.take(dropped).to_pylist(), strict=True)),
+        dropped=_dropped(table, dropped),
         truncated=int(table.data.column("cut").to_numpy().sum()),
         end_of_turn=ends.most_common(1)[0][0] if ends else None,
     )
+
+
+def _dropped(table: datasets.Dataset, rows: Ints) -> list[tuple[int, str, str]]:
+    samples, rules, reasons = (
+        table.data.column(name).take(rows).to_pylist() for name in ("sample", "rule", "reason")
+    )
+    return [
+        (sample, rule, reason or MEANINGS[rule])
+        for sample, rule, reason in zip(samples, rules, reasons, strict=True)
+    ]
 
 
 def plain_sources(tokenizer: Tokenizer, reports: list[SourceReport]) -> set[int]:

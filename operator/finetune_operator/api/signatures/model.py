@@ -70,7 +70,7 @@ MODEL = (
         "ChatTemplateRefused",
         "BadData",
         r"jinja2\.exceptions\.\w{1,40}(?:Error|NotFound)|Conversation roles must alternate"
-        r"|roles must alternate|\bTemplateSyntaxError\b",
+        r"|roles must alternate|\bTemplateSyntaxError\b|the chat template refuses it",
         "The chat template does not accept a conversation of the data, or has an error itself.",
         "correct the roles in the data, or the template in spec.model.chatTemplate",
         "jinja2, by transformers and the model's template",

@@ -234,6 +234,34 @@ def test_a_container_for_the_rows_sees_rows_and_nothing_else() -> None:
     assert "FINETUNE_AUGMENTED" not in str(build_prepare_job(SMALL, 0))
 
 
+def _shared_data(plan: TrainingPlan) -> list[Any]:
+    pod = build_prepare_job(plan, 0)["spec"]["template"]["spec"]
+    (main,) = pod["containers"]
+    mounts = [each for each in main["volumeMounts"] if each["mountPath"] == "/shared-data"]
+    told = {"name": "FINETUNE_SHARED_DATA", "value": "/shared-data"}
+    assert (told in main["env"]) is bool(mounts)
+    return mounts
+
+
+def test_jobs_share_prepared_data_on_a_claim_that_outlives_them() -> None:
+    folder = {"name": "workspace", "mountPath": "/shared-data", "subPath": "team-a/shared-data"}
+    assert _shared_data(SMALL) == [folder]
+    assert not _shared_data(FULL), "its claim goes with the job"
+    rows = {"train": [{"name": "rows", "uri": "pvc://work/rows.jsonl"}]}
+    assert not _shared_data(make_plan(make_spec(data={**rows, "reuse": "Never"})))
+
+
+def test_no_other_container_sees_the_shared_data() -> None:
+    others = [pod for pod in _pods() if "FINETUNE_SHARED_DATA" not in str(pod["containers"])]
+    assert len(others) >= 3
+    assert not [pod for pod in others if "shared-data" in str(pod)]
+    rows = {"train": [{"name": "rows", "uri": "pvc://work/rows.jsonl"}]}
+    plan = make_plan(make_spec(data={**rows, "augment": {"image": "example.test/more:1"}}))
+    fetch, augment = build_prepare_job(plan, 0)["spec"]["template"]["spec"]["initContainers"]
+    assert "shared-data" in str(fetch)
+    assert "shared-data" not in str(augment)
+
+
 def test_only_training_pods_ask_for_gpus() -> None:
     wanting = [pod for pod in _pods() if "nvidia.com/gpu" in str(pod["containers"][0]["resources"])]
     assert len(wanting) == 1

@@ -64,6 +64,20 @@ def test_prepares_last_words_become_model_data_and_steps() -> None:
     )
 
 
+def test_data_of_another_job_is_named_as_such() -> None:
+    words = last_words(P, data={"rows": 10, "kept": 9, "preparedBy": "earlier"})
+    status = status_in(P, resolved=make_facts().known_plan.resolved)
+    facts = make_facts(
+        status, jobs=(make_child_job(P, **COMPLETE),), pods=(ended_pod(0, P, words=words),)
+    )
+    decided = decide(facts).status
+    assert decided["data"]["preparedBy"] == "earlier"
+    assert main_condition(decided, "DatasetValid")["message"] == (
+        "model and data are prepared; the data is that of FineTuneJob earlier: same model, rows "
+        "and settings"
+    )
+
+
 def test_final_numbers_come_from_the_last_words_of_rank_zero_even_if_its_pod_is_gone() -> None:
     metrics = {"loss": 1.25, "evalLoss": 1.5, "perplexity": 4.48, "baseline": {"evalLoss": 2.5}}
     words = last_words(T, step=90, steps=90, metrics=metrics)

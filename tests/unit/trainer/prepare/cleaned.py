@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_trainer.config import Data
 from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
-from finetune_trainer.prepare.splits import read_sides
+from finetune_trainer.prepare.splits import locate_sides, read_sides
 
 
 @dataclass
@@ -62,7 +62,7 @@ def clean_data(folder: Path, data: Data) -> Cleaned:
     scratch = folder / "scratch"
     scratch.mkdir()
     ledger = Ledger(folder / "rejects.jsonl", data.cleaning)
-    sides = read_sides(data, scratch, ledger)
+    sides = read_sides(data, locate_sides(data, scratch), scratch, ledger)
     train, held, general = sides.train, sides.held, sides.general
     ledger.close()
     rejects = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]

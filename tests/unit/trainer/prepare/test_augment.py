@@ -16,6 +16,7 @@ from finetune_trainer.config import RunConfig
 from finetune_trainer.errors import BadData
 from finetune_trainer.prepare import stage
 from finetune_trainer.prepare.augment import fetch_rows
+from finetune_trainer.prepare.content import own_digest
 
 IMAGE = {"image": "example.test/paraphrase:1"}
 
@@ -66,7 +67,7 @@ def test_the_same_rows_are_the_same_data_whenever_they_came_back(tmp_path: Path)
     other = wanted(model, train)
     args = other.data.augment and other.data.augment.model_copy(update={"args": ("--more",)})
     data = other.data.model_copy(update={"augment": args})
-    assert stage._input_digest(other, {"digest": "m"}) != stage._input_digest(
+    assert own_digest(other, {"digest": "m"}) != own_digest(
         other.model_copy(update={"data": data}), {"digest": "m"}
     )
 

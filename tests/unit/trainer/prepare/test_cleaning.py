@@ -16,7 +16,7 @@ from finetune_trainer.errors import BadData, StageError, failure_class
 from finetune_trainer.prepare.cleaning.near import likeness, plain
 from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
-from finetune_trainer.prepare.splits import read_sides
+from finetune_trainer.prepare.splits import locate_sides, read_sides
 
 WORDS = ("gang", "set", "pods", "start", "together", "or", "not", "at", "all", "share", "claim")
 
@@ -267,7 +267,12 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, file: str) -> None:
     (scratch / file).parent.mkdir(parents=True)
     (scratch / file).symlink_to("/dev/full")
     with pytest.raises(OSError) as caught:
-        read_sides(data, scratch, Ledger(tmp_path / "rejects.jsonl", data.cleaning))
+        read_sides(
+            data,
+            locate_sides(data, scratch),
+            scratch,
+            Ledger(tmp_path / "rejects.jsonl", data.cleaning),
+        )
     assert failure_class(caught.value).name == "DiskFull"
 
 

@@ -48,6 +48,46 @@ def test_fields_name_the_columns(tmp_path: Path) -> None:
     assert reader.reports[0].columns == {"prompt": "q", "response": "a"}
 
 
+def test_columns_that_not_every_row_has_are_named_by_fields(tmp_path: Path) -> None:
+    rows = [PAIR, {**PAIR, "facts": "Gangs.", "persona": "Be brief."}]
+    path = write(tmp_path / "train.jsonl", *rows)
+    samples, _ = read(path, fields={"input": "facts", "system": "persona"})
+    asked = rows[0]["prompt"]
+    assert turns(samples[0])[0] == ("user", asked)
+    assert turns(samples[1])[:2] == [("system", "Be brief."), ("user", f"{asked}\n\nGangs.")]
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    path = write(tmp_path / "chat.jsonl", CHAT, *[CHAT] * 20, {**CHAT, "functions": tools})
+    samples, _ = read(path, fields={"tools": "functions"})
+    assert [sample["tools"] for sample in samples[:-1]] == [""] * 21
+    assert json.loads(samples[-1]["tools"]) == tools
+
+
+@pytest.mark.parametrize("role", ["tools", "input", "system"])
+def test_a_column_that_no_row_of_the_source_has_is_named_by_its_field(
+    tmp_path: Path, role: str
+) -> None:
+    path = write(tmp_path / "train.jsonl", CHAT if role == "tools" else PAIR)
+    with pytest.raises(BadData) as caught:
+        read(path, fields={role: "tolls"})
+    assert caught.value.message == f"spec.data.train[0].fields.{role}: no row has a column 'tolls'"
+
+
+def test_a_group_alone_may_be_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", {**CHAT, "ticket": 1}, {**CHAT, "ticket": 1})
+    samples, reader = read(path, fields={"group": "ticket"})
+    assert samples[0]["group"] == samples[1]["group"] != 0
+    assert reader.reports[0].format == "Chat"
+
+
+@pytest.mark.parametrize("fields", [{"prompt": "q", "response": "a"}, {"input": "facts"}])
+def test_auto_takes_the_format_whose_columns_fields_names(
+    tmp_path: Path, fields: dict[str, str]
+) -> None:
+    both = {**CHAT, "q": "What?", "a": "That.", **PAIR, "facts": ""}
+    _, reader = read(write(tmp_path / "train.jsonl", both), fields=fields)
+    assert reader.reports[0].format == "Instruction"
+
+
 @pytest.mark.parametrize("column", ["input", "context"])
 def test_a_column_that_fields_names_is_not_read_a_second_time(tmp_path: Path, column: str) -> None:
     path = write(tmp_path / "train.jsonl", {column: "What?", "output": "That."})

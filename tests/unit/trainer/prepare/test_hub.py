@@ -18,6 +18,7 @@ from tiny_models import save_tiny_model
 from finetune_trainer.config import DataSource, HubRef, ModelSource
 from finetune_trainer.errors import BadData, ModelLoad
 from finetune_trainer.prepare.hub import HubError, fetch
+from finetune_trainer.prepare.licence import read_card
 from finetune_trainer.prepare.model import prepare_model
 from finetune_trainer.prepare.sources import locate
 
@@ -62,7 +63,9 @@ class Hub:
         siblings = [
             {"rfilename": str(p.relative_to(folder)), "size": p.stat().st_size} for p in files
         ]
-        return {"id": name.partition("/")[2], "sha": COMMIT, "siblings": siblings}
+        card = read_card(folder)
+        told = {"cardData": card} if card else {}
+        return {"id": name.partition("/")[2], "sha": COMMIT, "siblings": siblings, **told}
 
 
 @pytest.fixture
@@ -104,7 +107,7 @@ def point_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
 REF = HubRef(repository="team/thing")
 
 
-def everything(names: list[str]) -> list[str]:
+def everything(names: list[str], _: object) -> list[str]:
     return names
 
 
@@ -161,6 +164,46 @@ def test_of_a_folder_of_a_dataset_that_is_named_only_one_side_is_read(
     source = DataSource(name="facts", field=f"spec.data.{side}[0]", hub=REF, file=folder)
     located = locate(source, tmp_path / "scratch", 10**6)
     assert [file.name for file in located.files] == chosen
+
+
+def test_a_config_and_a_split_are_chosen_as_users_of_datasets_name_them(
+    hub: Hub, tmp_path: Path
+) -> None:
+    repository = tmp_path / "repository"
+    for name in ("small/train-0", "small/test-0", "large/train_sft-0", "large/train_gen-0"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / f"{name}.jsonl").write_text('{"text": "a"}\n')
+    (repository / "README.md").write_text(TWO_CONFIGS)
+    hub.repositories["datasets/team/thing"] = repository
+    source = DataSource(name="facts", field="spec.data.train[0]", hub=REF)
+    with pytest.raises(BadData) as caught:
+        locate(source, tmp_path / "scratch", 10**6)
+    assert caught.value.message == (
+        "spec.data.train[0].config: team/thing has 2 configs and none is the default"
+    )
+    assert caught.value.hint == "name one of small, large"
+    assert not any("/resolve/" in path for path in hub.requests)
+
+    large = source.model_copy(update={"config": "large", "split": "train_sft"})
+    located = locate(large, tmp_path / "scratch", 10**6)
+    assert [file.name for file in located.files] == ["large/train_sft-0.jsonl"]
+    assert (located.commit, located.licence) == (COMMIT, "mit")
+
+
+TWO_CONFIGS = """---
+license: mit
+configs:
+- config_name: small
+  data_files:
+  - {split: train, path: small/train-*}
+  - {split: test, path: small/test-*}
+- config_name: large
+  data_files:
+  - {split: train_sft, path: large/train_sft-*}
+  - {split: train_gen, path: large/train_gen-*}
+---
+Rows.
+"""
 
 
 def test_a_dataset_above_the_limit_is_refused_before_it_is_fetched(

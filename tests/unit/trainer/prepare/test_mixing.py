@@ -17,6 +17,7 @@ from tiny_models import save_tiny_model
 from finetune_trainer.config import Data, RunConfig
 from finetune_trainer.errors import BadData
 from finetune_trainer.prepare import stage
+from finetune_trainer.prepare.content import own_digest
 from finetune_trainer.prepare.mixing import _order, apportion
 from finetune_trainer.prepare.store import PackedDataset
 
@@ -170,7 +171,7 @@ def test_what_was_prepared_without_weights_keeps_its_digest(tmp_path: Path, mode
     assert "weight" not in wanted.data.model_dump()["train"][0]
     described = {"digest": "sha256:1"}
     other = config(model, tmp_path, TWO, [None, None], seed=7)
-    assert stage._input_digest(wanted, described) == stage._input_digest(other, described)
+    assert own_digest(wanted, described) == own_digest(other, described)
 
 
 def test_weights_and_their_seed_decide_what_is_prepared(tmp_path: Path, model: Path) -> None:

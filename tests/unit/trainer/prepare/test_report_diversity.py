@@ -17,7 +17,7 @@ from finetune_trainer.prepare.cleaning.rejects import Ledger
 from finetune_trainer.prepare.report import coverage as coverages
 from finetune_trainer.prepare.report import diversity as measures
 from finetune_trainer.prepare.report.rows import Rows, Side, Text, rows_of
-from finetune_trainer.prepare.splits import read_sides
+from finetune_trainer.prepare.splits import locate_sides, read_sides
 from finetune_trainer.prepare.tokenize import Tokenization, tokenize_split
 
 
@@ -85,7 +85,12 @@ def sides(tmp_path: Path, train: list[str], held: list[str]) -> tuple[Side, Side
     data = Data.model_validate({"sequenceLength": 128, "cleaning": cleaning, **sources})
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    both = read_sides(data, scratch, Ledger(tmp_path / "rejects.jsonl", data.cleaning))
+    both = read_sides(
+        data,
+        locate_sides(data, scratch),
+        scratch,
+        Ledger(tmp_path / "rejects.jsonl", data.cleaning),
+    )
     done = []
     for split in (both.train, both.held):
         folder = scratch / split.name

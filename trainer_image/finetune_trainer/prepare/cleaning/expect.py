@@ -7,20 +7,23 @@ from collections.abc import Iterable
 from finetune_trainer.config import Expect
 from finetune_trainer.errors import BadData
 from finetune_trainer.prepare.cleaning.rejects import Account
-from finetune_trainer.prepare.cleaning.rules import BROKEN_ROWS, ENCODING
+from finetune_trainer.prepare.cleaning.rules import BROKEN_ROWS, ENCODING, TEMPLATE_REFUSALS
 
 _FIELD = "spec.data.expect"
+_BROKEN = (TEMPLATE_REFUSALS, BROKEN_ROWS, ENCODING)
+BETTER_TEMPLATE = "give a template that fits in spec.model.chatTemplate"
 
 
 def check_broken(account: Account, limit: float) -> None:
     """Not more than this share of a source's rows is broken. Raises ``BadData``."""
-    broken = account.dropped[BROKEN_ROWS] + account.dropped[ENCODING]
+    broken = sum(account.dropped[rule] for rule in _BROKEN)
     if broken > limit * account.read:
-        examples = [*account.examples.get(BROKEN_ROWS, []), *account.examples.get(ENCODING, [])]
+        examples = [example for rule in _BROKEN for example in account.examples.get(rule, [])]
+        template = f", or {BETTER_TEMPLATE}" if account.dropped[TEMPLATE_REFUSALS] else ""
         raise BadData(
             f"{account.field}: {'; '.join(examples[:3])} ({broken} of {account.read} rows are "
             f"broken, {_FIELD}.maxBrokenFraction is {limit:g})",
-            "correct these rows; if they may be lost, raise maxBrokenFraction",
+            f"correct these rows{template}; if they may be lost, raise maxBrokenFraction",
         )
 
 
@@ -68,9 +71,11 @@ def check_leaked(expect: Expect, leaked: int, count: int, kind: str) -> None:
 
 
 def told(accounts: Iterable[Account]) -> str:
-    """Dropped rows by rule, for a message."""
-    counts: dict[str, int] = {}
+    """Dropped rows by rule, for a message; with what the chat template says, if it refuses some."""
+    accounts, counts = list(accounts), dict[str, int]()
     for account in accounts:
         for rule, count in account.dropped.items():
             counts[rule] = counts.get(rule, 0) + count
-    return ", ".join(f"{rule}: {count}" for rule, count in sorted(counts.items()))
+    words = ", ".join(f"{rule}: {count}" for rule, count in sorted(counts.items()))
+    refused = [each for account in accounts for each in account.examples.get(TEMPLATE_REFUSALS, [])]
+    return f"{words}; {refused[0]}" if refused else words

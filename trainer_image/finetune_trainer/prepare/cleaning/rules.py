@@ -15,6 +15,7 @@ LENGTH_OUTLIERS = "lengthOutliers"
 RATIO_OUTLIERS = "ratioOutliers"
 NEAR_DUPLICATES = "nearDuplicates"
 EVAL_LEAKAGE = "evalLeakage"
+TEMPLATE_REFUSALS = "templateRefusals"
 NO_TARGETS = "noTargets"
 NO_TARGETS_IN_LENGTH = "noTargetsWithinSequenceLength"
 TOO_LONG = "tooLong"
@@ -29,6 +30,7 @@ MEANINGS = {
     RATIO_OUTLIERS: "an answer far longer or far shorter for its prompt than in other rows",
     NEAR_DUPLICATES: "almost the same content as an earlier row",
     EVAL_LEAKAGE: "a training row that is the same, or almost, as a held-out or general row",
+    TEMPLATE_REFUSALS: "the chat template refuses it, or does not tell where the answers are",
     NO_TARGETS: "no text to learn from",
     NO_TARGETS_IN_LENGTH: "the text to learn begins beyond spec.data.sequenceLength",
     TOO_LONG: "longer than spec.data.sequenceLength",

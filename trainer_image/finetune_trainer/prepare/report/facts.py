@@ -85,6 +85,12 @@ def report_facts(
     return facts | {"warnings": cautions(facts)}
 
 
+def planned_anew(report: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
+    """The report on the same data, of a job that trains otherwise."""
+    facts = {key: value for key, value in report.items() if key != "warnings"} | {"plan": plan}
+    return facts | {"warnings": cautions(facts)}
+
+
 def _balance(
     data: Data, train: Side, rows: Rows, columns: list[Values], fair: Ints
 ) -> list[dict[str, Any]]:
