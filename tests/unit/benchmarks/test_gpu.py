@@ -1,4 +1,4 @@
-"""The cases of the section "GPU" are jobs that the trainer takes, and its figures are arithmetic."""
+"""The cases of the section "GPU" are jobs that the trainer takes; its figures are arithmetic."""
 
 from __future__ import annotations
 
