@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from collections.abc import Generator
 from typing import Any
@@ -69,6 +70,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason="takes long: make test-faults runs it"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A cluster is waited for as long as it takes: what is waited for there has its own bound."""
+    if item.nodeid.startswith(ON_A_CLUSTER):
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture
