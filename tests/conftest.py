@@ -86,6 +86,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
     return OneForEachCluster(config, log) if config.getoption("dist") == "loadfile" else None
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where processes share the cores, threads of torch's own only wait for one another."""
+    if hasattr(config, "workerinput") and "not e2e" in config.option.markexpr:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: some unit tests wait, too."""
     return (os.cpu_count() or 1) + 1
