@@ -140,7 +140,7 @@ def test_the_cpu_operators_load_with_an_empty_path(trainer: Image) -> None:
     ]
 
 
-def test_deepspeed_trains_a_step_without_any_compiler(trainer: Image) -> None:
+def test_trap_34_deepspeed_trains_a_step_without_any_compiler(trainer: Image) -> None:
     # init_distributed is where DeepSpeed would build its shared-memory operator.
     out = trainer.python(
         "import deepspeed, torch\n"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from unit.trainer.train.jobs import Job, built, joined, rows_in
 from unit.trainer.train.loops import NeverStop, assembled, decoding, recorder
-from unit.trainer.train.stretches import pieces, watch_first_gradient
+from unit.trainer.train.stretches import pieces, watch_first_gradient, watch_rates
 
 from finetune_trainer.batches import collate
 from finetune_trainer.checkpoint import Checkpoints
@@ -55,15 +55,17 @@ def answer_prompts(
 def train(
     place: Place, job: Job, workspace: Path | None = None, attempt: int = 0
 ) -> dict[str, Any]:
-    """Train to the end. Brings home steps, rows, weights by name, and the state."""
+    """Train to the end. Brings home steps, rows, rates, weights by name, and the state."""
     loop = assembled(job, place, workspace, attempt)
     gradients = watch_first_gradient(loop.engine) if job.first_gradient else {}
+    rates = watch_rates(loop.engine)
     loop.run()
     return {
         "steps": getattr(loop.reporter, "steps", []),
         "rows": getattr(loop.reporter, "rows", []),
         "masters": pieces(loop.engine, "master"),
         "gradients": gradients,
+        "rates": rates,
         "state": loop.state.content(),
     }
 
