@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from tiny_models import save_tiny_model
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM
 
 from finetune_trainer.config import ModelSource
 from finetune_trainer.gguf_export.write import About, write_gguf

@@ -44,6 +44,7 @@ def test_trap_40_the_thread_that_writes_takes_part_in_no_exchange(
 
 
 def test_trap_s13_gathered_weights_are_given_back(seen: list[dict[str, Any]]) -> None:
+    """DeepSpeed 0.19 does so at the end of the block, whichever rank may change them."""
     whole = sum(p.numel() for p in tiny_llama(**SPLIT.model).parameters())
     assert [rank["gathered"] for rank in seen] == [whole, 0]
     for before, after in (rank["held"] for rank in seen):

@@ -20,8 +20,8 @@ for name in (
 lean_imports.end()
 
 WHOLE_BELOW = 100
-"""Elements of a weight that ZeRO 3 leaves whole between passes. By itself DeepSpeed would do so with
-every weight of a tiny model; here, as in large ones, only norms and biases are."""
+"""Elements of a weight that ZeRO 3 leaves whole between passes. DeepSpeed's own limit is above
+every weight of a tiny model; with this one norms and biases stay whole, as in a large model."""
 
 
 def _with_split_weights() -> None:
