@@ -29,7 +29,7 @@ def answer_prompts(
 ) -> dict[str, Any]:
     """Answer the job's prompts with the untouched model. ``stop_after``: passes, on the last
     rank alone."""
-    gang = joined(place)
+    gang = joined(place, collective_seconds=20)  # of ranks that leave each other
     engine = built(job, job.run_config(place.world_size))
     calls: list[int] = []
     asked = place.rank == place.world_size - 1 and stop_after is not None
