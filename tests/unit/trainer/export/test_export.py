@@ -435,7 +435,7 @@ def spoil(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], No
         (lambda a: shutil.rmtree(a), "training attempt 0 left no weights"),
     ],
 )
-def test_trap_15_and_16_damaged_weights_are_not_published(
+def test_traps_15_16_s14_damaged_weights_are_not_published(
     folder: Path, damage: Callable[[Path], None], says: str
 ) -> None:
     damage(folder / "ws/attempts/0/adapter")
