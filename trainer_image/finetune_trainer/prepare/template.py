@@ -27,7 +27,10 @@ Message = dict[str, Any]
 Span = tuple[int, int]
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_REFUSALS = (jinja2.TemplateError, TypeError, KeyError, IndexError)
+_REFUSALS = (
+    *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
 _WORDS = {"role", "content"}
 
 

@@ -130,3 +130,13 @@ def test_none_may_be_left_out_where_the_policy_is_fail(tmp_path: Path, model: Pa
         stage.run(config(model, train, cleaning={"templateRefusals": "Fail"}), tmp_path / "ws")
     assert f"train.jsonl line 41: {REASON}" in caught.value.message
     assert "spec.data.cleaning.templateRefusals is Fail" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "broken", ["{{ 60 // (2 - messages | length) }}", "{{ range(10 ** 9) }}", "{{ 'a'.index('b') }}"]
+)
+def test_whatever_a_template_stumbles_over_is_its_refusal(tmp_path: Path, broken: str) -> None:
+    model = save_tiny_model(tmp_path / "model", template=CHATML + broken)
+    train = write(tmp_path / "train.jsonl", [chat(n) for n in range(3)])
+    with pytest.raises(BadData, match="the chat template refuses it"):
+        stage.run(config(model, train), tmp_path / "ws")
