@@ -133,7 +133,7 @@ def test_none_may_be_left_out_where_the_policy_is_fail(tmp_path: Path, model: Pa
 
 
 @pytest.mark.parametrize(
-    "broken", ["{{ 60 // (2 - messages | length) }}", "{{ range(10 ** 9) }}", "{{ 'a'.index('b') }}"]
+    "broken", ["{{ 1 // (2 - messages | length) }}", "{{ range(10 ** 9) }}", "{{ 'a'.index('b') }}"]
 )
 def test_whatever_a_template_stumbles_over_is_its_refusal(tmp_path: Path, broken: str) -> None:
     model = save_tiny_model(tmp_path / "model", template=CHATML + broken)
