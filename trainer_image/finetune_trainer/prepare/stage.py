@@ -102,7 +102,7 @@ def run(
         "model": summary_of(config, model),
         "data": data,
         "steps": steps,
-        "versions": versions(quantized=config.method.quantized),
+        "versions": versions(config),
     }
     found = published_result(config.output.published_path)
     return told | ({"published": found} if found else {})
