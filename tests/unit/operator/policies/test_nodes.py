@@ -22,6 +22,7 @@ from builders import (
 from finetune_operator.api.types import (
     Condition,
     FineTuneJobStatus,
+    LostNode,
     PastFailure,
     Phase,
     StageName,
@@ -213,3 +214,20 @@ def test_the_next_gang_goes_elsewhere_if_it_can_after_a_fault_that_may_be_the_no
     (wish,) = nodes["preferredDuringSchedulingIgnoredDuringExecution"]
     assert [field["values"] for field in wish["preference"]["matchFields"]] == [["n1"], ["n3"]]
     assert "requiredDuringSchedulingIgnoredDuringExecution" not in nodes
+
+
+@pytest.mark.parametrize("stage", [StageName.PREPARE, StageName.SCORE, StageName.EXPORT])
+def test_the_pod_of_a_stage_goes_elsewhere_too(stage: StageName) -> None:
+    """Also where the user lets it tolerate that a node does not answer."""
+    lost = (LostNode(name="n1", since=LONG_AGO, pods=("demo-p0-0",)),)
+    past = (PastFailure(failure_class="HardwareFault", node="n3", stage=T),)
+    scorer = {"name": "own", "image": "scorer:1", "command": ["score"]}
+    spec = make_spec(evaluation={"generation": {"scorers": [scorer]}})
+    status = status_in(stage, attempt=1, lost_nodes=lost, past_failures=past)
+    actions = decide(make_facts(status, spec=spec)).actions
+    (job,) = (action.manifest for action in actions if action.kind == "Job")
+    nodes = job and job["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    (must,) = nodes["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert [field["values"] for field in must["matchFields"]] == [["n1"]]
+    (wish,) = nodes["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert [field["values"] for field in wish["preference"]["matchFields"]] == [["n3"]]
