@@ -31,6 +31,7 @@ from finetune_trainer.model_card import CardFacts, model_card
 from finetune_trainer.model_loading import GGUF_FILE
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
+from finetune_trainer.progress import numbers
 from finetune_trainer.published import publish_output, release
 from finetune_trainer.smoke_test import smoke_test
 from finetune_trainer.stage_attempt import StageAttempt
@@ -76,7 +77,7 @@ def run(
     base = manifests.read_manifest(workspace / "model")
     data = manifests.read_manifest(workspace / "data")
     result = _train_result(attempt)
-    metrics = result.get("metrics") or {}
+    metrics = numbers(result.get("metrics") or {})
     passed = pass_gate(config.gate, metrics, scorers) if config.gate else None
     work = _Work(
         config,
@@ -132,8 +133,8 @@ class _Work:
         takes this result."""
         gate = {"gate": {"message": self.gate}} if self.gate else {}
         result = self.result
-        numbers = {key: result[key] for key in ("metrics", "step", "steps") if key in result}
-        return {**gate, "train": numbers}
+        train = {key: result[key] for key in ("metrics", "step", "steps") if key in result}
+        return {**gate, "train": train}
 
     @property
     def found(self) -> dict[str, Any]:

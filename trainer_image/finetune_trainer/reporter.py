@@ -217,7 +217,7 @@ class Reporter:
         self._logged_at = time.monotonic()
         log.info(
             "step %d of %d: loss %.4f, %.0f tokens/s, %.0f s left",
-            *(step, self._steps, loss, speed, eta),
+            *(step, self._steps, math.nan if loss is None else loss, speed, eta),
         )
 
     def evaluated(

@@ -256,6 +256,19 @@ def test_the_table_of_answers_and_its_scores_come_along(folder: Path) -> None:
         assert "BLEU: `nrefs:1|version:2`." in card
 
 
+def test_a_loss_that_is_not_a_number_opens_no_gate_and_stands_in_the_card(folder: Path) -> None:
+    metrics = {**METRICS, "evalLoss": "NaN"}
+    path = folder / "ws/attempts/0/result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": metrics}))
+    shut = {"scores": [{"metric": "EvalLoss", "atMost": 3}]}
+    with pytest.raises(GateFailed, match="evalLoss is nan and has to be at most 3"):
+        run(folder, gate=shut)
+    assert run(folder)["train"]["metrics"] == metrics
+    card = (folder / "ws/output/merged/README.md").read_text()
+    assert "| 2.2 | NaN |" in card
+    json.loads((folder / "ws/output/merged/manifest.json").read_text(), parse_constant=pytest.fail)
+
+
 def test_a_model_that_the_gate_holds_back_is_not_published(folder: Path) -> None:
     shut = {"scores": [{"metric": "EvalLoss", "minImprovement": 1.5}]}
     with pytest.raises(GateFailed, match=r"evalLoss is 0\.9 after 2\.2 .* by at least 1\.5"):

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.metrics import METRICS, PREFIX, Metrics
-from finetune_trainer.progress import MAX_BYTES, Progress
+from finetune_trainer.progress import MAX_BYTES, Progress, numbers
 from finetune_trainer.server import serve
 
 
@@ -58,11 +58,20 @@ def test_progress_holds_the_heartbeats_of_all_ranks(progress: Progress, tmp_path
     ]
 
 
-def test_unknown_and_infinite_numbers_are_absent_from_progress(progress: Progress) -> None:
-    progress.update(step=1, epoch=None, metrics={"loss": math.nan, "gradNorm": math.inf, "x": 0.5})
-    content = json.loads(progress.render())
-    assert content["metrics"] == {"x": 0.5}
+def test_progress_leaves_out_what_is_unknown_and_says_what_is_not_finite(
+    progress: Progress,
+) -> None:
+    progress.update(metrics={"evalLoss": 1.5, "loss": 2.0})
+    base = {"evalLoss": -math.inf, "x": 0.5}
+    measured = {"evalLoss": math.nan, "perplexity": math.inf, "loss": None, "baseline": base}
+    progress.update(step=1, epoch=None, metrics=measured)
+    content = json.loads(progress.render(), parse_constant=pytest.fail)
+    words = {"evalLoss": "NaN", "perplexity": "Infinity"}
+    assert content["metrics"] == {**words, "baseline": {"evalLoss": "-Infinity", "x": 0.5}}
     assert "epoch" not in content
+    again = numbers(content["metrics"])
+    assert math.isnan(again["evalLoss"]) and again["perplexity"] == math.inf
+    assert again["baseline"] == base
 
 
 def test_progress_of_a_thousand_ranks_stays_bounded_and_keeps_the_oldest_beats(
