@@ -144,8 +144,8 @@ def hang_failure(silence: Silence, sight: Sight, lead: Lead) -> dict[str, Any]:
         "class": "Hang",
         "message": f"no sign of life for {silence.seconds:.0f} s in phase {phase} after step "
         f"{step}: the rank {sight.words}{where}",
-        "hint": "the pod's log holds the stacks of its threads; if this was work, raise "
-        "spec.recovery.hangAfterSeconds",
+        "hint": "rank-<n>.stacks beside its log (status.logs) holds the stacks of its threads; if "
+        "this was work, raise spec.recovery.hangAfterSeconds",
         "step": step,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from unit.trainer.launcher.launching import Start
 
 from finetune_trainer import collectives
 from finetune_trainer.hang import Doing, Lead, Sight, Silence, guilty, judge, leader
+from finetune_trainer.logs import RankLog
 from finetune_trainer.patience import LONG, Patience
+from finetune_trainer.rank_process import RankProcess
+from finetune_trainer.stacks import LIMIT, keep
 
 WAITING = """Thread 0x00007f01 (most recent call first):
   File "/usr/lib/python3.11/socketserver.py", line 233 in serve_forever
@@ -201,7 +205,30 @@ def test_the_rank_that_stands_still_ends_the_pod_and_is_named(
     assert (failure["class"], failure["rank"], failure["step"]) == ("Hang", 3, 7)
     assert words in failure["message"]
     assert "spec.recovery.hangAfterSeconds" in failure["hint"]
+    logs = tmp_path / "attempts/2/logs"
+    kept = {rank: (logs / f"rank-{rank}.stacks").read_text() for rank in (2, 3)}
+    if how != "stop":
+        assert ("ask_the_device" if how == "count" else "read_a_row") in kept[3]
+    assert "in phase train after step 7: the rank " in kept[3]
+    assert ("ask_the_device" if how == "count" else "all_reduce") in kept[2], "of the others too"
     output = run.output.decode()
     if how == "stand":
         assert "it waits for other ranks in all_reduce" in output
         assert "in read_a_row\n" in output, "the stacks stand in the log"
+
+
+def test_kept_stacks_are_bounded_and_hold_no_secret(tmp_path: Path) -> None:
+    source = subprocess.Popen(["true"], stdout=subprocess.PIPE)
+    assert source.stdout is not None
+    log = RankLog(source.stdout, rank=0, path=tmp_path / "rank-0.log", limit=9)
+    silence = Silence(tmp_path / "beat", seconds=9, beat={"phase": "eval", "step": 4})
+    record, stacks, begun = (tmp_path / name for name in ("record", "stacks", "collectives"))
+    rank = RankProcess(0, 0, source, log, record, silence, stacks, begun)
+    source.wait()
+    for number in range(30):
+        keep(tmp_path, rank, f"look {number}", "x" * 10**6 + " hf_" + "abcdefghij" * 3)
+    older, newest = (tmp_path / f"rank-0.stacks{end}" for end in (".1", ""))
+    assert max(older.stat().st_size, newest.stat().st_size) <= LIMIT
+    assert "after step 4: the rank look 29\n" in newest.read_text()
+    assert "hf_abc" not in newest.read_text() + older.read_text()
+    keep(tmp_path / "rank-0.log" / "none", rank, "on a volume that is not there", "")
