@@ -196,9 +196,24 @@ class ProgressReport(_Training):
     ranks: Annotated[tuple[BeatReport, ...], Field(max_length=8192)] = ()
 
     @property
-    def last_sign(self) -> float:
-        """When a rank last did something, in Unix seconds."""
-        return max(self.updated_at, *(beat.at for beat in self.ranks), 0.0)
+    def signs(self) -> tuple[float, ...]:
+        """Another value: a rank has done something since."""
+        return self.attempt, self.updated_at, *(beat.at for beat in self.ranks)
+
+
+class MeetingReport(_Report):
+    """How long a rank had gone on after it last met the others, at the end of a step."""
+
+    met: Count
+    seconds: Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+def _meeting(value: Any) -> Any:
+    """One that makes no sense is none: the rest of the report still counts."""
+    try:
+        return None if value is None else MeetingReport.model_validate(value)
+    except ValidationError:
+        return None
 
 
 class FailureReport(_Report):
@@ -212,6 +227,7 @@ class FailureReport(_Report):
     hint: str | None = None
     lines: tuple[str, ...] = ()
     at: Number = None
+    since: Annotated[MeetingReport | None, BeforeValidator(_meeting)] = None
 
 
 class ShapeReport(_Report):

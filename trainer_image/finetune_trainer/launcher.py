@@ -202,7 +202,7 @@ class Launcher:
         if rank.hung and code == -signal.SIGKILL:  # it may have come back and ended by itself
             rank.exit_code = HANG
         elif self._was_too_large(rank):
-            rank.seen = dict(HOST_OOM)
+            rank.seen = HOST_OOM | {"at": round(time.time(), 3)}
         if self.asked_to_stop and rank.exit_code == 128 + signal.SIGTERM:
             rank.exit_code = PREEMPTED  # it was too young to catch the signal
         self.order_of_death.append(rank)

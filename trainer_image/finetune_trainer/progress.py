@@ -12,6 +12,7 @@ from typing import Any
 from finetune_trainer import heartbeat
 
 MAX_BYTES = 64 * 1024
+_OF_A_BEAT = ("rank", "phase", "step", "at")
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -50,7 +51,8 @@ class Progress:
         """The object with the heartbeats of all ranks; the oldest beats first if not all fit."""
         with self._lock:
             content = told(self._content)
-        ranks = heartbeat.read_all(self._heartbeats, self._world_size)
+        beats = heartbeat.read_all(self._heartbeats, self._world_size)
+        ranks = [{name: beat[name] for name in _OF_A_BEAT if name in beat} for beat in beats]
         content["ranks"] = ranks
         body = _dump(content)
         if len(body) > MAX_BYTES:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune_trainer.account import Account
-from finetune_trainer.heartbeat import Heartbeat, Phase
+from finetune_trainer.heartbeat import MEETING_STEPS, Heartbeat, Phase
 from finetune_trainer.lineage import Parent
 from finetune_trainer.metrics import Metrics
 from finetune_trainer.progress import Progress, finite
@@ -152,6 +152,8 @@ class Reporter:
         self.attempt_tokens += window.tokens
         self.step_seconds += seconds
         self.account.turn_to("train", state.step)
+        if state.step % MEETING_STEPS == 0:
+            self.heartbeat.met(state.step)
         if self.heartbeat.patience is not None:
             self.heartbeat.patience.took(seconds)
         self._metrics["step_seconds"].observe(seconds)

@@ -77,6 +77,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         collective_seconds=float(env.get("FINETUNE_COLLECTIVE_SECONDS", limit)),
     )
     log.info("all %d ranks have met", rank.place.world_size)
+    reporter.heartbeat.met(0)
     if "FINETUNE_COLLECTIVES" in env:  # of its launcher
         collectives.tell(Path(env["FINETUNE_COLLECTIVES"]), gang.collectives_begun)
     reporter.phase("load", 0)

@@ -123,8 +123,8 @@ class StageAttempt:
     def _tidy(self, private: Path, target: Path) -> None:
         """Remove a scratch folder, but for what belongs to another job."""
         replaced = private / _REPLACED
-        owner = _publisher(replaced) if self._owner and replaced.exists() else self._owner
-        if owner != self._owner:
+        others = self._owner is not None and replaced.exists()
+        if others and (owner := _publisher(replaced)) != self._owner:
             aside = _free_name(target.with_name(f"{target.name}.replaced-{owner[:8]}"))
             log.warning("%s held another job's output; moved to %s", target, aside.name)
             replaced.rename(aside)

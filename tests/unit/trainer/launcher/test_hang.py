@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from unit.trainer.launcher.launching import Start
 
 from finetune_trainer import collectives
@@ -69,7 +71,10 @@ def test_what_a_silent_rank_does(state: str, stacks: str, doing: Doing, words: s
     assert words in sight.words
 
 
-BEATS = [{"rank": 0, "at": 100.0}, {"rank": 1, "at": 103.0}]
+BEATS = [
+    {"rank": 0, "at": 900.0, "met": 64, "since": 10.0},  # the clock of its node is wrong
+    {"rank": 1, "at": 103.0, "met": 64, "since": 13.0},
+]
 ALIKE, BEHIND, AHEAD = Lead(), Lead(behind=0), Lead(ahead=True)
 
 
@@ -98,6 +103,42 @@ def test_whose_fault_it_is(
     silence = Silence(Path(), seconds=times * 10, beat={"patience": 10})
     silence.looks = 1 + (times > 1.1)
     assert guilty(rank, Sight(doing, ""), silence, BEATS, lead) is expected
+
+
+def silent(rank: int, beats: list[dict[str, Any]]) -> bool:
+    """Whether it is ended at the second look, on a line that tells nothing."""
+    silence = Silence(Path(), seconds=12, beat={"patience": 10}, looks=2)
+    return guilty(rank, Sight(Doing.UNKNOWN, ""), silence, beats, Lead())
+
+
+@given(
+    times=st.lists(st.floats(0, 900), min_size=2, max_size=8),
+    skews=st.lists(st.floats(-120, 120), min_size=8, max_size=8),
+    late=st.lists(st.floats(0, 0.4), min_size=8, max_size=8),
+)
+def test_the_first_to_fall_silent_is_named_whatever_the_clocks_say(
+    times: list[float], skews: list[float], late: list[float]
+) -> None:
+    """``times``: seconds after the meeting at which each gave its last sign; ``late``: after the
+    others it noted the meeting; ``skews``: of its node's clock."""
+    beats = [
+        {"rank": rank, "at": 1.7e9 + at + skews[rank], "met": 64, "since": at - late[rank]}
+        for rank, at in enumerate(times)
+    ]
+    first = min(times)
+    assert silent(times.index(first), beats)
+    for rank, at in enumerate(times):
+        if at > first + 2.5:
+            assert not silent(rank, beats)
+
+
+def test_a_rank_that_missed_the_meeting_fell_silent_before() -> None:
+    missed = {"rank": 0, "at": 999.0, "met": 0, "since": 700.0}
+    came = {"rank": 1, "at": 100.0, "met": 64, "since": 3.0}
+    assert silent(0, [missed, came]) and not silent(1, [missed, came])
+    starting = [{"rank": rank, "at": 100.0 + rank} for rank in range(2)]
+    assert not silent(0, starting), "before they have met nobody can say"
+    assert silent(0, [came]), "its signs do not reach the volume"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +203,8 @@ import faulthandler, json, os, signal, sys, time
 rank = int(os.environ["RANK"])
 fd = os.open(os.environ["FINETUNE_STACKS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 faulthandler.register(signal.SIGUSR2, fd, all_threads=True)
-beat = {"phase": "train", "step": 7, "at": time.time(), "patience": 3.0}
+late = rank == 2 and sys.argv[1] == "stop"  # seen only because the other one is ended
+beat = {"phase": "train", "step": 7, "at": time.time(), "patience": 300.0 if late else 3.0}
 with open(os.environ["FINETUNE_BEAT"], "w") as file:
     json.dump(beat, file)
 if sys.argv[1] == "count":  # as on GPUs: all stand on lines that do not say why

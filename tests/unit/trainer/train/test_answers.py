@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -155,3 +156,18 @@ def test_the_heartbeat_metric_names_only_the_current_phase() -> None:
     metrics.beat("train", 2.0)
     samples = exported(metrics)["finetune_train_heartbeat_timestamp_seconds"].samples
     assert [(s.labels["phase"], s.value) for s in samples] == [("train", 2.0)]
+
+
+def test_a_meeting_is_written_at_once_and_time_counts_from_it(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(tmp_path, 0)
+    heartbeat.beat("train", 63)
+    heartbeat.beat("train", 64)
+    path = tmp_path / "rank-0.json"
+    assert "met" not in json.loads(path.read_text())
+    heartbeat.met(64)
+    beat = json.loads(path.read_text())
+    assert (beat["met"], beat["step"]) == (64, 64) and 0 <= beat["since"] < 0.5
+    time.sleep(0.01)
+    heartbeat.beat("eval", 64)
+    assert json.loads(path.read_text())["since"] >= beat["since"] + 0.01
+    assert '"met"' not in Progress(0, tmp_path, 1).render().decode(), "nobody else needs it"
