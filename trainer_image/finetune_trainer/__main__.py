@@ -5,6 +5,7 @@ Only here are the stage's environment variables read.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -139,11 +140,17 @@ def _report(
     except Exception as error:
         log.exception("%s failed", stage)
         # A successor takes away what this attempt works on; that is no failure of its own.
-        result = outcome.failed(stage, attempt, fence.replaced() or error, recent.lines)
+        result = outcome.failed(stage, attempt, _replaced(fence) or error, recent.lines)
         code = int(result["failure"]["exitCode"])
-    place = None if fence.replaced() else workspace / f"{told_in or stage}.json"
+    place = None if _replaced(fence) else workspace / f"{told_in or stage}.json"
     outcome.report(result, place, termination_log)
     return code
+
+
+def _replaced(fence: StageAttempt) -> Preempted | None:
+    with contextlib.suppress(OSError):  # a volume that fails keeps no outcome from being told
+        return fence.replaced()
+    return None
 
 
 def _number(env: Mapping[str, str]) -> int:

@@ -70,6 +70,7 @@ def _ask_others(ranks: Sequence[RankProcess], result: dict[str, Any], name: str)
 def _since_meeting(rank: RankProcess, failure: dict[str, Any]) -> dict[str, Any] | None:
     """How long after the ranks had last met it failed: by one clock, so that the ends of pods on
     nodes with different clocks can be put in order."""
+    rank.silence.listen(0.0)  # its last sign may be newer than the last look
     beat = rank.silence.beat
     if "met" not in beat or "at" not in failure:
         return None

@@ -236,3 +236,11 @@ def test_a_real_export_that_wakes_up_late_publishes_and_removes_nothing(
         assert not list((tmp_path / "ws/output").glob("[!.]*"))
         assert (attempt / "checkpoints/step-5").exists()
         assert not (tmp_path / "ws/export.json").exists()
+
+
+def test_a_volume_that_cannot_be_listed_keeps_no_outcome_from_being_told(tmp_path: Path) -> None:
+    (tmp_path / "ws").mkdir()
+    (tmp_path / "ws/stages").write_text("no folder")
+    assert entry.main(["prepare"], environment(tmp_path, 0)) != 0
+    last = json.loads((tmp_path / "termination-0").read_text())
+    assert "stages" in last["failure"]["message"]
