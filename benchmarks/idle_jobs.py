@@ -8,6 +8,7 @@ job of the namespace loses its child Job as soon as it has one.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
@@ -134,7 +135,9 @@ class IdleJobs:
                     self._namespace, label_selector=f"finetune.dev/job={FAILING}"
                 )
                 for job in found.items:
-                    if job.metadata.uid not in gone:
+                    if job.metadata.uid in gone:
+                        continue
+                    with contextlib.suppress(client.ApiException):  # the operator was faster
                         self._batch.delete_namespaced_job(
                             job.metadata.name, self._namespace, propagation_policy="Background"
                         )
