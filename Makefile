@@ -18,7 +18,7 @@ test: ## all tests, end to end on two clusters of their own [ARGS=-k...]
 	@$(BOOTSTRAP) --root tests -- python -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-unit: ## the tests that need no cluster
-	@$(BOOTSTRAP) tests -- python -m pytest tests -m "not e2e and not gpu" --ignore tests/parity -n auto --dist load $(ARGS)
+	@$(BOOTSTRAP) tests -- python -m pytest tests -m "not e2e and not gpu" --ignore tests/parity -n auto --dist worksteal -o faulthandler_timeout=420 $(ARGS)
 
 test-mutations: ## remove one behaviour after the other; the named test must notice
 	@$(BOOTSTRAP) tests -- python tests/mutations/run.py $(ARGS)

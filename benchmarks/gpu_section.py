@@ -54,6 +54,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure(options: argparse.Namespace) -> str:
+    if not torch.cuda.is_available():
+        raise SystemExit("this section needs an NVIDIA GPU, and torch sees none")
     parts = [_head()]
     with tempfile.TemporaryDirectory(prefix="finetune-bench-", dir=options.scratch) as name:
         folder = Path(name)

@@ -133,6 +133,18 @@ def ours(race: Race, model: Path, lora: dict[str, Any] | None) -> Result:
 
 def peer(race: Race, model: Path, lora: dict[str, Any] | None, name: str, micro: int) -> Result:
     """One run of a peer with micro-batches of ``micro`` samples. Raises ``RuntimeError``."""
+    told = run_peer(race, model, lora, name, micro)
+    return Result(
+        sum(sum(one["tokens"][WARM_UP:]) for one in told),
+        max(sum(one["seconds"][WARM_UP:]) for one in told),
+        told[0]["losses"][-1],
+    )
+
+
+def run_peer(
+    race: Race, model: Path, lora: dict[str, Any] | None, name: str, micro: int
+) -> list[dict[str, Any]]:
+    """What its ranks told: `training_peers.Told`."""
     settings = Settings(
         peer=name,
         model=str(model),
@@ -166,13 +178,8 @@ def peer(race: Race, model: Path, lora: dict[str, Any] | None, name: str, micro:
             for rank in range(RANKS)
         ]
         trainer.wait(ranks)
-        told = [json.loads((Path(scratch) / f"rank-{rank}.json").read_text())
+        return [json.loads((Path(scratch) / f"rank-{rank}.json").read_text())
                 for rank in range(RANKS)]  # fmt: skip
-    return Result(
-        sum(sum(one["tokens"][WARM_UP:]) for one in told),
-        max(sum(one["seconds"][WARM_UP:]) for one in told),
-        told[0]["losses"][-1],
-    )
 
 
 def ceiling() -> float:

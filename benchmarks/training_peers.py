@@ -58,6 +58,8 @@ class Told:
     seconds: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    ended: list[float] = field(default_factory=list)
+    """When each step was over, in Unix seconds; of the Trainer alone."""
 
 
 def main(path: Path) -> None:
@@ -94,6 +96,7 @@ def by_trainer(settings: Settings, samples: Samples, model: Any) -> Told:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             told.seconds.append(time.monotonic() - self.began)
+            told.ended.append(time.time())
 
         def on_log(self, *_: Any, **given: Any) -> None:
             told.losses += [given["logs"]["loss"]] if "loss" in given["logs"] else []

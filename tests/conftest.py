@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+from cluster_scheduling import ON_A_CLUSTER, OneForEachCluster, scope_of
 from hypothesis import Phase, settings
 from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling, Scheduling
+from xdist.scheduler import Scheduling
 
 from finetune_trainer import lean_imports
 
 # For tests/mutations: that a property breaks is all that counts, not its smallest example.
 settings.register_profile("mutations", phases=[Phase.explicit, Phase.generate])
-
-ON_A_CLUSTER = ("tests/e2e/", "tests/faults/")
-ON_THE_SECOND_CLUSTER = (
-    "tests/e2e/test_bad_numbers.py",
-    "tests/e2e/test_elastic.py",
-    "tests/e2e/test_helm.py",
-    "tests/e2e/test_kueue.py",
-    "tests/e2e/test_local_cluster",
-    "tests/e2e/test_lost_nodes",
-    "tests/faults/",
-)
-"""Those that take a cluster apart, and some more: about half of the time of all ON_A_CLUSTER."""
 
 pytest_plugins = ["e2e.fixtures", "side_by_side", "pytester"]
 
@@ -63,7 +53,7 @@ def pytest_collection() -> Generator[None, Any, Any]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The clusters' tests come first; those that take long, with the whole fault matrix."""
-    items.sort(key=lambda item: (_scope(item.nodeid), bool(item.get_closest_marker("last"))))
+    items.sort(key=lambda item: (scope_of(item.nodeid), bool(item.get_closest_marker("last"))))
     if config.getoption("--whole") and not config.getoption("--row"):
         return
     for item in items:
@@ -71,40 +61,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="takes long: make test-faults runs it"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A cluster is waited for as long as it takes: what is waited for there has its own bound."""
+    if item.nodeid.startswith(ON_A_CLUSTER):
+        faulthandler.cancel_dump_traceback_later()
+
+
 @pytest.fixture
 def all_of_the_cluster(request: pytest.FixtureRequest) -> bool:
     """Whether all tests of this test's cluster were selected, and none has failed so far."""
-    scope, root = _scope(request.node.nodeid), request.config.rootpath
+    scope, root = scope_of(request.node.nodeid), request.config.rootpath
     there = {
         name
         for path in root.glob("tests/e2e/test_*.py")
-        if _scope(name := path.relative_to(root).as_posix()) == scope
+        if scope_of(name := path.relative_to(root).as_posix()) == scope
     }
     selected = {item.nodeid.partition("::")[0] for item in request.session.items}
     narrowed = request.config.option.keyword or any("::" in arg for arg in request.config.args)
     return there <= selected and not narrowed and not request.session.testsfailed
 
 
-def _scope(nodeid: str) -> str:
-    """Tests of one scope run in one process, one after the other."""
-    if not nodeid.startswith(ON_A_CLUSTER):
-        return "no cluster"
-    return "cluster 2" if nodeid.startswith(ON_THE_SECOND_CLUSTER) else "cluster 1"
-
-
-class OneForEachCluster(LoadFileScheduling):
-    """The tests that use a cluster mostly wait: a process for each cluster, others for the rest.
-
-    xdist deals the first scopes out in the order of the tests: the first two processes get them.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        scope = _scope(nodeid)
-        return super()._split_scope(nodeid) if scope == "no cluster" else scope
-
-
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
     return OneForEachCluster(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where processes share the cores, threads of torch's own only wait for one another."""
+    if hasattr(config, "workerinput") and "not e2e" in config.option.markexpr:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -71,4 +71,9 @@ def llama_cpp(file: Path, context: int = 512) -> Iterator[LlamaCpp]:
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup, params.fit_params, params.verbosity = False, False, -1
-    yield LlamaCpp(xllamacpp.Server(params))
+    params.endpoint_metrics = True
+    server = xllamacpp.Server(params)
+    # Only its loop answers this. A server told to end before its loop has begun forgets it, and
+    # waits for its own end for ever with the interpreter's lock held: no thread of Python goes on.
+    server.handle_metrics()
+    yield LlamaCpp(server)

@@ -172,6 +172,7 @@ class _Training(_Report):
     skipped: Annotated[dict[Word, Count], Field(max_length=16)] | None = None
     last_bad_step: Count | None = None
     loss_spikes: Count | None = None
+    peak_memory_bytes: Count | None = None
     judgement: Annotated[JudgementReport | None, BeforeValidator(_judgement)] = None
     account: Annotated[AccountReport | None, BeforeValidator(_account)] = None
 

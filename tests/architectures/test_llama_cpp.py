@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -146,10 +149,33 @@ def test_it_makes_the_same_tokens_and_prompts(rule: Any, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("bos", [None, "<s>"])
 def test_it_puts_the_same_token_in_front(bos: str | None, tmp_path: Path) -> None:
-    tokenizer = make_tokenizer(bos=bos)
-    folder, file = tmp_path / "model", tmp_path / "m.gguf"
-    config = transformers.LlamaConfig(vocab_size=len(tokenizer), **SIZES)
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    write_gguf(folder, file, "F16", tokenizer, [tokenizer.eos_token_id], ABOUT)
+    tokenizer, file = make_tokenizer(bos=bos), tmp_path / "m.gguf"
+    write_smallest(tokenizer, file)
     with llama_cpp(file) as judge:
         assert judge.tokenize("A gang.", special=True) == tokenizer.encode("A gang.")
+
+
+def test_it_ends_however_little_it_was_asked(tmp_path: Path) -> None:
+    """It waits for itself for ever where it is ended too early: on one core after three at most."""
+    write_smallest(make_tokenizer(), tmp_path / "m.gguf")
+    begin_and_end = (
+        "import os, pathlib, sys\n"
+        "from gguf_judge import llama_cpp\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "for _ in range(30):\n"
+        "    with llama_cpp(pathlib.Path(sys.argv[1])):\n"
+        "        pass\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", begin_and_end, str(tmp_path / "m.gguf")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        timeout=60,
+        check=True,
+    )
+
+
+def write_smallest(tokenizer: Any, file: Path) -> None:
+    config = transformers.LlamaConfig(vocab_size=len(tokenizer), **SIZES)
+    folder = file.with_name("model")
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    write_gguf(folder, file, "F16", tokenizer, [tokenizer.eos_token_id], ABOUT)

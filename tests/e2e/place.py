@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,3 +97,34 @@ def claim(name: str, mode: str = "ReadWriteMany", **spec: Any) -> dict[str, Any]
             **spec,
         },
     }
+
+
+@contextmanager
+def small_disk(
+    cluster: LocalCluster, kubectl: Kubectl, namespace: str, size: str
+) -> Iterator[Path]:
+    """A claim ``disk-<size>`` on a file system that holds no more than that; where it is here."""
+    name = f"disk-{size}"
+    folder = cluster.paths.volumes / name
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", name, folder], check=True)
+    on_linux = {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": "",
+            "local": {"path": str(folder)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_linux]}]}},
+        },
+    }
+    mine = claim(name, storageClassName="", volumeName=name)
+    kubectl.apply(volume, namespace=namespace)
+    kubectl.apply(mine, namespace=namespace)
+    yield folder
+    kubectl("delete", "pvc", name, "--wait=false", namespace=namespace)
+    kubectl("delete", "pv", name, "--wait=false")
+    subprocess.run(["umount", "--lazy", folder], check=True)

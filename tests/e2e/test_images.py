@@ -158,7 +158,7 @@ def test_weights_in_4_bits_have_a_library_for_the_images_cuda(trainer: Image) ->
     assert float(off) < 0.2 and there == "True" and int(libraries) <= 4
 
 
-def test_deepspeed_trains_a_step_without_any_compiler(trainer: Image) -> None:
+def test_trap_34_deepspeed_trains_a_step_without_any_compiler(trainer: Image) -> None:
     # init_distributed is where DeepSpeed would build its shared-memory operator.
     out = trainer.python(
         "import deepspeed, torch\n"

@@ -9,10 +9,9 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from e2e.jobs import Jobs, conditions
 from e2e.kubectl import Kubectl, wait_for
-from e2e.place import chat_row, claim, host_folder, own_operator
+from e2e.place import chat_row, claim, host_folder, own_operator, small_disk
 from tiny_models import save_tiny_model
 
 from local_cluster import LocalCluster
@@ -156,37 +155,6 @@ def write_sources(folder: Path) -> None:
     }
     for name, lines in files.items():
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
-
-
-@contextmanager
-def small_disk(
-    cluster: LocalCluster, kubectl: Kubectl, namespace: str, size: str
-) -> Iterator[None]:
-    """A claim ``disk-<size>`` on a file system that holds no more than that."""
-    name = f"disk-{size}"
-    folder = cluster.paths.volumes / name
-    folder.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", name, folder], check=True)
-    on_linux = {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name},
-        "spec": {
-            "capacity": {"storage": "1Gi"},
-            "accessModes": ["ReadWriteMany"],
-            "storageClassName": "",
-            "local": {"path": str(folder)},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_linux]}]}},
-        },
-    }
-    mine = claim(name, storageClassName="", volumeName=name)
-    kubectl.apply(volume, namespace=namespace)
-    kubectl.apply(mine, namespace=namespace)
-    yield
-    kubectl("delete", "pvc", name, "--wait=false", namespace=namespace)
-    kubectl("delete", "pv", name, "--wait=false")
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture(scope="module")

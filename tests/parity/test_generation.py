@@ -59,7 +59,7 @@ def plainly(max_new_tokens: int) -> list[Answer]:
     ("stage", "ranks"), [(0, 1), (0, 2), (2, 2), (3, 1), (3, 2), (3, 3)], ids=str
 )
 @pytest.mark.parametrize("batch_tokens", [1, 400], ids=["alone", "batched"])
-def test_a_gang_answers_as_plain_transformers_does(
+def test_trap_31_a_gang_answers_as_plain_transformers_does(
     stage: int, ranks: int, batch_tokens: int
 ) -> None:
     expected = plainly(12)

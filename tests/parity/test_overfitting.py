@@ -51,7 +51,7 @@ def lines(workspace: Path, attempt: int = 0) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("stage", "lora"), [(0, False), (2, True), (3, False)], ids=str)
-def test_the_best_weights_come_back(tmp_path: Path, stage: int, lora: bool) -> None:
+def test_trap_s11_the_best_weights_come_back(tmp_path: Path, stage: int, lora: bool) -> None:
     results = run_gang(train, 2, job("StopKeepBest", stage=stage, lora=lora), tmp_path)
     state = results[0]["state"]
     best, curve = state["best"]["step"], [point["evalLoss"] for point in state["curve"]]

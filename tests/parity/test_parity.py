@@ -74,7 +74,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("cell", cells, ids=str)
 
 
-def test_training_equals_plain_torch(
+def test_traps_27_and_35_training_equals_plain_torch(
     cell: Cell, record_property: Callable[[str, object], None]
 ) -> None:
     job = cell.job()

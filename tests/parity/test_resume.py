@@ -42,7 +42,7 @@ def job(stage: int, *, method: dict[str, Any] | None = None, **training: Any) ->
 
 @pytest.mark.parametrize("stage", range(4))
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_traps_22_23_25_a_stopped_run_goes_on_bit_for_bit(
+def test_traps_22_23_25_s08_a_stopped_run_goes_on_bit_for_bit(
     tmp_path: Path, stage: int, method: str
 ) -> None:
     small = job(stage, method={} if method == "full" else None, neftuneNoiseAlpha=5)
@@ -188,7 +188,7 @@ def test_a_checkpoint_is_whole_and_names_everything_in_it(tmp_path: Path) -> Non
     assert names == {"master", "exp_avg", "exp_avg_sq", "step"}
 
 
-def test_a_rank_without_space_stops_all_ranks_with_the_same_class(tmp_path: Path) -> None:
+def test_trap_s10_a_rank_without_space_stops_all_ranks_with_the_same_class(tmp_path: Path) -> None:
     results = run_gang(fill_up, 3, job(2), tmp_path)
     assert [result["error"] for result in results] == ["DiskFull"] * 3
     assert "No space left" in results[0]["message"]
@@ -202,21 +202,25 @@ def test_final_weights_without_space_stop_all_ranks_with_the_same_class(tmp_path
     assert not (tmp_path / "adapter").exists()
 
 
+@pytest.mark.parametrize(
+    ("keep", "best", "kept"),
+    [pytest.param(2, 2, [2, 4, 5], id="two"), pytest.param(1, 1, [1, 5], id="one")],
+)
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_trap_39_retention_keeps_the_newest_and_the_best(
-    tmp_path: Path, asynchronous: bool
+    tmp_path: Path, asynchronous: bool, keep: int, best: int, kept: list[int]
 ) -> None:
     small = job(2)
-    small.config["checkpoint"] = {"keep": 2}
-    left = run_gang(save_often, 2, small, tmp_path, [1, 2, 3, 4, 5], 2, asynchronous)[0]
-    assert left == [2, 4, 5]
+    small.config["checkpoint"] = {"keep": keep}
+    left = run_gang(save_often, 2, small, tmp_path, [1, 2, 3, 4, 5], best, asynchronous)[0]
+    assert left == kept
     folder = tmp_path / "attempts/0/checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == ["step-2", "step-4", "step-5"]
+    assert sorted(path.name for path in folder.iterdir()) == [f"step-{step}" for step in kept]
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_traps_15_and_16_the_saved_weights_are_those_that_were_trained(
+def test_traps_15_16_s19_the_saved_weights_are_those_that_were_trained(
     tmp_path: Path, stage: int, method: str
 ) -> None:
     results = run_gang(export, 2, job(stage, method={} if method == "full" else None), tmp_path)

@@ -101,7 +101,7 @@ def test_a_crash_while_a_checkpoint_is_written_costs_that_one_alone(
         (errno.EROFS, "Internal", "Read-only file system"),
     ],
 )
-def test_a_rank_that_cannot_write_stops_all_at_the_next_step(
+def test_trap_s09_a_rank_that_cannot_write_stops_all_at_the_next_step(
     tmp_path: Path, number: int, kind: str, words: str
 ) -> None:
     ends = run_gang(fail, 3, job(2), tmp_path, 8, number)
@@ -138,7 +138,7 @@ def test_a_stop_drops_what_is_not_written_and_saves_the_newest_state(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_one_save_at_a_time_none_is_skipped_and_the_end_waits(tmp_path: Path) -> None:
+def test_trap_40_one_save_at_a_time_none_is_skipped_and_the_end_waits(tmp_path: Path) -> None:
     small = job(2, everySteps=2, keep=10)
     results = run_gang(save_slowly, 2, small, tmp_path)
     for result in results:

@@ -97,6 +97,11 @@ class ElasticLife(AnyLife):
             self.the_gang_trains_for_a_while()
         self.the_gang_makes_do_with(4)
 
+    def _comes_to_rest(self) -> None:
+        """There is room again: without it a job whose resizes are used up rightly waits for it."""
+        self.world.room = 4
+        super()._comes_to_rest()
+
     def every_pod_succeeds(self) -> None:
         """Of a gang, all together or none: each step needs all ranks."""
         for job in self.world.child_jobs(KEY):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +24,8 @@ EXCHANGES = ("all_reduce", "all_gather_object", "broadcast_object_list", "barrie
 
 
 def look(place: Place, job: Job) -> dict[str, Any]:
-    """A gathered model, and the groups that a save and an evaluation use."""
+    """A gathered model, the groups that a save and an evaluation use, and the threads that a save
+    beside the training does."""
     gang = joined(place)
     found: dict[str, Any] = {}
     loop, _ = loop_of(job, gang)
@@ -27,19 +34,26 @@ def look(place: Place, job: Job) -> dict[str, Any]:
     found["gathered"] = sum(weight.numel() for weight in gathered.values())
     found["held"] = (sum(held), sum(p.numel() for p in loop.engine.module.parameters()))
     groups: list[Any] = []
+    callers: list[str] = []
     for name in EXCHANGES:
-        setattr(distributed, name, _watched(getattr(distributed, name), groups))
+        setattr(distributed, name, _watched(getattr(distributed, name), groups, callers))
     loop.checkpoints.save(loop.engine, 1, {})
     found["save"] = [group is gang.control for group in groups]
     groups.clear()
     evaluate(loop.engine, gang, loop.train_rows, micro_batch_size=2, logits_to_keep=True)
     found["evaluate"] = [group is gang.control for group in groups]
+    callers.clear()
+    for step in (2, 3):
+        loop.checkpoints.begin(loop.engine, step, {})
+        loop.checkpoints.finish()
+    found["callers"] = callers
     return found
 
 
-def _watched(exchange: Any, groups: list[Any]) -> Any:
+def _watched(exchange: Any, groups: list[Any], callers: list[str]) -> Any:
     def call(*arguments: Any, group: Any = None, **rest: Any) -> Any:
         groups.append(group)
+        callers.append(threading.current_thread().name)
         return exchange(*arguments, group=group, **rest)
 
     return call
@@ -87,3 +101,39 @@ def alone(place: Place, job: Job) -> dict[str, Any]:
     steps = loop.reporter.steps  # type: ignore[attr-defined]
     told = [step["learningRate"] for step in steps]
     return {"misspelt": misspelt, "set": seen, "told": told, "state": loop.state.content()}
+
+
+def without_compilers(place: Place, job: Job, tools: Path) -> dict[str, Any]:
+    """Join and train a step where ``tools`` is all that there is to compile with."""
+    os.environ["PATH"] = str(tools)
+    for name in ("CC", "CXX", "CUDA_HOME"):
+        os.environ.pop(name, None)
+    loop, _ = loop_of(job, joined(place))
+    _, outcome = loop.train_window(loop.windows[0], 0.01)
+    return {"applied": outcome is not None and outcome.applied}
+
+
+NEW_MOUNTS, NEW_USER, BIND, PRIVATE = 0x20000, 0x10000000, 0x1000, 0x44000
+
+
+def begun_before_its_name(place: Place, name: str, folder: Path) -> float:
+    """Join under a name that the system knows only a second later. Returns the seconds it took."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(function: str, *arguments: Any) -> None:
+        if getattr(libc, function)(*arguments):
+            raise OSError(ctypes.get_errno(), function)
+
+    call("unshare", NEW_MOUNTS | (NEW_USER if os.geteuid() else 0))
+    call("mount", b"none", b"/", None, PRIVATE, None)
+    hosts, order = folder / "hosts", folder / "nsswitch.conf"
+    hosts.write_text("127.0.0.1 localhost\n")
+    order.write_text("hosts: files\n")
+    for file in (hosts, order):
+        call("mount", bytes(file), b"/etc/" + file.name.encode(), None, BIND, None)
+    began = time.monotonic()
+    appears = threading.Timer(1.0, hosts.write_text, [f"127.0.0.1 localhost {name}\n"])
+    appears.start()
+    gang = joined(replace(place, master_addr=name))
+    assert gang.sums(2.0) == [2.0]
+    return time.monotonic() - began

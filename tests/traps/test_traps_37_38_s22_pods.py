@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from builders import make_plan
+from builders import make_plan, make_spec
 from unit.trainer.train.tiny import random_rows, write_rows
 
 from finetune_operator.objects.prepare_job import build_prepare_job
@@ -27,9 +27,10 @@ def mounted(pod: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def test_trap_37_shared_memory_is_a_bounded_part_of_the_pods_memory() -> None:
-    place = mounted(pod_of(build_train_job(make_plan(), 0)), "/dev/shm")["emptyDir"]
-    assert place["medium"] == "Memory"
-    assert place["sizeLimit"]
+    for given, size in (({}, "1Gi"), ({"sharedMemory": "3Gi"}, "3Gi")):
+        plan = make_plan(make_spec(workers={"count": 2, **given}))
+        place = mounted(pod_of(build_train_job(plan, 0)), "/dev/shm")["emptyDir"]
+        assert place == {"medium": "Memory", "sizeLimit": size}
 
 
 def test_trap_38_one_pod_prepares_and_every_rank_maps_what_it_wrote(tmp_path: Path) -> None:

@@ -60,5 +60,6 @@ def test_they_run_together_and_each_gets_its_own_verdict(copy: pytest.Pytester) 
 
 
 def test_one_alone_would_wait_for_the_others(copy: pytest.Pytester) -> None:
+    copy.makepyfile(MODULE.replace("wait(4)", "wait(0.2)"))
     result = copy.runpytest_subprocess("-p", "no:cacheprovider", "-k", "number")
     result.assert_outcomes(failed=2)

@@ -65,7 +65,7 @@ class Heartbeat:
         """
         self._met, self._met_at = step, time.monotonic()
         self._last = -INTERVAL_SECONDS
-        self.beat(self.phase, self.step)
+        self.beat(self.phase, step)
 
     def content(self) -> dict[str, Any]:
         meeting: dict[str, Any] = {}

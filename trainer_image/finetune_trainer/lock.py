@@ -9,23 +9,29 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.config import Lock
+from finetune_trainer.config import Lock, RunConfig
 from finetune_trainer.errors import StageError
 
 LOCK = "lock.json"
 _COMPUTING = ("torch", "deepspeed", "transformers", "peft", "tokenizers", "numpy")
 
 
-def versions(*, quantized: bool = False) -> dict[str, str]:
+def versions(config: RunConfig) -> dict[str, str]:
     """Versions of Python and of the libraries that compute; those that are not there are left
-    out. ``quantized``: weights are kept in few bits."""
+    out."""
     found = {"python": platform.python_version()}
-    for name in (*_COMPUTING, *(("bitsandbytes",) if quantized else ())):
+    for name in (*_COMPUTING, *computing_besides(config)):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def computing_besides(config: RunConfig) -> tuple[str, ...]:
+    """Libraries that compute in some jobs: kernels of GPUs, and of weights in few bits."""
+    kernels = ("liger-kernel", "triton") if config.workers.device == "GPU" else ()
+    return (*kernels, *(("bitsandbytes",) if config.method.quantized else ()))
 
 
 def write_lock(

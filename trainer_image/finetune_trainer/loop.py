@@ -206,9 +206,7 @@ class Loop:
             loss_scale=self.engine.loss_scale,
         )
         if self.engine.device.type == "cuda":
-            self.reporter.gpu_memory(
-                torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-            )
+            self.reporter.gpu_memory(*gpu_memory())
         self.saver.settle(written, self.state)
         return bool(stop)
 
@@ -347,6 +345,15 @@ class Loop:
         return (self.steps - self.state.step) * per_step
 
 
+def gpu_memory() -> tuple[int, int, int]:
+    """Bytes of this rank's GPU at the worst moment so far: what torch had given out, what it had
+    reserved, and that with what the process needs besides."""
+    free, total = torch.cuda.mem_get_info()
+    besides = total - free - torch.cuda.memory_reserved()
+    reserved = torch.cuda.max_memory_reserved()
+    return torch.cuda.max_memory_allocated(), reserved, reserved + max(0, besides)
+
+
 def seed_for_step(seed: int, step: int, rank: int) -> None:
     """Make dropout a function of (seed, step, rank): a resumed run draws what the other drew."""
     drawn = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)
@@ -367,5 +374,6 @@ def result_of(loop: Loop) -> dict[str, Any]:
         "keptStep": loop.kept,
         "signatures": loop.evaluator.signatures or None,
         **loop.state.told,
+        "peakMemoryBytes": loop.reporter.peak_memory,
         "account": loop.reporter.account.content(),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -19,6 +20,12 @@ from finetune_trainer.quantization import compute_exactly, loading_options
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
+
+REFUSALS = (
+    *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
+"""What a chat template may raise over messages that it does not take: it is a program."""
 
 
 def load_model(

@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from finetune_trainer.config import DataSource, Form, Lora, RunConfig
 from finetune_trainer.judging.scorers import ScorerWords
 from finetune_trainer.judging.table import TITLES
+from finetune_trainer.lock import computing_besides
 from finetune_trainer.model_loading import loading
 from finetune_trainer.prepare.cleaning.rules import MEANINGS
 
@@ -320,7 +321,7 @@ def _variant(lora: Lora) -> str:
 
 def _versions(config: RunConfig) -> dict[str, str]:
     found = {}
-    for package in (*_PACKAGES, *(("bitsandbytes",) if config.method.quantized else ())):
+    for package in (*_PACKAGES, *computing_besides(config)):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -44,7 +44,8 @@ def wait_for_name(host: str, *, seconds: float, pause: float = 0.5) -> None:
     """Return once ``host`` resolves. Raises ``Rendezvous`` after ``seconds``.
 
     A name that does not resolve yet is normal: the headless Service publishes rank 0's name only
-    when its pod has an address, and torch takes a failed look-up as final.
+    when its pod has an address. torch would look it up again as well, and at the end not tell it
+    from a rank that does not come.
     """
     deadline = time.monotonic() + seconds
     while True:

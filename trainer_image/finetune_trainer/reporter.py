@@ -61,6 +61,8 @@ class Reporter:
         """Input tokens of this attempt, not counting what it resumed."""
         self.step_seconds = 0.0
         """Time of all its steps."""
+        self.peak_memory: int | None = None
+        """Bytes that the rank held of its GPU at most; None without one."""
 
     def beat(self, phase: Phase, step: int) -> None:
         self.heartbeat.beat(phase, step)
@@ -72,8 +74,10 @@ class Reporter:
         if self._first:
             self._progress.update(phase=phase, step=step, account=self.account.content())
 
-    def gpu_memory(self, allocated: int, reserved: int) -> None:
-        """Highest use so far, in bytes."""
+    def gpu_memory(self, allocated: int, reserved: int, whole: int) -> None:
+        """Highest use so far, in bytes; ``whole``: with the context and the libraries."""
+        self.peak_memory = whole
+        self._progress.update(peakMemoryBytes=whole)
         self._metrics["gpu_memory_peak_bytes"].labels("allocated").set(allocated)
         self._metrics["gpu_memory_peak_bytes"].labels("reserved").set(reserved)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jinja2
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from finetune_trainer.errors import StageError
-from finetune_trainer.model import prompt_ids
+from finetune_trainer.model import REFUSALS, prompt_ids
 
 QUESTIONS = (
     "What can you help me with?",
@@ -30,7 +29,7 @@ def question_ids(tokenizer: Tokenizer, text: str) -> torch.Tensor:
     """int64 [1, T]: a user's message as in training, or the bare text if the template refuses."""
     try:
         ids = prompt_ids(tokenizer, [{"role": "user", "content": text}])
-    except jinja2.TemplateError:
+    except REFUSALS:
         ids = list(tokenizer.encode(text))
     return torch.tensor([ids])
 

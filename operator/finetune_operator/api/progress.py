@@ -44,6 +44,8 @@ class Progress(StatusModel):
     """The last step that changed no weight because of its loss or gradients, numbered from 1."""
     loss_spikes: Counter | None = None
     """Loss spikes so far, whatever followed from them."""
+    peak_memory_bytes: Counter | None = None
+    """What rank 0 held of its GPU at most; `resolved.memory.predictedBytes` is the prediction."""
     updated_at: Timestamp | None = None
     """When rank 0 said so."""
 

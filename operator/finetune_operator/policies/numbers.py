@@ -180,6 +180,7 @@ def _progress(report: ProgressReport) -> Progress:
         skipped=report.skipped or None,
         last_bad_step=report.last_bad_step,
         loss_spikes=report.loss_spikes,
+        peak_memory_bytes=report.peak_memory_bytes,
         updated_at=datetime.fromtimestamp(report.updated_at, UTC),
     )
 
@@ -195,6 +196,7 @@ def _finished(step: int, steps: int | None, words: LastWords, now: datetime) -> 
         skipped=words.skipped or None,
         last_bad_step=words.last_bad_step,
         loss_spikes=words.loss_spikes,
+        peak_memory_bytes=words.peak_memory_bytes,
         updated_at=now,
     )
 

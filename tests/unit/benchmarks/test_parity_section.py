@@ -2,7 +2,7 @@
 
 from benchmarks.parity_section import table
 
-CASE = """<testcase name="test_training_equals_plain_torch[{cell}]"><properties>
+CASE = """<testcase name="test_traps_27_and_35_training_equals_plain_torch[{cell}]"><properties>
 <property name="losses" value="{losses}"/><property name="gradients" value="{gradients}"/>
 <property name="weights" value="{weights}"/></properties></testcase>"""
 

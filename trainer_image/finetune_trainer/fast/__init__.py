@@ -9,6 +9,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+KERNELS = (8, 0)
+"""Least compute capability for which there are kernels: Ampere. FlashAttention and Triton have none
+for older ones."""
+
 log = logging.getLogger(__name__)
 
 
@@ -17,10 +21,13 @@ def accelerate(model: Any, *, stage: int, on_gpu: bool) -> bool:
 
     Returns whether it compiles something for each new shape of its inputs.
     """
+    import torch
+
     from finetune_trainer.fast import attention, linear, matrix
 
     used = []
-    if attention.attach(model, on_gpu=on_gpu):
+    in_kernels = on_gpu and torch.cuda.get_device_capability() >= KERNELS
+    if attention.attach(model, on_gpu=in_kernels):
         used.append("attention sample by sample")
     # ZeRO 3 gathers weights when their own module is called, which these do not do.
     if stage < 3 and hasattr(model, "peft_config"):
@@ -28,7 +35,7 @@ def accelerate(model: Any, *, stage: int, on_gpu: bool) -> bool:
 
         if count := lora.attach(model):
             used.append(f"{count} adapted layers in one piece")
-    if stage < 3 and on_gpu:
+    if stage < 3 and in_kernels:
         from finetune_trainer.fast import fused
 
         if count := fused.attach(model):

@@ -9,6 +9,7 @@ removed. Nothing here ends a job: without the folder, or the room, it prepares b
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -28,6 +29,8 @@ ROOM = 10
 """All entries together take at most one part in so many of what is free on the claim."""
 _ABANDONED_SECONDS = 24 * 3600
 """So old are leftovers that nobody works on any more."""
+_FASTER = (errno.ENOTEMPTY, errno.EEXIST)
+"""What renaming an entry says where another pod made it meanwhile."""
 _NAME = re.compile(r"[0-9a-f]{64}")
 _LEFT = re.compile(r"\.[0-9a-f]{64}\.(tmp|old)\..*")
 
@@ -50,9 +53,9 @@ class SharedData:
         None where there is none that is whole; then ``target`` is as empty as before.
         """
         entry = self._place(key)
-        if not entry.exists():
-            return None
         try:
+            if not entry.exists():
+                return None
             facts = _copied(entry, key, target)
         except (OSError, _DamagedError) as error:  # also where another pod makes room meanwhile
             log.warning("shared data %s is not taken: %s", entry.name[:12], error)
@@ -81,11 +84,11 @@ class SharedData:
             (temporary / ENTRY).write_text(json.dumps(told))
             for path in [*temporary.rglob("*"), temporary]:
                 sync(path)
-            temporary.rename(entry)  # fails where another pod was faster
+            temporary.rename(entry)
             sync(self._folder)
             log.info("other jobs of the namespace may take this data: %s", entry.name[:12])
         except OSError as error:
-            if not entry.exists():
+            if error.errno not in _FASTER:
                 log.warning("this data is not kept for other jobs: %s", error)
         finally:
             _remove(temporary)

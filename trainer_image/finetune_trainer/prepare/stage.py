@@ -105,7 +105,7 @@ def run(
         "model": summary_of(config, model),
         "data": data,
         "steps": steps,
-        "versions": versions(quantized=config.method.quantized),
+        "versions": versions(config),
     }
     found = published_result(config.output.published_path)
     return told | ({"published": found} if found else {})
@@ -346,20 +346,21 @@ def _write(
     write_split(folder / split.name, _segments(tokenized, rows), tokens, of_rows)
     kept = len(np.unique(tokenized.samples))
     log.info("%s: %d of %d samples in %d rows", split.name, kept, len(split.samples), len(rows))
+    # A share that is held out of the training rows may be none.
+    if not rows and split.sources[0].field.startswith(f"spec.data.{split.name}"):
+        raise BadData(
+            f"{split.sources[0].field}: no row is left to {'score' if scored else 'train on'} "
+            f"({told(split.accounts) or 'no rows'})",
+            BETTER_TEMPLATE
+            if any(account.dropped[TEMPLATE_REFUSALS] for account in split.accounts)
+            else "every row needs an answer that begins within spec.data.sequenceLength",
+        )
     if scored:
         return {
             f"{split.name}Rows": kept,
             f"{split.name}Tokens": tokens,
             f"{split.name}PackedRows": len(rows),
         }
-    if not rows:
-        raise BadData(
-            f"{split.sources[0].field}: no row is left to train on "
-            f"({told(split.accounts) or 'no rows'})",
-            BETTER_TEMPLATE
-            if any(account.dropped[TEMPLATE_REFUSALS] for account in split.accounts)
-            else "every row needs an answer that begins within spec.data.sequenceLength",
-        )
     written = PackedDataset(folder / split.name)
     witnesses = choose_witnesses(split, tokenized, rows, tokenization, decoder)
     if fault := mask_fault(written, witnesses, decoder):

@@ -15,11 +15,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jinja2
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import chat_template_utils
 from transformers.utils.chat_template_utils import mark_control_tokens, render_jinja_template
 
+from finetune_trainer.model import REFUSALS
 from finetune_trainer.prepare.template_shape import EDGE, PROMPT, prompt_adds_text, with_edges
 
 Message = dict[str, Any]
@@ -27,7 +27,6 @@ Message = dict[str, Any]
 Span = tuple[int, int]
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_REFUSALS = (jinja2.TemplateError, TypeError, KeyError, IndexError)
 _WORDS = {"role", "content"}
 
 
@@ -154,7 +153,7 @@ class ChatRenderer:
         template = template or self._compiled
         try:
             return "".join(template.root_render_func(template.new_context(told, shared=True)))
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise TemplateError(f"the chat template refuses it: {error}") from error
 
     def _render(self, messages: list[Message], **options: Any) -> Any:
@@ -165,7 +164,7 @@ class ChatRenderer:
                 **options,
                 **self._special,
             )
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise TemplateError(f"the chat template refuses it: {error}") from error
 
     def _mark(self, message: Message) -> Message:
@@ -191,7 +190,7 @@ def _compiled(template: str) -> Any:
     """The compiled template; None where it is none: that is told when it shall render."""
     try:
         return chat_template_utils._compile_jinja_template(template)
-    except _REFUSALS:
+    except REFUSALS:
         return None
 
 

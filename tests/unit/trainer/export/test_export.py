@@ -172,6 +172,13 @@ def test_full_weights_are_exported_as_the_merged_model(folder: Path) -> None:
     assert result["artifact"]["maxLogitDifference"] == 0
 
 
+def test_a_template_that_stumbles_over_a_lone_question_is_given_none(tmp_path: Path) -> None:
+    """It was of use for the data; the end of the job is too late to refuse it."""
+    model = save_tiny_model(tmp_path, template=CHATML + "{{ 1 // (messages | length - 1) }}")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    assert question_ids(tokenizer, "Who?").tolist() == [tokenizer.encode("Who?")]
+
+
 def test_tokenizer_template_stop_token_and_card_come_along(folder: Path) -> None:
     run(folder)
     merged = folder / "ws/output/merged"
@@ -448,7 +455,7 @@ def spoil(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], No
         (lambda a: shutil.rmtree(a), "training attempt 0 left no weights"),
     ],
 )
-def test_trap_15_and_16_damaged_weights_are_not_published(
+def test_traps_15_16_s14_damaged_weights_are_not_published(
     folder: Path, damage: Callable[[Path], None], says: str
 ) -> None:
     damage(folder / "ws/attempts/0/adapter")

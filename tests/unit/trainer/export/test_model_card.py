@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 from small_job import make_config
 
+from finetune_trainer.lock import versions
 from finetune_trainer.model_card import CardFacts, model_card
 from finetune_trainer.prepare.licence import licence, licence_name, read_card
 
@@ -88,6 +89,25 @@ def test_the_card_tells_what_the_model_was_made_of() -> None:
         assert line in text.splitlines(), text
     assert re.search(r"^\| torch \| \d", text, re.M)
     assert '"seed": 42' in text and "## Lock" not in card()
+
+
+@pytest.mark.parametrize(
+    ("device", "method", "besides"),
+    [
+        ("CPU", {}, set()),
+        ("GPU", {}, {"liger-kernel", "triton"}),
+        ("GPU", {"lora": {"quantization": "NF4"}}, {"liger-kernel", "triton", "bitsandbytes"}),
+    ],
+)
+def test_card_and_lock_name_the_libraries_whose_kernels_compute(
+    device: str, method: dict[str, Any], besides: set[str]
+) -> None:
+    workers = {"count": 1, "ranksPerWorker": 1, "device": device}
+    found = set(versions(make_config(Path("x"), workers=workers, method=method)))
+    assert found & {"liger-kernel", "triton", "bitsandbytes"} == besides
+    text = card(workers=workers, method=method)
+    for name in ("liger-kernel", "triton", "bitsandbytes"):
+        assert (f"| {name} | " in text) is (name in besides)
 
 
 def test_vllm_is_told_a_rank_that_it_takes() -> None:

@@ -13,7 +13,7 @@ from unit.trainer.fast import test_lora
 from unit.trainer.fast.test_attention import ROWS, batch, learnt, same
 from unit.trainer.train.tiny import tiny_llama
 
-from finetune_trainer.fast import accelerate, attention, linear, lora, matrix
+from finetune_trainer.fast import accelerate, attention, fused, linear, lora, matrix
 from finetune_trainer.fast import head as heads
 from finetune_trainer.fast.head import head_of
 from finetune_trainer.loss import loss_sum
@@ -115,13 +115,25 @@ def test_layers_inside_adapted_ones_are_theirs(calls: list[Any]) -> None:
     assert linear.attach(model) == 0
 
 
-def test_partitioned_weights_and_gpus_are_left_alone(calls: list[Any]) -> None:
+def test_partitioned_weights_and_gpus_are_left_alone(
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     for stage, on_gpu in ((3, False), (2, True)):
         each = tiny_llama()
         assert not accelerate(each, stage=stage, on_gpu=on_gpu)
         assert not any(isinstance(layer, linear.FastLinear) for layer in each.modules())
         wanted = attention.ON_GPU if on_gpu else attention.NAME
         assert each.config._attn_implementation == wanted
+
+
+def test_gpus_for_which_there_are_no_kernels_use_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlashAttention refuses a T4: every step of a job in FP16 would fail."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    each = tiny_llama()
+    accelerate(each, stage=2, on_gpu=True)
+    assert each.config._attn_implementation == attention.NAME
+    assert not any(isinstance(layer, fused.FusedNorm) for layer in each.modules())
 
 
 @pytest.mark.parametrize(

@@ -359,3 +359,12 @@ def test_a_full_claim_ends_no_job(
     monkeypatch.setattr(shared, "sync", full)
     SharedData(place).keep(KEY, made(tmp_path), (), {})
     assert not names(place)
+
+
+def test_a_folder_that_cannot_be_looked_into_ends_no_job(tmp_path: Path) -> None:
+    """Its permissions are another's, or the volume is gone: every look into it fails."""
+    entries = SharedData(tmp_path / ("x" * 300))
+    (target := tmp_path / "target").mkdir()
+    assert entries.take(KEY, target) is None
+    assert target.is_dir()
+    entries.keep(KEY, made(tmp_path), (), {})

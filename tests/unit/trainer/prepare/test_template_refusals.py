@@ -130,3 +130,33 @@ def test_none_may_be_left_out_where_the_policy_is_fail(tmp_path: Path, model: Pa
         stage.run(config(model, train, cleaning={"templateRefusals": "Fail"}), tmp_path / "ws")
     assert f"train.jsonl line 41: {REASON}" in caught.value.message
     assert "spec.data.cleaning.templateRefusals is Fail" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "broken", ["{{ 1 // (2 - messages | length) }}", "{{ range(10 ** 9) }}", "{{ 'a'.index('b') }}"]
+)
+def test_whatever_a_template_stumbles_over_is_its_refusal(tmp_path: Path, broken: str) -> None:
+    model = save_tiny_model(tmp_path / "model", template=CHATML + broken)
+    train = write(tmp_path / "train.jsonl", [chat(n) for n in range(3)])
+    with pytest.raises(BadData, match="the chat template refuses it"):
+        stage.run(config(model, train), tmp_path / "ws")
+
+
+@pytest.mark.parametrize("side", ["eval", "general"])
+def test_a_source_to_score_of_which_nothing_is_left_is_named(
+    tmp_path: Path, model: Path, side: str
+) -> None:
+    """Else nothing would be scored, and a gate would say so after the training."""
+    train = write(tmp_path / "train.jsonl", [chat(n) for n in range(20)])
+    source = {
+        "name": "held",
+        "field": f"spec.data.{side}[0]",
+        "path": str(write(tmp_path / "held.jsonl", [OUT_OF_ORDER])),
+    }
+    with pytest.raises(BadData) as caught:
+        stage.run(
+            config(model, train, **{side: [source]}, expect={"maxBrokenFraction": 1}),
+            tmp_path / "ws",
+        )
+    said = f"spec.data.{side}[0]: no row is left to score (templateRefusals: 1; held.jsonl line 1"
+    assert caught.value.message.startswith(said)

@@ -53,9 +53,12 @@ class Job:
         return RunConfig.model_validate(run_config(**{"workers": workers, **self.config}))
 
 
-def joined(place: Place) -> Gang:
+def joined(place: Place, *, collective_seconds: float = TIMEOUT) -> Gang:
     return gangs.join(
-        place, torch.device("cpu"), rendezvous_seconds=TIMEOUT, collective_seconds=TIMEOUT
+        place,
+        torch.device("cpu"),
+        rendezvous_seconds=TIMEOUT,
+        collective_seconds=collective_seconds,
     )
 
 

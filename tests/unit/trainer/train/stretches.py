@@ -55,3 +55,14 @@ def watch_first_gradient(engine: Engine) -> dict[str, dict[int, torch.Tensor]]:
 
     engine.base_optimizer.register_step_pre_hook(hook)
     return found
+
+
+def watch_rates(engine: Engine) -> list[float]:
+    """Fills itself with the learning rate of each call of the optimizer."""
+    rates: list[float] = []
+
+    def hook(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    engine.base_optimizer.register_step_pre_hook(hook)
+    return rates

@@ -6,7 +6,9 @@ import socket
 import time
 
 import pytest
+import torch
 
+from finetune_trainer import gang
 from finetune_trainer.errors import ConfigInvalid, Rendezvous
 from finetune_trainer.rendezvous import Place, wait_for_name
 
@@ -48,8 +50,8 @@ def test_trap_36_a_name_that_resolves_later_is_waited_for(monkeypatch: pytest.Mo
     assert answers == []
 
 
-def test_a_name_that_never_resolves_is_a_failed_rendezvous() -> None:
-    began = time.monotonic()
+def test_trap_36_a_name_that_never_resolves_is_a_failed_rendezvous() -> None:
+    began, place = time.monotonic(), Place(1, 1, 2, "nowhere.invalid", 29500)
     with pytest.raises(Rendezvous, match=r"nowhere\.invalid, did not resolve within 0 s"):
-        wait_for_name("nowhere.invalid", seconds=0.2, pause=0.05)
+        gang.join(place, torch.device("cpu"), rendezvous_seconds=0.2, collective_seconds=1)
     assert time.monotonic() - began < 5

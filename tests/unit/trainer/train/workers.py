@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from unit.trainer.train.jobs import Job, built, joined, rows_in
 from unit.trainer.train.loops import NeverStop, assembled, decoding, recorder
-from unit.trainer.train.stretches import pieces, watch_first_gradient
+from unit.trainer.train.stretches import pieces, watch_first_gradient, watch_rates
 
 from finetune_trainer.batches import collate
 from finetune_trainer.checkpoint import Checkpoints
@@ -30,7 +30,7 @@ def answer_prompts(
 ) -> dict[str, Any]:
     """Answer the job's prompts with the untouched model. ``stop_after``: passes, on the last
     rank alone."""
-    gang = joined(place)
+    gang = joined(place, collective_seconds=20)  # of ranks that leave each other
     engine = built(job, job.run_config(place.world_size))
     calls: list[int] = []
     asked = place.rank == place.world_size - 1 and stop_after is not None
@@ -56,15 +56,17 @@ def answer_prompts(
 def train(
     place: Place, job: Job, workspace: Path | None = None, attempt: int = 0
 ) -> dict[str, Any]:
-    """Train to the end. Brings home steps, rows, weights by name, and the state."""
+    """Train to the end. Brings home steps, rows, rates, weights by name, and the state."""
     loop = assembled(job, place, workspace, attempt)
     gradients = watch_first_gradient(loop.engine) if job.first_gradient else {}
+    rates = watch_rates(loop.engine)
     loop.run()
     return {
         "steps": getattr(loop.reporter, "steps", []),
         "rows": getattr(loop.reporter, "rows", []),
         "masters": pieces(loop.engine, "master"),
         "gradients": gradients,
+        "rates": rates,
         "state": loop.state.content(),
     }
 
