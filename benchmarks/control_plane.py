@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from kubernetes import client, config
 
 from benchmarks.audit import AuditLog
+from benchmarks.idle_jobs import FAILING, Idle, IdleJobs, rows
 from benchmarks.processes import cpu_seconds, first_process, process_start
 from local_cluster import LocalCluster
 
@@ -34,6 +35,7 @@ IDLE_SECONDS = 120
 POLL_SECONDS = 0.25
 PATIENCE_SECONDS = 900
 LIFE = "bench-life"
+IDLE = "bench-idle"
 LIFE_STEPS = 60
 """Steps of the whole life; the contract trainer takes a second for each."""
 PROGRESS_SECONDS = 10
@@ -80,6 +82,7 @@ class Figures:
     """What one run measured; times in seconds, memory in MB (10^6 bytes)."""
 
     life: Life
+    idle: Idle
     jobs: int
     floor_seconds: float
     first_child_seconds: float
@@ -103,14 +106,17 @@ class Bench:
         self._audit = AuditLog(cluster.paths.audit_log, OPERATOR)
         api: Any = config.new_client_from_config(str(cluster.kubeconfig))  # type: ignore[no-untyped-call]
         api.configuration.connection_pool_maxsize = IN_FLIGHT
+        self._api = api
         self._core: Any = client.CoreV1Api(api)
         self._batch: Any = client.BatchV1Api(api)
         self._custom: Any = client.CustomObjectsApi(api)
 
-    def run(self, jobs: int, many: int) -> Figures:
-        """All figures: of one life, of ``jobs`` that appear at once, and of ``many`` that live."""
+    def run(self, jobs: int, many: int, idle_jobs: int) -> Figures:
+        """All figures: of one life, of ``idle_jobs`` beside one that fails, of ``jobs`` that appear
+        at once, and of ``many`` that live."""
         self._set_up()
         life = self._life()
+        idle = self._idle(idle_jobs)
         floor = self._timed(lambda: self._create_all(range(jobs), self._create_plain_job))
         before = self._audit.now()
         ours = self._timed(lambda: self._first_children(range(jobs)))
@@ -124,6 +130,7 @@ class Bench:
         memory = self._metrics()[MEMORY]
         return Figures(
             life=life,
+            idle=idle,
             jobs=jobs,
             floor_seconds=floor,
             first_child_seconds=ours,
@@ -138,7 +145,7 @@ class Bench:
         )
 
     def _set_up(self) -> None:
-        for name in (NAMESPACE, LIFE, "bench-floor"):
+        for name in (NAMESPACE, LIFE, IDLE, "bench-floor"):
             self._core.create_namespace({"metadata": {"name": name}})
         claim = {
             "metadata": {"name": "workspace"},
@@ -147,13 +154,13 @@ class Bench:
                 "resources": {"requests": {"storage": "1Gi"}},
             },
         }
-        for name in (NAMESPACE, LIFE):
+        for name in (NAMESPACE, LIFE, IDLE):
             self._core.create_namespaced_persistent_volume_claim(name, claim)
         _until(
             "the default service accounts",
             lambda: all(
                 self._core.list_namespaced_service_account(name).items
-                for name in (NAMESPACE, LIFE, "bench-floor")
+                for name in (NAMESPACE, LIFE, IDLE, "bench-floor")
             ),
         )
 
@@ -178,6 +185,41 @@ class Bench:
             writes=dict(sorted(Counter(self._audit.writes(before, LIFE)).items())),
             training_seconds=(training.completion_time - training.start_time).total_seconds(),
         )
+
+    def _idle(self, count: int) -> Idle:
+        """So many idle jobs, and one that fails among them; afterwards they are gone."""
+        ftj = ("finetune.dev", "v1alpha1", IDLE, "finetunejobs")
+        names = [f"idle-{number:04}" for number in range(count)]
+        before = self._audit.now()
+
+        def create(number: int) -> None:
+            job = finetune_job([*names, FAILING][number], steps=10, cpus="1000")
+            if number == count:
+                often = {"initial": 1, "max": 1}
+                job["spec"]["recovery"] = {"maxInfrastructureRestarts": 1000,
+                                           "backoffSeconds": often}  # fmt: skip
+            self._custom.create_namespaced_custom_object(*ftj, job)
+
+        self._create_all(range(count + 1), create)
+        _until("a child Job of every idle job", lambda: self._count_jobs(IDLE) > count)
+        self._rest(before, place=IDLE)
+        idle = IdleJobs(self._api, IDLE, names, self._metrics_text).run()
+        self._custom.delete_collection_namespaced_custom_object(*ftj)
+        _until(
+            "the end of the idle jobs",
+            lambda: (
+                not self._custom.list_namespaced_custom_object(*ftj)["items"]
+                and not self._count_jobs(IDLE)
+            ),
+        )
+        self._rest(before, place=IDLE)
+        return idle
+
+    def _count_jobs(self, place: str) -> int:
+        answer = self._batch.list_namespaced_job(
+            place, resource_version="0", _preload_content=False
+        )
+        return len(json.loads(answer.data)["items"])
 
     def _create_all(self, numbers: range, create: Callable[[int], Any]) -> None:
         with ThreadPoolExecutor(IN_FLIGHT) as pool:
@@ -206,19 +248,16 @@ class Bench:
         """Create the FineTuneJobs of these numbers at once; wait for a child Job of each."""
         self._create_all(numbers, self._create_ours)
 
-        def all_there() -> bool:
-            answer = self._batch.list_namespaced_job(
-                NAMESPACE, resource_version="0", _preload_content=False
-            )
-            return len(json.loads(answer.data)["items"]) >= numbers.stop
+        _until(
+            "a child Job of every FineTuneJob",
+            lambda: self._count_jobs(NAMESPACE) >= numbers.stop,
+        )
 
-        _until("a child Job of every FineTuneJob", all_there)
-
-    def _rest(self, position: int, seconds: float = 15.0) -> None:
+    def _rest(self, position: int, seconds: float = 15.0, place: str = NAMESPACE) -> None:
         """Wait until the operator has written nothing for ``seconds``."""
         known, since = -1, time.monotonic()
         while time.monotonic() - since < seconds:
-            count = sum(1 for _ in self._audit.writes(position, NAMESPACE))
+            count = sum(1 for _ in self._audit.writes(position, place))
             if count != known:
                 known, since = count, time.monotonic()
             time.sleep(1)
@@ -229,12 +268,15 @@ class Bench:
         ).items
         return next((p for p in pods if p.metadata.deletion_timestamp is None), None)
 
-    def _metrics(self) -> dict[str, float]:
-        """The operator's own metrics that have no labels."""
+    def _metrics_text(self) -> str:
         address = f"http://{self._operator_pod().status.pod_ip}:9402/metrics"
         with urllib.request.urlopen(address, timeout=5) as answer:
-            text = answer.read().decode()
-        found = re.findall(r"^(\w+) (\S+)$", text, re.MULTILINE)
+            text: str = answer.read().decode()
+        return text
+
+    def _metrics(self) -> dict[str, float]:
+        """The operator's own metrics that have no labels."""
+        found = re.findall(r"^(\w+) (\S+)$", self._metrics_text(), re.MULTILINE)
         return {name: float(value) for name, value in found}
 
     def _restart(self) -> Restart:
@@ -356,6 +398,7 @@ the whole life is that of a job whose pods keep the trainer's contract and take 
 ≤ 12 + one per {PROGRESS_SECONDS} s = {life.allowed} | {_listed(life.writes)} |
 | API writes per job up to the waiting prepare pod, without Events | | {waiting} |
 | writes in 2 idle minutes with {figures.jobs} jobs | 0 | {figures.idle_writes} |
+{rows(figures.idle)}\
 | operator memory with {many}, one child Job each; after a restart | ≤ 180 MB (150) | \
 {figures.memory_mb:.0f} MB; {figures.memory_after_restart_mb:.0f} MB |
 | operator's process start → watching, {many} | | {restart.watching:.1f} s |

@@ -17,6 +17,7 @@ CHART = Path(__file__).resolve().parents[1] / "helm" / "finetune-operator"
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=500, help="FineTuneJobs at once")
+    parser.add_argument("--idle", type=int, default=200, help="idle ones beside one that fails")
     parser.add_argument("--many", type=int, default=2000, help="FineTuneJobs that live")
 
 
@@ -30,7 +31,7 @@ def _measure(options: argparse.Namespace) -> str:
     try:
         trainer = upload_contract_trainer(cluster.registry)
         install_operator(cluster, cluster_binaries.path("helm"), CHART, image, trainer)
-        return tables(Bench(cluster).run(options.jobs, options.many))
+        return tables(Bench(cluster).run(options.jobs, options.many, options.idle))
     finally:
         cluster.down()
 

@@ -219,12 +219,13 @@ def make_facts(
     obstacle: Obstacle | None = None,
     refusal: Obstacle | None = None,
     progress: ProgressReport | None = None,
+    heard: float = 10,
     namespace_budget: NamespaceBudget | None = None,
     deleting: bool = False,
     generation: int = 1,
     **others: Any,
 ) -> Facts:
-    """Facts as a pass would gather them."""
+    """Facts as a pass would gather them. ``heard``: seconds since the last new sign of life."""
     known = status or FineTuneJobStatus()
     wish = make_spec() if spec is None else spec
     plan: TrainingPlan | None = None
@@ -243,6 +244,7 @@ def make_facts(
         obstacle=obstacle,
         refusal=refusal,
         progress=progress,
+        heard=now - seconds(heard) if progress else None,
         namespace_budget=namespace_budget,
         **others,
     )

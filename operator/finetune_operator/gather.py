@@ -126,6 +126,7 @@ class Gatherer:
     ) -> Facts:
         status = read_status(job.status)
         plan, faults = self._plan(job, status)
+        heard = self._board.get(job.key, job.uid)
         facts = Facts(
             job=job,
             status=status,
@@ -134,7 +135,8 @@ class Gatherer:
             observed=Observed(jobs, pods),
             now=self._clock(),
             refusal=refusal,
-            progress=self._board.get(job.key, job.uid),
+            progress=heard.report if heard else None,
+            heard=heard.at if heard else None,
             dropped=self.dropped.paths,
             listening_since=self._since,
         )

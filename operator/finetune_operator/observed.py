@@ -136,13 +136,15 @@ class ChildPod:
     terminated: Termination | None
     """How it ended; of several containers, once all have: the first that failed."""
     scheduled: datetime | None
-    """When it got its node."""
+    """When it got its node, by the control plane's clock."""
     disruption: str
     """Reason of condition DisruptionTarget, or of the pod's own eviction; empty: none."""
     ended: tuple[tuple[str, Termination], ...] = ()
     """Containers of scorers that have ended, by name."""
     stuck_in: str = ""
     """Container of its beginning that failed; then ``terminated`` is that one's."""
+    acknowledged: datetime | None = None
+    """When its kubelet first saw it, by the clock of the node."""
     overdue: bool = False
     """It was ended for its own deadline."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 import aiohttp
 
@@ -23,25 +25,39 @@ TIMEOUT = aiohttp.ClientTimeout(total=2)
 logger = logging.getLogger(__name__)
 
 
+class Heard(NamedTuple):
+    """What a training job said, and when it last gave a new sign of life.
+
+    The signs bear the times of the nodes' clocks, and these may be wrong. So what counts is that a
+    sign is another than before, and when that was by the clock of the operator.
+    """
+
+    uid: str
+    report: ProgressReport
+    at: datetime
+
+
 class ProgressBoard:
     """The newest report of each training job."""
 
-    def __init__(self) -> None:
-        self._reports: dict[Key, tuple[str, ProgressReport]] = {}
+    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._clock = clock
+        self._heard: dict[Key, Heard] = {}
 
-    def get(self, key: Key, uid: str) -> ProgressReport | None:
-        """The report of the job with that UID, not of an earlier one of its name."""
-        owner, report = self._reports.get(key, ("", None))
-        return report if owner == uid else None
+    def get(self, key: Key, uid: str) -> Heard | None:
+        """Of the job with that UID, not of an earlier one of its name."""
+        known = self._heard.get(key)
+        return known if known is not None and known.uid == uid else None
 
     def put(self, key: Key, uid: str, report: ProgressReport) -> bool:
         """Returns whether it says something new."""
-        known = self._reports.get(key)
-        self._reports[key] = uid, report
-        return known != (uid, report)
+        known = self.get(key, uid)
+        same = known is not None and known.report.signs == report.signs
+        self._heard[key] = Heard(uid, report, known.at if known and same else self._clock())
+        return known is None or known.report != report
 
     def forget(self, key: Key) -> None:
-        self._reports.pop(key, None)
+        self._heard.pop(key, None)
 
 
 async def ask(session: aiohttp.ClientSession, ip: str) -> ProgressReport | None:

@@ -111,6 +111,7 @@ def read_child_pod(raw: Raw) -> ChildPod:
         waiting=_first_waiting([*beginners, *containers]),
         terminated=stuck_end or _of_all(ends),
         scheduled=_scheduled(conditions.get("PodScheduled", {})),
+        acknowledged=_time(status["startTime"]) if status.get("startTime") else None,
         disruption=_disruption(conditions.get("DisruptionTarget", {}), status),
         ended=tuple(
             (str(each.get("name", "")), end)

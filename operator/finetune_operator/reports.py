@@ -10,7 +10,7 @@ import json
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 MAX_MESSAGE_BYTES = 4096
@@ -18,12 +18,14 @@ MAX_DATASETS = 16
 MAX_LISTS = 4
 
 
-def _finite(value: Any) -> Any:
-    """NaN and infinity cannot stand in status: they count as unknown."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _finite(value: float | None) -> float | None:
+    """Where NaN and infinity make no sense, they count as unknown."""
+    return None if value is not None and not math.isfinite(value) else value
 
 
-Number = Annotated[float | None, BeforeValidator(_finite)]
+Number = Annotated[float | None, AfterValidator(_finite)]
+Measured = float | None
+"""Also what is not finite: JSON has it as the word ``NaN``, ``Infinity`` or ``-Infinity``."""
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Word = Annotated[str, Field(max_length=128)]
 
@@ -35,24 +37,24 @@ class _Report(BaseModel):
 
 
 class ScoresReport(_Report):
-    eval_loss: Number = None
-    perplexity: Number = None
-    token_accuracy: Number = None
-    bleu: Number = None
-    chr_f: Number = None
-    rouge_l: Number = None
-    exact_match: Number = None
-    regex_match: Number = None
-    json_valid: Number = None
-    train_sample_loss: Number = None
-    generalization_gap: Number = None
-    general_loss: Number = None
-    general_perplexity: Number = None
+    eval_loss: Measured = None
+    perplexity: Measured = None
+    token_accuracy: Measured = None
+    bleu: Measured = None
+    chr_f: Measured = None
+    rouge_l: Measured = None
+    exact_match: Measured = None
+    regex_match: Measured = None
+    json_valid: Measured = None
+    train_sample_loss: Measured = None
+    generalization_gap: Measured = None
+    general_loss: Measured = None
+    general_perplexity: Measured = None
 
 
 class DatasetNumbers(_Report):
-    loss: Number = None
-    perplexity: Number = None
+    loss: Measured = None
+    perplexity: Measured = None
 
 
 class DatasetReport(DatasetNumbers):
@@ -73,9 +75,9 @@ def _datasets(value: Any) -> Any:
 
 
 class PairedNumbersReport(_Report):
-    difference: Number = None
-    absolute_difference: Number = None
-    first_likelier: Number = None
+    difference: Measured = None
+    absolute_difference: Measured = None
+    first_likelier: Measured = None
 
 
 class PairedReport(PairedNumbersReport):
@@ -95,9 +97,9 @@ def _paired(value: Any) -> Any:
 
 
 class MetricsReport(ScoresReport):
-    loss: Number = None
-    learning_rate: Number = None
-    grad_norm: Number = None
+    loss: Measured = None
+    learning_rate: Measured = None
+    grad_norm: Measured = None
     baseline: ScoresReport | None = None
     datasets: Annotated[tuple[DatasetReport, ...], BeforeValidator(_datasets)] = ()
     paired_prompts: Annotated[tuple[PairedReport, ...], BeforeValidator(_paired)] = ()
@@ -195,9 +197,24 @@ class ProgressReport(_Training):
     ranks: Annotated[tuple[BeatReport, ...], Field(max_length=8192)] = ()
 
     @property
-    def last_sign(self) -> float:
-        """When a rank last did something, in Unix seconds."""
-        return max(self.updated_at, *(beat.at for beat in self.ranks), 0.0)
+    def signs(self) -> tuple[float, ...]:
+        """Another value: a rank has done something since."""
+        return self.attempt, self.updated_at, *(beat.at for beat in self.ranks)
+
+
+class MeetingReport(_Report):
+    """How long a rank had gone on after it last met the others, at the end of a step."""
+
+    met: Count
+    seconds: Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+def _meeting(value: Any) -> Any:
+    """One that makes no sense is none: the rest of the report still counts."""
+    try:
+        return None if value is None else MeetingReport.model_validate(value)
+    except ValidationError:
+        return None
 
 
 class FailureReport(_Report):
@@ -211,6 +228,7 @@ class FailureReport(_Report):
     hint: str | None = None
     lines: tuple[str, ...] = ()
     at: Number = None
+    since: Annotated[MeetingReport | None, BeforeValidator(_meeting)] = None
 
 
 class ShapeReport(_Report):

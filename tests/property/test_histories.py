@@ -188,7 +188,7 @@ class JobLife(RuleBasedStateMachine):
         self.time_is_accounted_for_to_the_second()
 
     def _start_operator(self) -> None:
-        self.stores, self.board = Stores(), ProgressBoard()
+        self.stores, self.board = Stores(), ProgressBoard(lambda: self.world.now)
         gatherer = Gatherer(self.world, self.stores, self.board, PLATFORM, lambda: self.world.now)
         self.reconciler = Reconciler(self.world, gatherer, lambda _: None)
         self.world.sync(self.stores)

@@ -5,6 +5,7 @@ Only here are the stage's environment variables read.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from finetune_trainer import lean_imports, outcome
 from finetune_trainer.config import RUN_JSON, WORKSPACE, Lock, RunConfig, load_run_config
 from finetune_trainer.errors import DiskFull, Preempted, failure_class
 from finetune_trainer.logs import configure, redact_streams
+from finetune_trainer.stage_attempt import Stage, StageAttempt
 
 OUTPUT = Path("/output")
 REUSED = Path("/sources/reused")
@@ -62,6 +64,7 @@ def _prepare(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict
         workspace,
         Path(augmented) if augmented else None,
         Path(shared) if shared else None,
+        _number(env),
     )
 
 
@@ -70,6 +73,7 @@ def _fetch(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[s
     from finetune_trainer.prepare import augment
 
     lean_imports.end()
+    StageAttempt(workspace, "prepare", _number(env)).begin()
     return augment.fetch_rows(config.data, Path(env["FINETUNE_AUGMENTED"]))
 
 
@@ -87,10 +91,12 @@ def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[
     try:
         if lock is not None and (other := env.get("FINETUNE_REUSE")):
             source = Path(env.get("FINETUNE_REUSED", REUSED))
-            return reuse.reuse_result(config, lock, other, source, place, serving)
+            taker = StageAttempt(workspace, "export", _number(env), config.job.uid)
+            taker.begin()
+            return reuse.reuse_result(config, lock, other, source, place, serving, taker)
         attempt = export.newest_attempt(config, workspace) if named is None else int(named)
         said = read_words(env.get("FINETUNE_SCORERS"))
-        return export.run(config, workspace, place, attempt, serving, lock, said)
+        return export.run(config, workspace, place, attempt, serving, lock, said, _number(env))
     except Exception as error:
         if output is None or failure_class(error) is not DiskFull.failure:
             raise
@@ -101,7 +107,7 @@ def _export(config: RunConfig, workspace: Path, env: Mapping[str, str]) -> dict[
 
 
 def _report(
-    stage: str,
+    stage: Stage,
     env: Mapping[str, str],
     run: Callable[[RunConfig, Path, Mapping[str, str]], dict[str, Any]],
     told_in: str | None = None,
@@ -115,7 +121,7 @@ def _report(
     recent = outcome.RecentLines()
     recent.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(recent)
-    attempt = int(env.get("FINETUNE_ATTEMPT", "0"))
+    attempt = _number(env)
     workspace = Path(env.get("FINETUNE_WORKSPACE", WORKSPACE))
     termination_log = Path(env.get("FINETUNE_TERMINATION_LOG", outcome.TERMINATION_LOG))
 
@@ -126,16 +132,30 @@ def _report(
         return Preempted.failure.exit_code
 
     _on_sigterm(stopped)
+    fence = StageAttempt(workspace, stage, attempt)
     try:
         config = load_run_config(Path(env.get("FINETUNE_RUN_JSON", RUN_JSON)))
         result = outcome.succeeded(stage, attempt, **run(config, workspace, env))
         code = 0
     except Exception as error:
         log.exception("%s failed", stage)
-        result = outcome.failed(stage, attempt, error, recent.lines)
+        # A successor takes away what this attempt works on; that is no failure of its own.
+        result = outcome.failed(stage, attempt, _replaced(fence) or error, recent.lines)
         code = int(result["failure"]["exitCode"])
-    outcome.report(result, workspace / f"{told_in or stage}.json", termination_log)
+    place = None if _replaced(fence) else workspace / f"{told_in or stage}.json"
+    outcome.report(result, place, termination_log)
     return code
+
+
+def _replaced(fence: StageAttempt) -> Preempted | None:
+    with contextlib.suppress(OSError):  # a volume that fails keeps no outcome from being told
+        return fence.replaced()
+    return None
+
+
+def _number(env: Mapping[str, str]) -> int:
+    """Of the attempt of the stage."""
+    return int(env.get("FINETUNE_ATTEMPT", "0"))
 
 
 def _on_sigterm(last_words: Callable[[], int]) -> None:

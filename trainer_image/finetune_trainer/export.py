@@ -31,8 +31,10 @@ from finetune_trainer.model_card import CardFacts, model_card
 from finetune_trainer.model_loading import GGUF_FILE
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.prepare.report import REPORT_JSON, REPORT_PAGE
+from finetune_trainer.progress import numbers
 from finetune_trainer.published import publish_output, release
 from finetune_trainer.smoke_test import smoke_test
+from finetune_trainer.stage_attempt import StageAttempt
 from finetune_trainer.weight_check import check_learnt, check_weights
 
 log = logging.getLogger(__name__)
@@ -46,20 +48,24 @@ def run(
     serving: Path | None = None,
     lock: Lock | None = None,
     scorers: tuple[ScorerWords, ...] = (),
+    number: int = 0,
 ) -> dict[str, Any]:
     """Publish ``output.formats`` of the attempt below ``output``: ``adapter``, ``merged``, and
     ``gguf``.
 
     Beside ``merged`` lies a copy of ``serving``, the manifest that serves it; ``lock`` is published
-    with each. ``scorers``: what the user's programs said of the answers.
+    with each. ``scorers``: what the user's programs said of the answers; ``number`` of this attempt
+    of export.
 
     Returns ``artifact``, ``rating`` where people are to compare answers, and the train result's
     ``train``. While the gate waits for people there is no ``artifact``, and nothing but what they
     need is written. Repeating it is harmless. Raises ``StageError`` when the weights are damaged or
     behave differently after the export; ``GateFailed``, before anything is written, when they are
     not good enough; ``PublishRefused`` or ``PublishFailed``, with the result in ``output``, when a
-    destination does not take it.
+    destination does not take it; ``Preempted`` when a later attempt has begun.
     """
+    stage_attempt = StageAttempt(workspace, "export", number, config.job.uid)
+    stage_attempt.begin()
     attempt = workspace / "attempts" / str(train_attempt)
     trained = attempt / ("adapter" if config.method.lora else "model")
     if not trained.is_dir():
@@ -71,10 +77,21 @@ def run(
     base = manifests.read_manifest(workspace / "model")
     data = manifests.read_manifest(workspace / "data")
     result = _train_result(attempt)
-    metrics = result.get("metrics") or {}
+    metrics = numbers(result.get("metrics") or {})
     passed = pass_gate(config.gate, metrics, scorers) if config.gate else None
     work = _Work(
-        config, workspace, attempt, trained, output, base, data, result, passed, lock, scorers
+        config,
+        stage_attempt,
+        workspace,
+        attempt,
+        trained,
+        output,
+        base,
+        data,
+        result,
+        passed,
+        lock,
+        scorers,
     )
     bundle = rating.read_bundle(config, attempt)
     waits = waits_for_people(config.gate, bundle.digest if bundle else None)
@@ -82,12 +99,12 @@ def run(
     asked = {"rating": bundle.report} if bundle else {}
     if bundle:
         rating.write_key(bundle, attempt / rating.KEY)
-        _publish_rating(bundle, config, output / rating.FOLDER, work.facts)
+        _publish_rating(bundle, work, output / rating.FOLDER)
     if waits:
         return {**asked, "train": work.told["train"]}
     makers = {"Adapter": _adapter, "Merged": _merged, "GGUF": _gguf}
     published = {FOLDERS[form]: _kept(work, form) or makers[form](work) for form in formats}
-    artifact = release(config, output, published, serving)
+    artifact = release(stage_attempt, config, output, published, serving)
     if config.checkpoint.after_success == "Delete":
         _delete_checkpoints(workspace)
     return {"artifact": artifact, **asked, **work.told}
@@ -98,6 +115,7 @@ class _Work:
     """What the forms of a result are made from."""
 
     config: RunConfig
+    stage_attempt: StageAttempt
     workspace: Path
     attempt: Path
     trained: Path
@@ -115,8 +133,8 @@ class _Work:
         takes this result."""
         gate = {"gate": {"message": self.gate}} if self.gate else {}
         result = self.result
-        numbers = {key: result[key] for key in ("metrics", "step", "steps") if key in result}
-        return {**gate, "train": numbers}
+        train = {key: result[key] for key in ("metrics", "step", "steps") if key in result}
+        return {**gate, "train": train}
 
     @property
     def found(self) -> dict[str, Any]:
@@ -155,16 +173,14 @@ def _kept(work: _Work, form: Form) -> dict[str, Any] | None:
     An export that comes again after a push that failed leaves it to those who read it.
     """
     folder = work.output / FOLDERS[form]
-    kept = manifests.reusable(folder, manifests.digest_of(work.facts))
-    if kept is not None:
-        manifests.clear_siblings(folder, work.config.job.uid)
-    return kept
+    work.stage_attempt.clear(folder)
+    return manifests.reusable(folder, manifests.digest_of(work.facts))
 
 
 def _adapter(work: _Work) -> dict[str, Any]:
     """Publish the adapter; returns its manifest."""
     target, model = work.output / "adapter", work.workspace / "model"
-    folder = manifests.fresh_sibling(target, work.config.job.uid)
+    folder = work.stage_attempt.scratch(target)
     _copy_adapter(work.trained, folder, work.base)
     _save_tokenizer(model, folder)
     asked = {}
@@ -172,16 +188,17 @@ def _adapter(work: _Work) -> dict[str, Any]:
         check_weights(folder)
         asked = smoke_test(load_trained(model, folder, adapter=True), load_tokenizer(folder))
     work.accompany(folder, "Adapter")
-    return publish_output(folder, target, work.facts, {**work.found, "smokeTest": asked})
+    found = {**work.found, "smokeTest": asked}
+    return publish_output(work.stage_attempt, folder, target, work.facts, found)
 
 
 def _merged(work: _Work) -> dict[str, Any]:
     """Publish the whole model; returns its manifest."""
     target = work.output / "merged"
-    folder = manifests.fresh_sibling(target, work.config.job.uid)
+    folder = work.stage_attempt.scratch(target)
     found = _merge(work, folder)
     work.accompany(folder, "Merged")
-    return publish_output(folder, target, work.facts, {**work.found, **found})
+    return publish_output(work.stage_attempt, folder, target, work.facts, {**work.found, **found})
 
 
 def _merge(work: _Work, folder: Path) -> dict[str, Any]:
@@ -192,14 +209,16 @@ def _merge(work: _Work, folder: Path) -> dict[str, Any]:
 def _gguf(work: _Work) -> dict[str, Any]:
     """Publish the whole model as one file, made from the merged one; returns its manifest."""
     target, kind = work.output / "gguf", work.config.output.gguf_type
-    folder = manifests.fresh_sibling(target, work.config.job.uid)
+    folder = work.stage_attempt.scratch(target)
     with _whole(work) as (whole, merged):
         difference, asked = export_gguf(
             whole, folder / GGUF_FILE, kind, about(work.config, work.base)
         )
     work.accompany(folder, "GGUF")
     found = {"type": kind, "maxLogitDifference": difference, "smokeTest": asked}
-    return publish_output(folder, target, work.facts, {**work.found, **merged, **found})
+    return publish_output(
+        work.stage_attempt, folder, target, work.facts, {**work.found, **merged, **found}
+    )
 
 
 @contextmanager
@@ -209,12 +228,12 @@ def _whole(work: _Work) -> Iterator[tuple[Path, dict[str, Any]]]:
     if "Merged" in work.config.output.formats:
         yield work.output / "merged", {}
         return
-    scratch = manifests.fresh_sibling(work.workspace / "merged")
+    scratch = work.stage_attempt.scratch(work.workspace / "merged")
     try:
         found = _merge(work, scratch)
         yield scratch, found
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        work.stage_attempt.discard(scratch)
 
 
 def _delete_checkpoints(workspace: Path) -> None:
@@ -285,13 +304,12 @@ def _save_tokenizer(base: Path, folder: Path) -> None:
     load_tokenizer(base).save_pretrained(folder)
 
 
-def _publish_rating(
-    bundle: rating.Bundle, config: RunConfig, target: Path, facts: dict[str, Any]
-) -> None:
+def _publish_rating(bundle: rating.Bundle, work: _Work, target: Path) -> None:
     """Once: people may be rating it already."""
-    facts = {**facts, "bundle": bundle.digest}
+    facts = {**work.facts, "bundle": bundle.digest}
+    work.stage_attempt.clear(target)
     if manifests.reusable(target, manifests.digest_of(facts)):
         return
-    folder = manifests.fresh_sibling(target, config.job.uid)
-    rating.write_bundle(bundle, config, folder)
-    publish_output(folder, target, facts, {})
+    folder = work.stage_attempt.scratch(target)
+    rating.write_bundle(bundle, work.config, folder)
+    publish_output(work.stage_attempt, folder, target, facts, {})

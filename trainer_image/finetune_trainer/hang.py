@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,7 +19,8 @@ from typing import Any, NamedTuple
 AWAKE_SECONDS = 10.0
 """Longest time between two looks that counts: a launcher that was stopped itself saw nothing."""
 EARLIER_SECONDS = 2.0
-"""So much later another rank must have fallen silent to be innocent; clocks differ a little."""
+"""So much later another rank must have fallen silent to be innocent: signs are told once a
+second."""
 _COLLECTIVE = ("torch/distributed/distributed_c10d.py", "deepspeed/comm/")
 _WAITS_FOR_WRITER, _WRITER = "finetune_trainer/checkpoint.py", "finetune_trainer/tensor_file.py"
 _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>.+)$')
@@ -144,9 +146,10 @@ def hang_failure(silence: Silence, sight: Sight, lead: Lead) -> dict[str, Any]:
         "class": "Hang",
         "message": f"no sign of life for {silence.seconds:.0f} s in phase {phase} after step "
         f"{step}: the rank {sight.words}{where}",
-        "hint": "the pod's log holds the stacks of its threads; if this was work, raise "
-        "spec.recovery.hangAfterSeconds",
+        "hint": "rank-<n>.stacks beside its log (status.logs) holds the stacks of its threads; if "
+        "this was work, raise spec.recovery.hangAfterSeconds",
         "step": step,
+        "at": round(time.time(), 3),
     }
 
 
@@ -171,9 +174,33 @@ def _standing(stacks: str) -> tuple[str, str, str]:
 
 
 def _fell_silent_first(rank: int, beats: Iterable[Mapping[str, Any]]) -> bool:
-    at = {int(beat["rank"]): float(beat["at"]) for beat in beats}
-    own = at.pop(rank, None)
-    return own is None or all(own < other + EARLIER_SECONDS for other in at.values())
+    """By the time that each gave its last sign after they had met, on its own clock: those of other
+    nodes may be wrong by minutes. A rank that missed the last meeting fell silent before it."""
+    by_rank = {int(beat["rank"]): beat for beat in beats}
+    beat = by_rank.pop(rank, None)
+    if beat is None:
+        return True
+    own = _last_sign(beat)
+    if own is None:
+        return False
+    others = [other for other in map(_last_sign, by_rank.values()) if other is not None]
+    return all(
+        own.met < other.met
+        or (own.met == other.met and own.seconds < other.seconds + EARLIER_SECONDS)
+        for other in others
+    )
+
+
+class _LastSign(NamedTuple):
+    met: int
+    """Step after which the rank had last met the others."""
+    seconds: float
+    """After that."""
+
+
+def _last_sign(beat: Mapping[str, Any]) -> _LastSign | None:
+    """None: it had not met the others yet."""
+    return _LastSign(int(beat["met"]), float(beat["since"])) if "met" in beat else None
 
 
 def _frames(stacks: str) -> Iterator[tuple[str, str, str]]:

@@ -17,6 +17,8 @@ from finetune_trainer.patience import Patience
 Phase = Literal["init", "load", "eval", "train", "checkpoint", "save", "done"]
 
 INTERVAL_SECONDS = 1.0
+MEETING_STEPS = 64
+"""So often what the ranks say of times is set right: clocks also run at different speeds."""
 
 
 class Heartbeat:
@@ -37,6 +39,8 @@ class Heartbeat:
         self.phase: Phase = "init"
         self.step = 0
         self.at = time.time()
+        self._met: int | None = None
+        self._met_at = 0.0
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -53,12 +57,26 @@ class Heartbeat:
             _replace(self._beside, {**self.content(), "patience": self.patience.of(phase)})
         _replace(self._path, self.content())
 
+    def met(self, step: int) -> None:
+        """All ranks have just ended ``step`` together, at 0 the rendezvous.
+
+        What each counts from here can be compared, whatever the clocks of their nodes say. It is
+        written at once, so that a rank that does not say it has not come here.
+        """
+        self._met, self._met_at = step, time.monotonic()
+        self._last = -INTERVAL_SECONDS
+        self.beat(self.phase, step)
+
     def content(self) -> dict[str, Any]:
+        meeting: dict[str, Any] = {}
+        if self._met is not None:
+            meeting = {"met": self._met, "since": round(time.monotonic() - self._met_at, 3)}
         return {
             "rank": self._rank,
             "phase": self.phase,
             "step": self.step,
             "at": round(self.at, 3),
+            **meeting,
         }
 
 

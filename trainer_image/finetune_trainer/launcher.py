@@ -34,6 +34,7 @@ from finetune_trainer.heartbeat import read_all
 from finetune_trainer.logs import RankLog, configure
 from finetune_trainer.pod import Pod
 from finetune_trainer.rank_process import COLLECTIVE, HOST_OOM, PREEMPTED, RankProcess
+from finetune_trainer.stacks import ask, keep, see_others
 from finetune_trainer.verdict import exit_code, verdict
 from finetune_trainer.wakeups import become_reaper, signals
 
@@ -43,9 +44,6 @@ FOLLOW_SECONDS = 30.0
 """What they get when the first one left for a reason that all share: preempted, or finished."""
 LOG_LIMIT = 16 * 2**20
 """Bytes of a rank's log file; as many again are kept of what came before."""
-
-STACKS_SECONDS = 1.0
-"""What a rank gets to write its stacks; the signal interrupts whatever it waits in."""
 
 HANG = BY_NAME["Hang"].exit_code
 
@@ -89,6 +87,10 @@ class Launcher:
         outcome.report(result, self.pod.result_path, self.pod.termination_log)
         return exit_code(result)
 
+    @property
+    def _logs(self) -> Path:
+        return self.pod.folder / "logs"
+
     def _start(self, records: Path) -> None:
         workers = self.pod.config.workers
         for local_rank in range(workers.ranks_per_worker):
@@ -121,7 +123,7 @@ class Launcher:
             rank_log = RankLog(
                 process.stdout,
                 rank=rank,
-                path=self.pod.folder / "logs" / f"rank-{rank}.log",
+                path=self._logs / f"rank-{rank}.log",
                 limit=LOG_LIMIT,
             )
             self.ranks.append(
@@ -169,10 +171,7 @@ class Launcher:
 
     def _look_at(self, rank: RankProcess) -> None:
         """A silent rank: have its stacks, and end it if the others wait for it."""
-        rank.stacks.write_bytes(b"")
-        rank.send(signal.SIGUSR2)
-        time.sleep(STACKS_SECONDS)
-        stacks = rank.stacks.read_text(errors="replace")
+        (stacks,) = ask([rank])
         sight = judge(process_state(rank.process.pid), stacks)
         log.warning(
             "rank %d gave no sign of life for %.0f s: it %s\n%s",
@@ -191,14 +190,19 @@ class Launcher:
         if guilty(rank.rank, sight, silence, beats, lead):
             rank.seen = hang_failure(silence, sight, lead)
             rank.hung = True
+            others = see_others(self.ranks, rank)
             rank.send(signal.SIGKILL)
+            for seen in others:
+                keep(self._logs, *seen)
+        # Last: a volume that hangs may be what keeps the rank waiting.
+        keep(self._logs, rank, sight.words, stacks)
 
     def _on_end(self, rank: RankProcess, code: int) -> None:
         rank.exit_code = rank.process.returncode = code if code >= 0 else 128 - code
         if rank.hung and code == -signal.SIGKILL:  # it may have come back and ended by itself
             rank.exit_code = HANG
         elif self._was_too_large(rank):
-            rank.seen = dict(HOST_OOM)
+            rank.seen = HOST_OOM | {"at": round(time.time(), 3)}
         if self.asked_to_stop and rank.exit_code == 128 + signal.SIGTERM:
             rank.exit_code = PREEMPTED  # it was too young to catch the signal
         self.order_of_death.append(rank)

@@ -192,9 +192,10 @@ class Loop:
         self.reporter.step_done(
             self.state,
             {
-                "loss": loss,
+                "loss": loss if window.supervised else None,
                 "learningRate": rate,
-                "gradNorm": outcome.grad_norm if outcome else None,
+                # That of a refused step was made not finite on purpose.
+                "gradNorm": outcome.grad_norm if outcome and not outcome.refused else None,
             },
             window=window,
             skipped=skipped,

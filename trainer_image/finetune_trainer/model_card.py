@@ -335,5 +335,8 @@ def _lock(lock: Mapping[str, Any]) -> list[str]:
     return ["```json", json.dumps(lock, indent=1, sort_keys=True), "```"]
 
 
-def _figure(value: float | None) -> str:
+def _figure(value: float | str | None) -> str:
+    """``value``: a number, or the word for one that is not finite."""
+    if isinstance(value, str):
+        return value
     return "–" if value is None else f"{value:.4g}"

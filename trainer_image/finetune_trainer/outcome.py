@@ -12,6 +12,7 @@ import logging
 import os
 import time
 import traceback
+import uuid
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ def report(
 def write_json(path: Path, content: Any) -> None:
     """Replace ``path`` atomically: readers see the old object or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not by process: in two pods these have the same numbers.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     with temporary.open("w") as file:
         json.dump(content, file, separators=(",", ":"))
         file.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 from finetune_trainer import heartbeat
 
 MAX_BYTES = 64 * 1024
+_OF_A_BEAT = ("rank", "phase", "step", "at")
+_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Progress:
     """Written by the training thread, read by the HTTP threads.
 
-    Values of ``None`` and numbers that are not finite are left out: JSON has neither, and the
-    reader treats what is absent as unknown.
+    Values of ``None`` are left out: the reader treats what is absent as unknown. Numbers that are
+    not finite were measured; see ``told``.
     """
 
     def __init__(self, attempt: int, heartbeats: Path, world_size: int) -> None:
@@ -35,7 +38,7 @@ class Progress:
     @property
     def metrics(self) -> dict[str, Any]:
         with self._lock:
-            known: dict[str, Any] = finite(self._content["metrics"])
+            known: dict[str, Any] = told(self._content["metrics"])
             return known
 
     @property
@@ -47,8 +50,9 @@ class Progress:
     def render(self) -> bytes:
         """The object with the heartbeats of all ranks; the oldest beats first if not all fit."""
         with self._lock:
-            content = finite(self._content)
-        ranks = heartbeat.read_all(self._heartbeats, self._world_size)
+            content = told(self._content)
+        beats = heartbeat.read_all(self._heartbeats, self._world_size)
+        ranks = [{name: beat[name] for name in _OF_A_BEAT if name in beat} for beat in beats]
         content["ranks"] = ranks
         body = _dump(content)
         if len(body) > MAX_BYTES:
@@ -57,6 +61,27 @@ class Progress:
                 del ranks[len(ranks) // 2 :]
                 body = _dump(content)
         return body
+
+
+def told(content: Any) -> Any:
+    """The content as JSON holds it, at any depth: without ``None``, and with NaN and infinities,
+    for which JSON has no number, as the words "NaN", "Infinity" and "-Infinity"."""
+    if isinstance(content, dict):
+        return {key: told(value) for key, value in content.items() if value is not None}
+    if isinstance(content, list | tuple):
+        return [told(value) for value in content if value is not None]
+    if isinstance(content, float) and not math.isfinite(content):
+        return next(word for word, number in _WORDS.items() if str(number) == str(content))
+    return content
+
+
+def numbers(content: Any) -> Any:
+    """The content with numbers in the place of these words, at any depth."""
+    if isinstance(content, dict):
+        return {key: numbers(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [numbers(value) for value in content]
+    return _WORDS.get(content, content) if isinstance(content, str) else content
 
 
 def finite(content: Any) -> Any:
@@ -69,9 +94,7 @@ def finite(content: Any) -> Any:
 
 
 def _known(value: Any) -> bool:
-    return value is not None and not (
-        isinstance(value, float) and (value != value or value in (float("inf"), float("-inf")))
-    )
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _dump(content: Any) -> bytes:

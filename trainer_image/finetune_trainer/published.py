@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,49 +11,42 @@ from typing import Any
 from finetune_trainer.config import FOLDERS, RunConfig
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.publishing.destinations import push_all
-
-log = logging.getLogger(__name__)
+from finetune_trainer.stage_attempt import StageAttempt
 
 SERVING = "serving.yaml"
 DIFFERENCE = "quantizationLogitDifference"
 
 
 def publish_output(
-    temporary: Path,
+    attempt: StageAttempt,
+    made: Path,
     target: Path,
     facts: dict[str, Any],
     found: dict[str, Any],
     *,
     replace: bool = False,
 ) -> dict[str, Any]:
-    """Seal and rename. What another job published at this place is moved aside, not deleted, unless
-    ``replace`` says that it is the same.
+    """Seal and publish; ``replace``: what another job published at this place is the same.
 
     The manifest, which is returned, holds ``facts``, on which the result depends, and ``found``,
     what is known of it besides; ``facts["job"]`` is the owner.
     """
-    manifest = manifests.seal(temporary, manifests.digest_of(facts), {**facts, **found})
-    if target.exists() and not replace:
-        try:
-            owner = manifests.read_manifest(target)["job"]["uid"]
-        except (OSError, json.JSONDecodeError, KeyError):
-            owner = "unknown"
-        if owner != facts["job"]["uid"]:
-            aside = _free_name(target.with_name(f"{target.name}.replaced-{owner[:8]}"))
-            log.warning("%s holds another job's output; moved to %s", target, aside.name)
-            target.rename(aside)
-    manifests.publish(temporary, target)
+    manifest = manifests.seal(made, manifests.digest_of(facts), {**facts, **found})
+    attempt.publish(made, target, replace=replace)
     return manifest
 
 
 def release(
+    attempt: StageAttempt,
     config: RunConfig,
     output: Path,
     published: Mapping[str, dict[str, Any]],
     serving: Path | None,
 ) -> dict[str, Any]:
     """Put ``serving`` beside the merged model and push to the destinations; the artifact, as the
-    stage tells it. ``published`` are the manifests by folder."""
+    stage tells it. ``published`` are the manifests by folder. Raises ``Preempted`` before that,
+    where a later attempt has begun."""
+    attempt.give_way()
     if serving is not None and serving.exists() and "merged" in published:
         _replace(serving, output / SERVING)
     digests = {name: manifest["digest"] for name, manifest in published.items()}
@@ -75,11 +66,6 @@ def release(
 
 
 def _replace(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     shutil.copyfile(source, temporary)
     temporary.replace(target)
-
-
-def _free_name(path: Path) -> Path:
-    candidates = [path, *(path.with_name(f"{path.name}-{n}") for n in range(1, 1000))]
-    return next(candidate for candidate in candidates if not candidate.exists())

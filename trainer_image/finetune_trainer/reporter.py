@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune_trainer.account import Account
-from finetune_trainer.heartbeat import Heartbeat, Phase
+from finetune_trainer.heartbeat import MEETING_STEPS, Heartbeat, Phase
 from finetune_trainer.lineage import Parent
 from finetune_trainer.metrics import Metrics
 from finetune_trainer.progress import Progress, finite
@@ -156,6 +156,8 @@ class Reporter:
         self.attempt_tokens += window.tokens
         self.step_seconds += seconds
         self.account.turn_to("train", state.step)
+        if state.step % MEETING_STEPS == 0:
+            self.heartbeat.met(state.step)
         if self.heartbeat.patience is not None:
             self.heartbeat.patience.took(seconds)
         self._metrics["step_seconds"].observe(seconds)
@@ -221,7 +223,7 @@ class Reporter:
         self._logged_at = time.monotonic()
         log.info(
             "step %d of %d: loss %.4f, %.0f tokens/s, %.0f s left",
-            *(step, self._steps, loss, speed, eta),
+            *(step, self._steps, math.nan if loss is None else loss, speed, eta),
         )
 
     def evaluated(

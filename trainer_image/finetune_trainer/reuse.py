@@ -15,6 +15,7 @@ from finetune_trainer.config import FOLDERS, Lock, RunConfig
 from finetune_trainer.lock import read_lock
 from finetune_trainer.prepare import manifest as manifests
 from finetune_trainer.published import publish_output, release
+from finetune_trainer.stage_attempt import StageAttempt
 
 log = logging.getLogger(__name__)
 
@@ -52,39 +53,41 @@ def reuse_result(
     source: Path,
     output: Path,
     serving: Path | None = None,
+    attempt: StageAttempt | None = None,
 ) -> dict[str, Any]:
     """Publish below ``output`` what the FineTuneJob ``job`` published in ``source``, if it is the
-    result of ``lock``.
+    result of ``lock``. ``attempt`` of export; None: the only one.
 
     Returns what export returns; or ``refused``, and then nothing was published.
     """
+    attempt = attempt or StageAttempt(output, "export", owner=config.job.uid)
     names = [FOLDERS[form] for form in config.output.formats]
     published: dict[str, dict[str, Any]] = {}
     try:
-        copies = [_copied(config, lock, source / name, output / name) for name in names]
+        copies = [_copied(attempt, config, lock, source / name, output / name) for name in names]
     except RefusedError as error:
         log.warning("the result of %s is not taken: %s", job, error)
-        for left in output.glob(f".*.{config.job.uid}.*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for name in names:
+            attempt.clear(output / name)
         return {"refused": str(error)}
     for name, (folder, manifest) in zip(names, copies, strict=True):
         found = {key: value for key, value in manifest.items() if key not in _OF_THE_FOLDER}
         facts = {"job": config.job.model_dump(), "trainedBy": _trained_by(manifest)}
         same = _is_same(source / name, output / name)
         published[name] = publish_output(
-            folder, output / name, facts, {**found, **facts}, replace=same
+            attempt, folder, output / name, facts, {**found, **facts}, replace=same
         )
     first = copies[0][1]
     log.info("took the result of %s: same lock, all hashes agree", job)
     return {
-        "artifact": release(config, output, published, serving),
+        "artifact": release(attempt, config, output, published, serving),
         **({"gate": first["gate"]} if "gate" in first else {}),
         "train": first.get("train", {}),
     }
 
 
 def _copied(
-    config: RunConfig, lock: Lock, origin: Path, target: Path
+    attempt: StageAttempt, config: RunConfig, lock: Lock, origin: Path, target: Path
 ) -> tuple[Path, dict[str, Any]]:
     """Copy a published folder beside its place and check the copy. Raises ``RefusedError``."""
     name = origin.name
@@ -100,7 +103,7 @@ def _copied(
             f"{name} has weights of type {manifest.get('type')}, not {config.output.gguf_type}"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = manifests.fresh_sibling(target, config.job.uid)
+    folder = attempt.scratch(target)
     for file in files:
         path = folder / file
         if not path.resolve().is_relative_to(folder.resolve()):

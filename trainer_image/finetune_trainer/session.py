@@ -22,7 +22,7 @@ from finetune_trainer.judging.datasets import open_scored
 from finetune_trainer.judging.paired import open_paired
 from finetune_trainer.loop import Loop, result_of
 from finetune_trainer.patience import LONG
-from finetune_trainer.progress import finite
+from finetune_trainer.progress import told
 from finetune_trainer.reporter import Reporter
 from finetune_trainer.self_test import self_test
 from finetune_trainer.shutdown import Shutdown
@@ -77,6 +77,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
         collective_seconds=float(env.get("FINETUNE_COLLECTIVE_SECONDS", limit)),
     )
     log.info("all %d ranks have met", rank.place.world_size)
+    reporter.heartbeat.met(0)
     if "FINETUNE_COLLECTIVES" in env:  # of its launcher
         collectives.tell(Path(env["FINETUNE_COLLECTIVES"]), gang.collectives_begun)
     reporter.phase("load", 0)
@@ -138,7 +139,7 @@ def train(rank: Rank, shutdown: Shutdown) -> dict[str, Any]:
     reporter.phase("done", loop.state.step)
     if not gang.is_first:
         return {}
-    numbers: dict[str, Any] = finite(result_of(loop))
+    numbers: dict[str, Any] = told(result_of(loop))
     return {**numbers, "resumedFrom": rank.progress.resumed_from}
 
 

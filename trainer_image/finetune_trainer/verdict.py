@@ -53,6 +53,8 @@ def _failure(pod: Pod, ranks: Sequence[RankProcess], rank: RankProcess) -> dict[
         failure["lines"] = lines
     for known in ("account", "resumedFrom"):
         _ask_others(ranks, result, known)
+    if (meeting := _since_meeting(rank, failure)) is not None:
+        failure["since"] = meeting
     if "step" not in failure and (step := _last_step(pod, rank.rank)) is not None:
         failure["step"] = step
     return result
@@ -63,6 +65,17 @@ def _ask_others(ranks: Sequence[RankProcess], result: dict[str, Any], name: str)
     told = (record for rank in ranks if (record := rank.record()) and name in record)
     if name not in result and (record := next(told, None)) is not None:
         result[name] = record[name]
+
+
+def _since_meeting(rank: RankProcess, failure: dict[str, Any]) -> dict[str, Any] | None:
+    """How long after the ranks had last met it failed: by one clock, so that the ends of pods on
+    nodes with different clocks can be put in order."""
+    rank.silence.listen(0.0)  # its last sign may be newer than the last look
+    beat = rank.silence.beat
+    if "met" not in beat or "at" not in failure:
+        return None
+    seconds = float(beat["since"]) + float(failure["at"]) - float(beat["at"])
+    return {"met": beat["met"], "seconds": round(seconds, 3)}
 
 
 def _last_step(pod: Pod, rank: int) -> int | None:

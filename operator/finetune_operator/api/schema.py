@@ -226,11 +226,14 @@ class DecimalRange(_CelString):
 
 
 Decimal = Annotated[str, Field(max_length=32)]
-"""A decimal number in status, written by the operator; ``float()`` reads it."""
+"""A decimal number in status, written by the operator; ``float()`` reads it. What is not finite is
+``NaN``, ``Infinity`` or ``-Infinity``."""
 
 
 def decimal_string(value: float, digits: int = 6) -> str:
     """A number as status holds it: at most ``digits`` significant digits."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
     return f"{value:.{digits}g}"
 
 

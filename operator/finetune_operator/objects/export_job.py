@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from ..api.types import StageName
@@ -10,14 +11,21 @@ from ..destinations import login
 from ..plan import TrainingPlan
 from ..sources import SOURCES
 from .job import build_job
-from .pod import container_resources, placement, pod_template
+from .pod import alone, container_resources, pod_template
 
 REUSED_PATH = f"{SOURCES}/reused"
 """Where the pod finds the result of another job."""
 
 
-def build_export_job(plan: TrainingPlan, attempt: int, train_attempt: int | None) -> dict[str, Any]:
-    """The Job ``<name>-x<attempt>``, for the weights of training attempt ``train_attempt``.
+def build_export_job(
+    plan: TrainingPlan,
+    attempt: int,
+    train_attempt: int | None,
+    avoid: Sequence[str] = (),
+    suspect: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The Job ``<name>-x<attempt>``, for the weights of training attempt ``train_attempt``;
+    ``avoid`` and ``suspect`` as for ``elsewhere``.
 
     None leaves the choice to the trainer: the newest attempt that left weights.
     """
@@ -68,6 +76,6 @@ def build_export_job(plan: TrainingPlan, attempt: int, train_attempt: int | None
         env=env,
         volumes=volumes,
         mounts=mounts,
-        pod=placement(plan.spec.export),
+        pod=alone(plan.spec.export, avoid, suspect),
     )
     return build_job(plan, StageName.EXPORT, attempt, template)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..api.types import Resources, Stage, StageName, UserContainer, Workers
 from ..plan import TrainingPlan
+from .elsewhere import elsewhere
 from .labels import stage_labels
 
 CONTAINER = "trainer"
@@ -113,6 +115,12 @@ def labelled(
     if workers.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": ref.name} for ref in workers.image_pull_secrets]
     return {"metadata": {"labels": stage_labels(plan, stage, attempt)}, "spec": spec}
+
+
+def alone(wish: Stage, avoid: Sequence[str], suspect: Sequence[str]) -> dict[str, Any]:
+    """Where the one pod of a stage may go; nodes as for ``elsewhere``."""
+    affinity = elsewhere(avoid, suspect, {})
+    return placement(wish) | ({"affinity": affinity} if affinity else {})
 
 
 def placement(wish: Workers | Stage) -> dict[str, Any]:

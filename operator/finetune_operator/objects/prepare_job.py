@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..api.types import Augment, Reuse, StageName
@@ -9,7 +10,7 @@ from ..object_store import login_path, login_volume
 from ..plan import TrainingPlan
 from ..sources import CHAT_TEMPLATE_PATH, PUBLISHED, S3_LOGINS, SOURCES, Source
 from .job import build_job
-from .pod import container_resources, own_command, placement, pod_template
+from .pod import alone, container_resources, own_command, pod_template
 
 AUGMENT = "augment"
 """Container of ``spec.data.augment``."""
@@ -18,8 +19,11 @@ SHARED_DATA = "/shared-data"
 TOKEN_PATH = f"{SOURCES}/secret/token"
 
 
-def build_prepare_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
-    """The Job ``<name>-p<attempt>``, with every source mounted read-only."""
+def build_prepare_job(
+    plan: TrainingPlan, attempt: int, avoid: Sequence[str] = (), suspect: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The Job ``<name>-p<attempt>``, with every source mounted read-only; ``avoid`` and ``suspect``
+    as for ``elsewhere``."""
     volumes, mounts = _source_volumes(plan)
     env = []
     model = plan.spec.model
@@ -72,7 +76,7 @@ def build_prepare_job(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
         env=env,
         volumes=volumes,
         mounts=mounts,
-        pod=placement(plan.spec.prepare),
+        pod=alone(plan.spec.prepare, avoid, suspect),
     )
     if augment:
         pod = template["spec"]

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..api.types import Scorer, StageName
 from ..plan import TrainingPlan
 from .job import build_job
-from .pod import labelled, own_command, placement, restricted
+from .pod import alone, labelled, own_command, restricted
 
 ANSWERS = "/scoring/answers.jsonl"
 SCORES = "/dev/termination-log"
 """The kubelet reads it: at most 4 KiB, and no volume is shared with the scorers."""
 
 
-def build_score_job(plan: TrainingPlan, attempt: int, train_attempt: int) -> dict[str, Any]:
-    """The Job ``<name>-s<attempt>`` over the answers of training attempt ``train_attempt``.
+def build_score_job(
+    plan: TrainingPlan,
+    attempt: int,
+    train_attempt: int,
+    avoid: Sequence[str] = (),
+    suspect: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The Job ``<name>-s<attempt>`` over the answers of training attempt ``train_attempt``;
+    ``avoid`` and ``suspect`` as for ``elsewhere``.
 
     It always comes to an end: its pod after the deadline of the scorers, the Job itself, where its
     pod never gets a node, after that of a start besides.
@@ -36,7 +44,7 @@ def build_score_job(plan: TrainingPlan, attempt: int, train_attempt: int) -> dic
             },
             *({"name": f"tmp-{scorer.name}", "emptyDir": {}} for scorer in plan.scorers),
         ],
-        **placement(plan.spec.export),
+        **alone(plan.spec.export, avoid, suspect),
     }
     template = labelled(plan, StageName.SCORE, attempt, spec)
     job = build_job(plan, StageName.SCORE, attempt, template)

@@ -8,6 +8,7 @@ from typing import Any
 from ..api.types import StageName
 from ..plan import TrainingPlan
 from ..run_config import METRICS_PORT
+from .elsewhere import elsewhere
 from .job import build_job
 from .labels import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, PRIORITY_LABEL, QUEUE_LABEL
 from .pod import container_resources, field_ref, placement, pod_template
@@ -29,7 +30,7 @@ def build_train_job(
         # Gives each pod the address <pod>.<service>; rank 0's is MASTER_ADDR.
         "subdomain": plan.service_name,
         "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
-        "affinity": _rather_not_on(suspect, _away_from(avoid, _affinity(plan, attempt))),
+        "affinity": elsewhere(avoid, suspect, _affinity(plan, attempt)),
     }
     pod |= placement(workers)
     if workers.scheduler_name:
@@ -108,32 +109,6 @@ def _affinity(plan: TrainingPlan, attempt: int) -> dict[str, Any]:
         apart = affinity.setdefault("podAntiAffinity", {})
         apart.setdefault("preferredDuringSchedulingIgnoredDuringExecution", []).append(spread)
     return affinity
-
-
-def _away_from(nodes: Sequence[str], affinity: dict[str, Any]) -> dict[str, Any]:
-    """Kubernetes taints a node that does not answer, but a pod may tolerate every taint."""
-    if nodes:
-        # Terms are alternatives, so each of them has to leave the nodes out.
-        required = affinity.setdefault("nodeAffinity", {}).setdefault(
-            "requiredDuringSchedulingIgnoredDuringExecution", {"nodeSelectorTerms": [{}]}
-        )
-        for term in required["nodeSelectorTerms"]:
-            term["matchFields"] = _none_of(nodes)
-    return affinity
-
-
-def _rather_not_on(nodes: Sequence[str], affinity: dict[str, Any]) -> dict[str, Any]:
-    """A node may have failed by chance, and be the only one with room: no more than a wish."""
-    if nodes:
-        terms = affinity.setdefault("nodeAffinity", {}).setdefault(
-            "preferredDuringSchedulingIgnoredDuringExecution", []
-        )
-        terms.append({"weight": 100, "preference": {"matchFields": _none_of(nodes)}})
-    return affinity
-
-
-def _none_of(nodes: Sequence[str]) -> list[dict[str, Any]]:
-    return [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
 
 
 def _wire_affinity(plan: TrainingPlan) -> dict[str, Any]:

@@ -261,23 +261,23 @@ def creations(facts: Facts) -> tuple[Action, ...]:
     plan, stage = facts.known_plan, facts.stage
     attempt = stage.attempt or 0
     first = attempt == 0
+    lost = tuple(node.name for node in facts.status.lost_nodes or ())
+    places = {"avoid": lost, "suspect": suspect_nodes(facts.status)}
     config_map = build_run_config_map(plan)
     match stage.name:
         case StageName.PREPARE:
             claim = build_claim(plan)
             wanted = [_ensure(config_map, first), *([_ensure(claim, first)] if claim else [])]
-            job = build_prepare_job(plan, attempt)
+            job = build_prepare_job(plan, attempt, **places)
         case StageName.TRAIN:
             wanted = [_ensure(config_map), _ensure(build_headless_service(plan), first)]
-            lost = tuple(node.name for node in facts.status.lost_nodes or ())
-            suspect = suspect_nodes(facts.status)
-            job = build_train_job(plan, attempt, avoid=lost, suspect=suspect)
+            job = build_train_job(plan, attempt, **places)
         case StageName.SCORE:
             wanted = []
-            job = build_score_job(plan, attempt, facts.status.attempt or 0)
+            job = build_score_job(plan, attempt, facts.status.attempt or 0, **places)
         case StageName.EXPORT:
             wanted = [_ensure(config_map)]
-            job = build_export_job(plan, attempt, facts.status.attempt)
+            job = build_export_job(plan, attempt, facts.status.attempt, **places)
     return (*wanted, Action(Verb.CREATE, "Job", job["metadata"]["name"], job))
 
 

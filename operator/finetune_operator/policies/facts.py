@@ -100,6 +100,8 @@ class Facts:
     refusal: Obstacle | None = None
     """The API server's last answer to a creation, where it was no."""
     progress: ProgressReport | None = None
+    heard: datetime | None = None
+    """When ``progress`` last had a new sign of life, by the operator's clock."""
     namespace_budget: NamespaceBudget | None = None
     """Asked for only where the job trains on GPUs; None: there is none."""
     results: tuple[PublishedResult, ...] = ()
@@ -194,10 +196,15 @@ class Facts:
         """The present gang gave a sign of life of late. No rank is missing then: each step needs
         all of them."""
         told, stage = self.progress, self.stage
-        if told is None or stage.name is not StageName.TRAIN or told.attempt != stage.attempt:
+        if (
+            told is None
+            or self.heard is None
+            or stage.name is not StageName.TRAIN
+            or told.attempt != stage.attempt
+        ):
             return False
-        age = self.now.timestamp() - told.last_sign
-        return abs(age) < max(self.patience.total_seconds(), LEAST_SILENCE_SECONDS)
+        limit = max(self.patience.total_seconds(), LEAST_SILENCE_SECONDS)
+        return self.seconds_since(self.heard) < limit
 
     def condition(self, name: str) -> tuple[str, str]:
         """Status and reason of a stored condition; empty where it is not there."""

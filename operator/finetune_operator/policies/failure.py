@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from ..api.cluster_signatures import CLUSTER_SIGNATURES
 from ..api.failures import BY_EXIT_CODE, BY_NAME
@@ -13,6 +13,7 @@ from ..api.types import Failure, Reason, StageName
 from ..objects.prepare_job import AUGMENT
 from ..observed import ChildPod, Termination
 from ..reports import FailureReport, read_last_words
+from .clocks import ended_at, in_order
 from .facts import Facts
 from .out_of_reach import lost_of_attempt
 from .queue import held_by_queue
@@ -100,7 +101,7 @@ def digest(facts: Facts) -> Failure:
         cause=cause[:1024] or None,
         hint=(HINTS.get((name, stage.name)) or advice)[:1024] or None,
         lines=lines or None,
-        at=_moment(culprit, report),
+        at=ended_at(culprit, report),
     )
 
 
@@ -200,34 +201,31 @@ def tell(failure: Failure) -> str:
 
 def find_culprit(pods: Iterable[ChildPod]) -> ChildPod | None:
     """The pod that failed first; those that only followed count where there is no other."""
-    failed = {pod.name: pod for pod in pods if _failed(pod)}.values()
-    return min(failed, key=_guilt, default=None)
+    failed = {pod.name: pod for pod in pods if _failed(pod)}
+    reports = {name: _report(pod) for name, pod in failed.items()}
+    times = in_order(failed, reports)
+
+    def guilt(pod: ChildPod) -> tuple[bool, datetime, int]:
+        return _only_followed(pod, reports[pod.name]), times[pod.name], pod.index
+
+    return min(failed.values(), key=guilt, default=None)
 
 
 def _failed(pod: ChildPod) -> bool:
     return bool(pod.disruption) or (pod.terminated is not None and pod.terminated.exit_code != 0)
 
 
-def _guilt(pod: ChildPod) -> tuple[bool, datetime, int]:
-    report = _report(pod)
-    name = classify(pod, report)
-    followed = name in CONSEQUENCES or (
+def _only_followed(pod: ChildPod, report: FailureReport | None) -> bool:
+    return classify(pod, report) in CONSEQUENCES or (
         not pod.disruption
         and pod.terminated is not None
         and pod.terminated.exit_code == SIGTERM_EXIT
     )
-    return followed, _moment(pod, report) or datetime.max.replace(tzinfo=UTC), pod.index
 
 
 def _report(pod: ChildPod) -> FailureReport | None:
     words = read_last_words(pod.terminated.message) if pod.terminated else None
     return words.failure if words else None
-
-
-def _moment(pod: ChildPod, report: FailureReport | None) -> datetime | None:
-    if report and report.at and 0 < report.at < 1e11:
-        return datetime.fromtimestamp(report.at, UTC)
-    return pod.terminated.finished if pod.terminated else None
 
 
 def _rank(pod: ChildPod, report: FailureReport | None, facts: Facts) -> int | None:

@@ -216,8 +216,7 @@ def _scores(report: ScoresReport | None) -> Scores | None:
 
 
 def _numbers(known: Scores, report: ScoresReport) -> dict[str, str | None]:
-    """All single numbers of ``known``, each replaced by what is reported; one that is reported and
-    is not finite leaves, lest an older value hides it."""
+    """All single numbers of ``known``, each replaced by what is reported."""
     told = report.model_fields_set
     return {
         name: _decimal(getattr(report, name)) if name in told else getattr(known, name)

@@ -105,6 +105,7 @@ def test_a_stopped_rank_is_found_and_named_and_the_gang_goes_on(
     assert failure["pod"] == victim["metadata"]["name"]
     assert failure["node"] == victim["spec"]["nodeName"]
     assert "is stopped" in failure["message"]
+    assert "the rank is stopped" in (first / "logs/rank-1.stacks").read_text()
     assert (status["attempt"], status["restarts"]["infrastructure"]) == (1, 1)
     assert patience <= told_after <= patience + 40
     parts = [curve(first.parent / str(attempt)) for attempt in range(2)]

@@ -33,7 +33,7 @@ class Life:
 
     def restart_operator(self) -> None:
         """What it had in memory is lost."""
-        self.stores, self.board = Stores(), ProgressBoard()
+        self.stores, self.board = Stores(), ProgressBoard(lambda: self.world.now)
         gatherer = Gatherer(self.world, self.stores, self.board, PLATFORM, lambda: self.world.now)
         self.reconciler = Reconciler(self.world, gatherer, lambda _: None)
 

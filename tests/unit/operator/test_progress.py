@@ -10,11 +10,12 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from builders import KEY, UID, make_pod
+from builders import KEY, NOW, UID, make_pod, seconds
 
 from finetune_operator import progress
 from finetune_operator.engine.store import Key
 from finetune_operator.progress import ProgressBoard, ask, poll
+from finetune_operator.reports import ProgressReport, read_progress
 
 REPORT = {"attempt": 0, "step": 3, "updatedAt": 1.0}
 Serve = Callable[[Any], Any]
@@ -111,8 +112,8 @@ async def test_every_gang_is_asked_once_a_round_and_only_news_wakes_its_job(serv
     polling.cancel()
     assert 2 <= len(hits) <= 4
     assert news == [KEY]
-    report = board.get(KEY, UID)
-    assert report is not None and report.step == 3
+    heard = board.get(KEY, UID)
+    assert heard is not None and heard.report.step == 3
     assert board.get(KEY, "of an earlier job of this name") is None
     board.forget(KEY)
     assert board.get(KEY, UID) is None
@@ -130,3 +131,26 @@ async def test_a_gang_that_does_not_answer_leaves_the_others_alone(serve: Serve)
     await asyncio.sleep(0.3)
     polling.cancel()
     assert news == [other]
+
+
+@pytest.mark.parametrize("skew", [-7200, -120, 0, 120])
+def test_life_is_a_sign_that_changes_whatever_the_clocks_of_the_nodes_say(skew: int) -> None:
+    """Each rank's time is that of its node; the board counts by its own."""
+    now = NOW
+
+    def say(step: int, *ages: float, attempt: int = 0) -> ProgressReport:
+        beats = [{"rank": n, "at": NOW.timestamp() + skew * n - age} for n, age in enumerate(ages)]
+        told = {"attempt": attempt, "updatedAt": NOW.timestamp(), "step": step, "ranks": beats}
+        report = read_progress(json.dumps(told).encode())
+        assert report is not None
+        return report
+
+    board = ProgressBoard(lambda: now)
+    history = []
+    for report in (say(1, 9, 9), say(1, 9, 9), say(1, 9, 4), say(1, 9, 4), say(1, 9, 4, attempt=1)):
+        board.put(KEY, UID, report)
+        heard = board.get(KEY, UID)
+        assert heard is not None and heard.report is report
+        history.append((now - heard.at).total_seconds())
+        now += seconds(10)
+    assert history == [0, 10, 0, 10, 0]

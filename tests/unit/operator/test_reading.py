@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from finetune_operator.engine.store import Key
@@ -114,6 +114,14 @@ def test_the_reasons_of_waiting_and_ending_are_read() -> None:
         "lastTransitionTime": "2026-11-23T12:00:01Z",
     }
     assert pod(conditions=[unscheduled]).unscheduled[:2] == ("Unschedulable", "0/3 nodes")
+
+
+def test_when_a_pod_came_to_its_node_is_told_by_two_clocks() -> None:
+    placed = {"type": "PodScheduled", "status": "True"}
+    placed["lastTransitionTime"] = "2026-11-23T12:00:01Z"
+    found = pod(conditions=[placed], startTime="2026-11-23T11:58:02Z")
+    assert found.acknowledged - found.scheduled == timedelta(seconds=-119)
+    assert pod().acknowledged is None
 
 
 def test_disruptions_are_told_from_failures() -> None:

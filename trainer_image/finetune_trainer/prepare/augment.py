@@ -7,6 +7,7 @@ it: they wait in ``<folder>/apart`` and are counted where they come from.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -68,6 +69,15 @@ def augmented(source: DataSource, folder: Path) -> Located:
         )
     known = _facts(source, folder)
     return Located([SourceFile(path, name)], known.commit, known.licence, folder / _APART / name)
+
+
+def remove_rows(folder: Path) -> None:
+    """Remove the rows of this attempt, by whose number the folder is named, and of earlier ones."""
+    for each in folder.parent.iterdir():
+        if each.name.isdigit() and int(each.name) <= int(folder.name):
+            shutil.rmtree(each, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a later attempt has its own there
+        folder.parent.rmdir()
 
 
 def counts(data: Data, folder: Path, read: int) -> dict[str, int]:

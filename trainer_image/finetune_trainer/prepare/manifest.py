@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
-
-from finetune_trainer.durable import sync
 
 VERSION = 7
 """Raised whenever prepare would make something else of the same input."""
@@ -86,47 +82,3 @@ def reusable(folder: Path, input_digest: str) -> dict[str, Any] | None:
     except (OSError, json.JSONDecodeError, KeyError):
         return None
     return manifest if same and whole else None
-
-
-def fresh_sibling(folder: Path, owner: str = "tmp") -> Path:
-    """An empty folder next to ``folder`` to work in; what the owner's earlier run left is removed.
-
-    No two runs ever work in the same one: an output may be shared by jobs, and a run on a node that
-    was lost may still be writing.
-    """
-    clear_siblings(folder, owner)
-    temporary = folder.with_name(f".{folder.name}.{owner}.{uuid.uuid4().hex[:8]}")
-    temporary.mkdir(parents=True)
-    return temporary
-
-
-def clear_siblings(folder: Path, owner: str = "tmp") -> None:
-    """Remove what the owner's earlier runs left next to ``folder``."""
-    for left in folder.parent.glob(f".{folder.name}.{owner}.*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def publish_once(temporary: Path, folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Publish, unless somebody made the same meanwhile: a run on a node that was believed lost must
-    not replace what others read by now. Returns the manifest of what stands in ``folder``."""
-    if faster := reusable(folder, manifest["inputDigest"]):
-        shutil.rmtree(temporary)
-        return faster
-    publish(temporary, folder)
-    return manifest
-
-
-def publish(temporary: Path, folder: Path) -> None:
-    """Put ``temporary`` in the place of ``folder`` by renaming, once its content is on disk.
-
-    A crash between the two renames leaves no ``folder``, never a half one; the stage then repeats.
-    """
-    for path in [*temporary.rglob("*"), temporary]:
-        sync(path)
-    replaced = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists():
-        folder.rename(replaced)
-    temporary.rename(folder)
-    sync(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)

@@ -37,6 +37,7 @@ from finetune_trainer.prepare.licence import licence, read_card
 from finetune_trainer.prepare.packable import mixes_samples
 from finetune_trainer.prepare.report import REPORT_JSON
 from finetune_trainer.prepare.shape import shape_of
+from finetune_trainer.stage_attempt import StageAttempt
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +48,24 @@ _REPORTS = (manifests.MANIFEST, LOCK, f"data-{REPORT_JSON}")
 """What a job publishes beside its model tells of that job, and is no part of the model."""
 
 
-def prepare_model(source: ModelSource, workspace: Path) -> dict[str, Any]:
-    """Make ``<workspace>/model`` from ``source`` and return its manifest.
+def prepare_model(
+    source: ModelSource, workspace: Path, attempt: StageAttempt | None = None
+) -> dict[str, Any]:
+    """Make ``<workspace>/model`` from ``source`` and return its manifest. ``attempt`` of prepare;
+    None: the only one.
 
     An earlier result for the same source is kept. Raises ``ModelLoad``, naming the field.
     """
+    attempt = attempt or StageAttempt(workspace, "prepare")
     folder = workspace / "model"
     input_digest = _input_digest(source)
     job = source.job
+    attempt.clear(folder)
     if kept := manifests.reusable(folder, input_digest):
         log.info("the model is there already: %s", kept["digest"])
         return kept
-    temporary = manifests.fresh_sibling(folder)
-    scratch = manifests.fresh_sibling(workspace / "model-source")
+    temporary = attempt.scratch(folder)
+    scratch = attempt.scratch(workspace / "model-source")
     commit: str | None = None
     told: dict[str, Any] = {}
     if job is not None and job.kind != "Merged":
@@ -80,8 +86,8 @@ def prepare_model(source: ModelSource, workspace: Path) -> dict[str, Any]:
         input_digest,
         {"source": _name(source), "commit": commit, **facts},
     )
-    manifest = manifests.publish_once(temporary, folder, manifest)
-    shutil.rmtree(scratch, ignore_errors=True)
+    attempt.publish(temporary, folder)
+    attempt.discard(scratch)
     log.info("model ready: %s, %d parameters", facts["architecture"], facts["parameters"])
     return manifest
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from finetune_trainer.judging.scores import compiled
 from finetune_trainer.lock import versions
 from finetune_trainer.model import load_tokenizer
 from finetune_trainer.prepare import manifest as manifests
-from finetune_trainer.prepare.augment import counts
+from finetune_trainer.prepare.augment import counts, remove_rows
 from finetune_trainer.prepare.cleaning.compare import Table
 from finetune_trainer.prepare.cleaning.expect import (
     BETTER_TEMPLATE,
@@ -59,6 +58,7 @@ from finetune_trainer.prepare.witnesses import choose_witnesses
 from finetune_trainer.prepare.words import counts_of, summary_of
 from finetune_trainer.prepare.workers import usable_processes
 from finetune_trainer.reuse import published_result
+from finetune_trainer.stage_attempt import StageAttempt
 from finetune_trainer.steps import planned_steps
 from finetune_trainer.witness import decoder_of, mask_fault, write_witnesses
 
@@ -74,26 +74,29 @@ def run(
     workspace: Path,
     augmented: Path | None = None,
     shared: Path | None = None,
+    number: int = 0,
 ) -> dict[str, Any]:
     """Fill ``<workspace>/model`` and ``<workspace>/data``; return ``model``, ``data``, ``steps``.
 
     ``augmented``: where the training rows came back from ``spec.data.augment``; ``shared``: the
-    folder of prepared data that jobs share. Repeating it with the same input is harmless and quick.
-    Raises ``ModelLoad``, ``BadData`` or ``ConfigInvalid``,
-    each naming the field.
+    folder of prepared data that jobs share; ``number`` of this attempt. Repeating it with the same
+    input is harmless and quick. Raises ``ModelLoad``, ``BadData`` or ``ConfigInvalid``, each naming
+    the field, and ``Preempted`` where a later attempt has begun.
     """
+    attempt = StageAttempt(workspace, "prepare", number)
+    attempt.begin()
     started = time.monotonic()
     wish = config.evaluation.generation
     if wish and wish.regex:
         compiled(wish.regex)
-    model = prepare_model(config.model, workspace)
+    model = prepare_model(config.model, workspace, attempt)
     _check_length(config, model)
     _check_packing(config, model)
     if "GGUF" in config.output.formats:
         check_support(workspace / "model", model["architecture"])
-    data = prepare_data(config, workspace, model, augmented, shared)
+    data = prepare_data(config, workspace, model, augmented, shared, attempt)
     if augmented is not None:
-        shutil.rmtree(augmented.parent, ignore_errors=True)
+        remove_rows(augmented)
     if wish:
         read_prompts(workspace / "data" / "eval", wish, model["contextLength"])
     steps = planned_steps(config, data["packedRows"])
@@ -114,31 +117,34 @@ def prepare_data(
     model: dict[str, Any],
     augmented: Path | None = None,
     shared: Path | None = None,
+    attempt: StageAttempt | None = None,
 ) -> dict[str, Any]:
     """Make ``<workspace>/data`` and return its counts; an earlier equal result is kept, and one of
-    another job is taken."""
+    another job is taken. ``attempt`` of prepare; None: the only one."""
+    attempt = attempt or StageAttempt(workspace, "prepare")
     folder = workspace / "data"
     input_digest = own_digest(config, model, augmented)
+    attempt.clear(folder)
     if kept := manifests.reusable(folder, input_digest):
         log.info("the data is there already: %s", kept["digest"])
         return counts_of(kept)
-    scratch = manifests.fresh_sibling(workspace / "data-source")
-    temporary = manifests.fresh_sibling(folder)
+    scratch = attempt.scratch(workspace / "data-source")
+    temporary = attempt.scratch(folder)
     sides = locate_sides(config.data, scratch, augmented)
     entries, seen = SharedData(shared) if shared else None, times(sides)
     key = content_digest(config, model, sides, augmented) if entries else ""
     taken = entries.take(key, temporary) if entries else None
     if taken is None:
-        facts = _made(config, model, workspace, scratch, temporary, sides, augmented)
+        facts = _made(config, model, workspace, scratch, temporary, sides, augmented, attempt)
         facts["model"] = model["digest"]
     else:
         facts = _taken(config, model, temporary, taken)
-    sealed = manifests.seal(temporary, input_digest, facts, apart=(REPORT_JSON, REPORT_PAGE))
-    manifest = manifests.publish_once(temporary, folder, sealed)
+    manifest = manifests.seal(temporary, input_digest, facts, apart=(REPORT_JSON, REPORT_PAGE))
+    attempt.publish(temporary, folder)
     (workspace / FAILED_REJECTS).unlink(missing_ok=True)
-    if entries and taken is None and manifest is sealed and times(sides) == seen:
+    if entries and taken is None and times(sides) == seen:
         entries.keep(key, folder, (REPORT_PAGE,), {**facts, "preparedBy": config.job.name})
-    shutil.rmtree(scratch, ignore_errors=True)
+    attempt.discard(scratch)
     return counts_of(manifest)
 
 
@@ -162,6 +168,7 @@ def _made(
     folder: Path,
     sides: Sides,
     augmented: Path | None,
+    attempt: StageAttempt,
 ) -> dict[str, Any]:
     """Make the data in ``folder``; if that fails, the list of rejected rows stays."""
     ledger = Ledger(folder / REJECTS, config.data.cleaning)
@@ -170,6 +177,7 @@ def _made(
             config, model, workspace / "model", scratch, folder, ledger, sides, augmented
         )
     except BadData as error:
+        attempt.give_way()
         raise _with_rejects(error, ledger, workspace / FAILED_REJECTS) from error
     finally:
         ledger.close()

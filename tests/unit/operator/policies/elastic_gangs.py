@@ -104,5 +104,6 @@ def trains(
         "progress": read_progress(
             json.dumps({"attempt": 0, "step": step, "updatedAt": NOW.timestamp() - heard}).encode()
         ),
+        "heard": heard,
     }
     return make_facts(status, spec=wish or spec(), **{**known, **facts})

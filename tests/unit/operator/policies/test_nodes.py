@@ -22,6 +22,7 @@ from builders import (
 from finetune_operator.api.types import (
     Condition,
     FineTuneJobStatus,
+    LostNode,
     PastFailure,
     Phase,
     StageName,
@@ -52,10 +53,8 @@ def gang(*pods: ChildPod, **fields: Any) -> Facts:
     return make_facts(status_in(T, **phase), jobs=(make_child_job(T, **job),), pods=pods, **fields)
 
 
-def report(attempt: int = 0, age: float = 10, rank_age: float | None = None) -> Any:
-    ranks = [] if rank_age is None else [{"rank": 0, "at": NOW.timestamp() - rank_age}]
-    told = {"attempt": attempt, "updatedAt": NOW.timestamp() - age, "step": 5, "ranks": ranks}
-    return read_progress(json.dumps(told).encode())
+def report(attempt: int = 0) -> Any:
+    return read_progress(json.dumps({"attempt": attempt, "updatedAt": 1, "step": 5}).encode())
 
 
 def status_of(facts: Facts) -> FineTuneJobStatus:
@@ -90,19 +89,19 @@ def test_silence_counts_from_when_somebody_listens_and_a_date_to_be_gone_by_alwa
 
 
 @pytest.mark.parametrize(
-    ("progress", "pod", "lost"),
+    ("progress", "heard", "pod", "lost"),
     [
-        pytest.param(report(), {}, False, id="it trains"),
-        pytest.param(report(age=300, rank_age=20), {}, False, id="a long step, and a rank at work"),
-        pytest.param(report(age=60), {}, True, id="it stands still"),
-        pytest.param(report(attempt=1), {}, True, id="another attempt trains"),
-        pytest.param(None, {}, True, id="nobody answers"),
-        pytest.param(report(), {"due": NOW + seconds(30)}, True, id="Kubernetes evicts it"),
-        pytest.param(report(age=-4000), {}, True, id="a clock that is wrong proves nothing"),
+        pytest.param(report(), 59, {}, False, id="it trains"),
+        pytest.param(report(), 60, {}, True, id="it stands still"),
+        pytest.param(report(attempt=1), 0, {}, True, id="another attempt trains"),
+        pytest.param(None, 0, {}, True, id="nobody answers"),
+        pytest.param(report(), 0, {"due": NOW + seconds(30)}, True, id="Kubernetes evicts it"),
     ],
 )
-def test_a_pod_of_a_gang_that_trains_is_not_lost(progress: Any, pod: Any, lost: bool) -> None:
-    facts = gang(make_pod(0), make_pod(1, **SILENT, **pod), progress=progress)
+def test_a_pod_of_a_gang_that_trains_is_not_lost(
+    progress: Any, heard: float, pod: Any, lost: bool
+) -> None:
+    facts = gang(make_pod(0), make_pod(1, **SILENT, **pod), progress=progress, heard=heard)
     assert bool(facts.lost_pods) is lost
     assert len(facts.live_pods) == 2 - lost
 
@@ -110,8 +109,8 @@ def test_a_pod_of_a_gang_that_trains_is_not_lost(progress: Any, pod: Any, lost: 
 def test_a_gang_has_time_to_be_asked_however_short_the_patience() -> None:
     spec = make_spec(recovery={"nodeLostAfterSeconds": 10})
     pods = make_pod(0), make_pod(1, **SILENT)
-    assert not gang(*pods, spec=spec, progress=report(age=44)).lost_pods
-    assert gang(*pods, spec=spec, progress=report(age=45)).lost_pods
+    assert not gang(*pods, spec=spec, progress=report(), heard=44).lost_pods
+    assert gang(*pods, spec=spec, progress=report(), heard=45).lost_pods
 
 
 def test_the_user_says_how_long() -> None:
@@ -213,3 +212,20 @@ def test_the_next_gang_goes_elsewhere_if_it_can_after_a_fault_that_may_be_the_no
     (wish,) = nodes["preferredDuringSchedulingIgnoredDuringExecution"]
     assert [field["values"] for field in wish["preference"]["matchFields"]] == [["n1"], ["n3"]]
     assert "requiredDuringSchedulingIgnoredDuringExecution" not in nodes
+
+
+@pytest.mark.parametrize("stage", [StageName.PREPARE, StageName.SCORE, StageName.EXPORT])
+def test_the_pod_of_a_stage_goes_elsewhere_too(stage: StageName) -> None:
+    """Also where the user lets it tolerate that a node does not answer."""
+    lost = (LostNode(name="n1", since=LONG_AGO, pods=("demo-p0-0",)),)
+    past = (PastFailure(failure_class="HardwareFault", node="n3", stage=T),)
+    scorer = {"name": "own", "image": "scorer:1", "command": ["score"]}
+    spec = make_spec(evaluation={"generation": {"scorers": [scorer]}})
+    status = status_in(stage, attempt=1, lost_nodes=lost, past_failures=past)
+    actions = decide(make_facts(status, spec=spec)).actions
+    (job,) = (action.manifest for action in actions if action.kind == "Job")
+    nodes = job and job["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    (must,) = nodes["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert [field["values"] for field in must["matchFields"]] == [["n1"]]
+    (wish,) = nodes["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert [field["values"] for field in wish["preference"]["matchFields"]] == [["n3"]]

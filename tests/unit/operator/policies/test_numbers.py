@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import pytest
@@ -75,8 +74,12 @@ def test_a_number_that_is_not_reported_now_keeps_its_last_value() -> None:
 
 def test_an_older_value_does_not_hide_a_number_that_is_not_finite() -> None:
     known = Metrics(loss="1.5", eval_loss="1.8", perplexity="6.05")
-    told = MetricsReport.model_validate({"evalLoss": math.nan, "perplexity": None})
-    assert read_metrics(told, known) == Metrics(loss="1.5")
+    words = {"evalLoss": "NaN", "perplexity": "Infinity", "gradNorm": "-Infinity"}
+    for values in (words, {name: float(word) for name, word in words.items()}):
+        metrics = read_metrics(MetricsReport.model_validate(values), known)
+        assert metrics is not None and metrics.wire() == {"loss": "1.5", **words}
+    told = MetricsReport.model_validate({"perplexity": None})
+    assert read_metrics(told, known) == Metrics(loss="1.5", eval_loss="1.8")
 
 
 def test_scores_of_answers_stand_beside_those_of_the_untouched_model() -> None:
@@ -147,10 +150,11 @@ def test_the_table_of_answers_is_named_once_training_is_over(wanted: bool) -> No
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_a_number_that_is_not_finite_is_unknown(number: str) -> None:
-    body = f'{{"attempt": 0, "updatedAt": 1, "metrics": {{"loss": {number}}}}}'
-    told = read_progress(body.encode())
-    assert told is not None and told.metrics.loss is None
+def test_a_speed_or_time_that_is_not_finite_is_unknown(number: str) -> None:
+    for value in (number, f'"{number}"'):
+        body = f'{{"attempt": 0, "updatedAt": 1, "etaSeconds": {value}, "epoch": {value}}}'
+        told = read_progress(body.encode())
+        assert told is not None and told.eta_seconds is None and told.epoch is None
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def test_a_model_that_cannot_answer_is_not_published(
 ) -> None:
     def load_dumb(path: Path, dtype: torch.dtype) -> Any:
         model = load_model(path, dtype)
-        if path.name.startswith(".merged."):
+        if path.parent.name.startswith(".merged."):
             model.generation_config.eos_token_id = "no number"
         return model
 
@@ -261,6 +261,19 @@ def test_the_table_of_answers_and_its_scores_come_along(folder: Path) -> None:
         card = (published / "README.md").read_text()
         assert "| BLEU | 2.5 | 31.25 |" in card and "(answers.html)" in card
         assert "BLEU: `nrefs:1|version:2`." in card
+
+
+def test_a_loss_that_is_not_a_number_opens_no_gate_and_stands_in_the_card(folder: Path) -> None:
+    metrics = {**METRICS, "evalLoss": "NaN"}
+    path = folder / "ws/attempts/0/result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": metrics}))
+    shut = {"scores": [{"metric": "EvalLoss", "atMost": 3}]}
+    with pytest.raises(GateFailed, match="evalLoss is nan and has to be at most 3"):
+        run(folder, gate=shut)
+    assert run(folder)["train"]["metrics"] == metrics
+    card = (folder / "ws/output/merged/README.md").read_text()
+    assert "| 2.2 | NaN |" in card
+    json.loads((folder / "ws/output/merged/manifest.json").read_text(), parse_constant=pytest.fail)
 
 
 def test_a_model_that_the_gate_holds_back_is_not_published(folder: Path) -> None:
@@ -456,7 +469,7 @@ def test_a_model_that_reloads_differently_is_not_published(
 ) -> None:
     def load_spoilt(path: Path, dtype: torch.dtype) -> Any:
         model = load_model(path, dtype)
-        if path.name.startswith(".merged."):
+        if path.parent.name.startswith(".merged."):
             model.get_input_embeddings().weight.data *= 1.01
         return model
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from unit.trainer.launcher.launching import Start
 
 from finetune_trainer import collectives
 from finetune_trainer.hang import Doing, Lead, Sight, Silence, guilty, judge, leader
+from finetune_trainer.logs import RankLog
 from finetune_trainer.patience import LONG, Patience
+from finetune_trainer.rank_process import RankProcess
+from finetune_trainer.stacks import LIMIT, keep
 
 WAITING = """Thread 0x00007f01 (most recent call first):
   File "/usr/lib/python3.11/socketserver.py", line 233 in serve_forever
@@ -65,7 +71,10 @@ def test_what_a_silent_rank_does(state: str, stacks: str, doing: Doing, words: s
     assert words in sight.words
 
 
-BEATS = [{"rank": 0, "at": 100.0}, {"rank": 1, "at": 103.0}]
+BEATS = [
+    {"rank": 0, "at": 900.0, "met": 64, "since": 10.0},  # the clock of its node is wrong
+    {"rank": 1, "at": 103.0, "met": 64, "since": 13.0},
+]
 ALIKE, BEHIND, AHEAD = Lead(), Lead(behind=0), Lead(ahead=True)
 
 
@@ -94,6 +103,42 @@ def test_whose_fault_it_is(
     silence = Silence(Path(), seconds=times * 10, beat={"patience": 10})
     silence.looks = 1 + (times > 1.1)
     assert guilty(rank, Sight(doing, ""), silence, BEATS, lead) is expected
+
+
+def silent(rank: int, beats: list[dict[str, Any]]) -> bool:
+    """Whether it is ended at the second look, on a line that tells nothing."""
+    silence = Silence(Path(), seconds=12, beat={"patience": 10}, looks=2)
+    return guilty(rank, Sight(Doing.UNKNOWN, ""), silence, beats, Lead())
+
+
+@given(
+    times=st.lists(st.floats(0, 900), min_size=2, max_size=8),
+    skews=st.lists(st.floats(-120, 120), min_size=8, max_size=8),
+    late=st.lists(st.floats(0, 0.4), min_size=8, max_size=8),
+)
+def test_the_first_to_fall_silent_is_named_whatever_the_clocks_say(
+    times: list[float], skews: list[float], late: list[float]
+) -> None:
+    """``times``: seconds after the meeting at which each gave its last sign; ``late``: after the
+    others it noted the meeting; ``skews``: of its node's clock."""
+    beats = [
+        {"rank": rank, "at": 1.7e9 + at + skews[rank], "met": 64, "since": at - late[rank]}
+        for rank, at in enumerate(times)
+    ]
+    first = min(times)
+    assert silent(times.index(first), beats)
+    for rank, at in enumerate(times):
+        if at > first + 2.5:
+            assert not silent(rank, beats)
+
+
+def test_a_rank_that_missed_the_meeting_fell_silent_before() -> None:
+    missed = {"rank": 0, "at": 999.0, "met": 0, "since": 700.0}
+    came = {"rank": 1, "at": 100.0, "met": 64, "since": 3.0}
+    assert silent(0, [missed, came]) and not silent(1, [missed, came])
+    starting = [{"rank": rank, "at": 100.0 + rank} for rank in range(2)]
+    assert not silent(0, starting), "before they have met nobody can say"
+    assert silent(0, [came]), "its signs do not reach the volume"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +203,8 @@ import faulthandler, json, os, signal, sys, time
 rank = int(os.environ["RANK"])
 fd = os.open(os.environ["FINETUNE_STACKS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 faulthandler.register(signal.SIGUSR2, fd, all_threads=True)
-beat = {"phase": "train", "step": 7, "at": time.time(), "patience": 3.0}
+late = rank == 2 and sys.argv[1] == "stop"  # seen only because the other one is ended
+beat = {"phase": "train", "step": 7, "at": time.time(), "patience": 300.0 if late else 3.0}
 with open(os.environ["FINETUNE_BEAT"], "w") as file:
     json.dump(beat, file)
 if sys.argv[1] == "count":  # as on GPUs: all stand on lines that do not say why
@@ -201,7 +247,30 @@ def test_the_rank_that_stands_still_ends_the_pod_and_is_named(
     assert (failure["class"], failure["rank"], failure["step"]) == ("Hang", 3, 7)
     assert words in failure["message"]
     assert "spec.recovery.hangAfterSeconds" in failure["hint"]
+    logs = tmp_path / "attempts/2/logs"
+    kept = {rank: (logs / f"rank-{rank}.stacks").read_text() for rank in (2, 3)}
+    if how != "stop":
+        assert ("ask_the_device" if how == "count" else "read_a_row") in kept[3]
+    assert "in phase train after step 7: the rank " in kept[3]
+    assert ("ask_the_device" if how == "count" else "all_reduce") in kept[2], "of the others too"
     output = run.output.decode()
     if how == "stand":
         assert "it waits for other ranks in all_reduce" in output
         assert "in read_a_row\n" in output, "the stacks stand in the log"
+
+
+def test_kept_stacks_are_bounded_and_hold_no_secret(tmp_path: Path) -> None:
+    source = subprocess.Popen(["true"], stdout=subprocess.PIPE)
+    assert source.stdout is not None
+    log = RankLog(source.stdout, rank=0, path=tmp_path / "rank-0.log", limit=9)
+    silence = Silence(tmp_path / "beat", seconds=9, beat={"phase": "eval", "step": 4})
+    record, stacks, begun = (tmp_path / name for name in ("record", "stacks", "collectives"))
+    rank = RankProcess(0, 0, source, log, record, silence, stacks, begun)
+    source.wait()
+    for number in range(30):
+        keep(tmp_path, rank, f"look {number}", "x" * 10**6 + " hf_" + "abcdefghij" * 3)
+    older, newest = (tmp_path / f"rank-0.stacks{end}" for end in (".1", ""))
+    assert max(older.stat().st_size, newest.stat().st_size) <= LIMIT
+    assert "after step 4: the rank look 29\n" in newest.read_text()
+    assert "hf_abc" not in newest.read_text() + older.read_text()
+    keep(tmp_path / "rank-0.log" / "none", rank, "on a volume that is not there", "")

@@ -255,7 +255,7 @@ def test_a_job_takes_model_and_rows_from_buckets(
     assert (tmp_path / "ws/model" / weights).read_bytes() == (model / weights).read_bytes()
     manifest = json.loads((tmp_path / "ws/model/manifest.json").read_text())
     assert manifest["source"] == "s3://models/tiny"
-    assert sorted(path.name for path in (tmp_path / "ws").iterdir()) == ["data", "model"]
+    assert sorted(path.name for path in (tmp_path / "ws").iterdir()) == ["data", "model", "stages"]
 
 
 def test_a_model_whose_push_broke_off_is_not_taken(

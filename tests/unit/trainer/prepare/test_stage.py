@@ -122,7 +122,7 @@ def test_a_run_that_was_killed_is_repeated_from_its_leftovers(tmp_path: Path, mo
         (tmp_path / "ws" / name).rename(tmp_path / "ws" / f".{name}.tmp.dead")
     (tmp_path / "ws/.data-source.tmp.dead").mkdir()
     assert stage.run(config(model, train), tmp_path / "ws") == first
-    assert sorted(p.name for p in (tmp_path / "ws").iterdir()) == ["data", "model"]
+    assert sorted(p.name for p in (tmp_path / "ws").iterdir()) == ["data", "model", "stages"]
 
 
 def test_the_same_rows_give_the_same_files(tmp_path: Path, model: Path) -> None:

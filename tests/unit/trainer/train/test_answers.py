@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.metrics import METRICS, PREFIX, Metrics
-from finetune_trainer.progress import MAX_BYTES, Progress
+from finetune_trainer.progress import MAX_BYTES, Progress, numbers
 from finetune_trainer.server import serve
 
 
@@ -58,11 +59,20 @@ def test_progress_holds_the_heartbeats_of_all_ranks(progress: Progress, tmp_path
     ]
 
 
-def test_unknown_and_infinite_numbers_are_absent_from_progress(progress: Progress) -> None:
-    progress.update(step=1, epoch=None, metrics={"loss": math.nan, "gradNorm": math.inf, "x": 0.5})
-    content = json.loads(progress.render())
-    assert content["metrics"] == {"x": 0.5}
+def test_progress_leaves_out_what_is_unknown_and_says_what_is_not_finite(
+    progress: Progress,
+) -> None:
+    progress.update(metrics={"evalLoss": 1.5, "loss": 2.0})
+    base = {"evalLoss": -math.inf, "x": 0.5}
+    measured = {"evalLoss": math.nan, "perplexity": math.inf, "loss": None, "baseline": base}
+    progress.update(step=1, epoch=None, metrics=measured)
+    content = json.loads(progress.render(), parse_constant=pytest.fail)
+    words = {"evalLoss": "NaN", "perplexity": "Infinity"}
+    assert content["metrics"] == {**words, "baseline": {"evalLoss": "-Infinity", "x": 0.5}}
     assert "epoch" not in content
+    again = numbers(content["metrics"])
+    assert math.isnan(again["evalLoss"]) and again["perplexity"] == math.inf
+    assert again["baseline"] == base
 
 
 def test_progress_of_a_thousand_ranks_stays_bounded_and_keeps_the_oldest_beats(
@@ -146,3 +156,18 @@ def test_the_heartbeat_metric_names_only_the_current_phase() -> None:
     metrics.beat("train", 2.0)
     samples = exported(metrics)["finetune_train_heartbeat_timestamp_seconds"].samples
     assert [(s.labels["phase"], s.value) for s in samples] == [("train", 2.0)]
+
+
+def test_a_meeting_is_written_at_once_and_time_counts_from_it(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(tmp_path, 0)
+    heartbeat.beat("train", 63)
+    heartbeat.beat("train", 64)
+    path = tmp_path / "rank-0.json"
+    assert "met" not in json.loads(path.read_text())
+    heartbeat.met(64)
+    beat = json.loads(path.read_text())
+    assert (beat["met"], beat["step"]) == (64, 64) and 0 <= beat["since"] < 0.5
+    time.sleep(0.01)
+    heartbeat.beat("eval", 64)
+    assert json.loads(path.read_text())["since"] >= beat["since"] + 0.01
+    assert '"met"' not in Progress(0, tmp_path, 1).render().decode(), "nobody else needs it"
