@@ -174,11 +174,15 @@ def test_damaged_checkpoints_are_passed_over(jobs: Jobs, attempts: Any, undistur
 
 
 @pytest.fixture
-def disk(cluster: LocalCluster, kubectl: Kubectl, place: str, files: Path) -> Iterator[Path]:
-    with small_disk(cluster, kubectl, place, "96m") as folder:
+def disk(
+    cluster: LocalCluster, kubectl: Kubectl, place: str, files: Path, request: pytest.FixtureRequest
+) -> Iterator[Path]:
+    """Where the claim ``disk-<param>`` of that size is here."""
+    with small_disk(cluster, kubectl, place, request.param) as folder:
         yield folder
 
 
+@pytest.mark.parametrize("disk", ["96m"], indirect=True)
 def test_the_disk_fills_while_it_trains(
     jobs: Jobs, kubectl: Kubectl, disk: Path, place: str, undisturbed: Curve
 ) -> None:
@@ -199,16 +203,18 @@ def test_the_disk_fills_while_it_trains(
     assert status["failure"]["class"] == "DiskFull", status["failure"]
     assert "claim" in status["failure"]["hint"]
     (disk / "somebody-else").unlink()
-    kept = sorted(each.name for each in (first / "checkpoints").glob("step-*") if each.is_dir())
-    assert f"step-{INTERVAL}" in kept and not [name for name in kept if name.endswith(".tmp")]
+    whole = [each for each in (first / "checkpoints").glob("step-*") if each.suffix != ".tmp"]
+    assert f"step-{INTERVAL}" in [each.name for each in whole]
+    assert all((each / "manifest.json").is_file() for each in whole)
     part = curve(first)
     assert part == undisturbed[: len(part)]
 
 
+@pytest.mark.parametrize("disk", ["95m"], indirect=True)
 def test_a_volume_that_can_only_be_read_is_named(jobs: Jobs, disk: Path, files: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     spec = SPEC | {
-        "storage": {"claimRef": {"name": "disk-96m"}},
+        "storage": {"claimRef": {"name": "disk-95m"}},
         "recovery": {"maxRestarts": 0},
     }
     jobs.apply("read-only", **spec)
