@@ -10,10 +10,10 @@ ON_THE_SECOND_CLUSTER = (
     "tests/e2e/test_bad_numbers.py",
     "tests/e2e/test_elastic.py",
     "tests/e2e/test_helm.py",
+    "tests/e2e/test_images.py",
     "tests/e2e/test_kueue.py",
     "tests/e2e/test_local_cluster",
     "tests/e2e/test_lost_nodes",
-    "tests/e2e/test_operator_faults.py",
     "tests/faults/",
 )
 """Those that take a cluster apart, and some more: about half of the time of all ON_A_CLUSTER."""
