@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from e2e.gangs import DATA, ONE_CPU, WORK_SECONDS, curve, step_of
 from e2e.host import HostProcess, processes_of
-from e2e.jobs import Jobs, conditions
+from e2e.jobs import Jobs
 from e2e.kubectl import Kubectl, wait_for
 from e2e.place import small_disk
 
@@ -211,14 +211,15 @@ def test_the_disk_fills_while_it_trains(
 
 
 @pytest.mark.parametrize("disk", ["95m"], indirect=True)
-def test_a_volume_that_can_only_be_read_is_named(jobs: Jobs, disk: Path, files: Path) -> None:
+def test_a_volume_that_can_only_be_read_is_named_and_heals(
+    jobs: Jobs, kubectl: Kubectl, disk: Path, place: str, undisturbed: Curve
+) -> None:
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    spec = SPEC | {
-        "storage": {"claimRef": {"name": "disk-95m"}},
-        "recovery": {"maxRestarts": 0},
-    }
-    jobs.apply("read-only", **spec)
-    status = jobs.wait_phase("read-only", "Failed", "Succeeded", seconds=WORK_SECONDS)
-    assert status["phase"] == "Failed"
-    told = conditions(status)["Failed"]["message"] + json.dumps(status.get("failure", {}))
-    assert "ead-only file system" in told, told
+    jobs.apply("read-only", **SPEC | {"storage": {"claimRef": {"name": "disk-95m"}}})
+    wanted = 'failed to create subPath directory for volumeMount "workspace"'
+    wait_for("the reason", lambda: wanted in jobs.status("read-only").get("pendingReason", ""), 60)
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    status = jobs.wait_phase("read-only", "Succeeded", "Failed", seconds=WORK_SECONDS)
+    assert status["phase"] == "Succeeded", status.get("failure")
+    uid = kubectl.json("get", "ftj", "read-only", namespace=place)["metadata"]["uid"]
+    assert curve(disk / place / uid / "attempts/0") == undisturbed
