@@ -219,6 +219,9 @@ def test_a_volume_that_can_only_be_read_is_named_and_heals(
     wanted = 'failed to create subPath directory for volumeMount "workspace"'
     wait_for("the reason", lambda: wanted in jobs.status("read-only").get("pendingReason", ""), 60)
     subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    # A pod keeps its mounts as they were made: another one is needed.
+    label = "finetune.dev/job=read-only"
+    kubectl("delete", "pod", "-l", label, "--wait=false", namespace=place)
     status = jobs.wait_phase("read-only", "Succeeded", "Failed", seconds=WORK_SECONDS)
     assert status["phase"] == "Succeeded", status.get("failure")
     uid = kubectl.json("get", "ftj", "read-only", namespace=place)["metadata"]["uid"]
