@@ -36,6 +36,30 @@ class _Report(BaseModel):
     )
 
 
+def _or_none(kind: type[_Report]) -> BeforeValidator:
+    """One that makes no sense is none: the rest of the report still counts."""
+
+    def read(value: Any) -> Any:
+        try:
+            return None if value is None else kind.model_validate(value)
+        except ValidationError:
+            return None
+
+    return BeforeValidator(read)
+
+
+def _first(most: int, kind: type[_Report]) -> BeforeValidator:
+    """The first ones; where one makes no sense there are none: the rest still counts."""
+
+    def read(value: Any) -> Any:
+        try:
+            return [kind.model_validate(each) for each in value[:most]]
+        except (TypeError, ValidationError):
+            return []
+
+    return BeforeValidator(read)
+
+
 class ScoresReport(_Report):
     eval_loss: Measured = None
     perplexity: Measured = None
@@ -66,14 +90,6 @@ class DatasetReport(DatasetNumbers):
     baseline: DatasetNumbers | None = None
 
 
-def _datasets(value: Any) -> Any:
-    """The first ones; those that make no sense are none: the rest of the report still counts."""
-    try:
-        return [DatasetReport.model_validate(each) for each in value[:MAX_DATASETS]]
-    except (TypeError, ValidationError):
-        return []
-
-
 class PairedNumbersReport(_Report):
     difference: Measured = None
     absolute_difference: Measured = None
@@ -88,21 +104,13 @@ class PairedReport(PairedNumbersReport):
     baseline: PairedNumbersReport | None = None
 
 
-def _paired(value: Any) -> Any:
-    """The first ones; those that make no sense are none: the rest of the report still counts."""
-    try:
-        return [PairedReport.model_validate(each) for each in value[:MAX_LISTS]]
-    except (TypeError, ValidationError):
-        return []
-
-
 class MetricsReport(ScoresReport):
     loss: Measured = None
     learning_rate: Measured = None
     grad_norm: Measured = None
     baseline: ScoresReport | None = None
-    datasets: Annotated[tuple[DatasetReport, ...], BeforeValidator(_datasets)] = ()
-    paired_prompts: Annotated[tuple[PairedReport, ...], BeforeValidator(_paired)] = ()
+    datasets: Annotated[tuple[DatasetReport, ...], _first(MAX_DATASETS, DatasetReport)] = ()
+    paired_prompts: Annotated[tuple[PairedReport, ...], _first(MAX_LISTS, PairedReport)] = ()
 
 
 class CheckpointReport(_Report):
@@ -136,27 +144,11 @@ class AccountReport(_Report):
     )
 
 
-def _account(value: Any) -> Any:
-    """An account that makes no sense is none: the rest of the report still counts."""
-    try:
-        return None if value is None else AccountReport.model_validate(value)
-    except ValidationError:
-        return None
-
-
 class JudgementReport(_Report):
     """What was read from the losses so far."""
 
     finding: Literal["Overfitting", "NoImprovement", "WorseThanBase", "Underfitting", "WellFitted"]
     message: Annotated[str, Field(max_length=1024)] = ""
-
-
-def _judgement(value: Any) -> Any:
-    """One that nobody knows is none: the rest of the report still counts."""
-    try:
-        return None if value is None else JudgementReport.model_validate(value)
-    except ValidationError:
-        return None
 
 
 class _Training(_Report):
@@ -173,8 +165,8 @@ class _Training(_Report):
     last_bad_step: Count | None = None
     loss_spikes: Count | None = None
     peak_memory_bytes: Count | None = None
-    judgement: Annotated[JudgementReport | None, BeforeValidator(_judgement)] = None
-    account: Annotated[AccountReport | None, BeforeValidator(_account)] = None
+    judgement: Annotated[JudgementReport | None, _or_none(JudgementReport)] = None
+    account: Annotated[AccountReport | None, _or_none(AccountReport)] = None
 
 
 Moment = Annotated[float, Field(ge=0, le=1e11)]
@@ -209,14 +201,6 @@ class MeetingReport(_Report):
     seconds: Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
-def _meeting(value: Any) -> Any:
-    """One that makes no sense is none: the rest of the report still counts."""
-    try:
-        return None if value is None else MeetingReport.model_validate(value)
-    except ValidationError:
-        return None
-
-
 class FailureReport(_Report):
     failure_class: Annotated[Word | None, Field(alias="class")] = None
     signature: Word | None = None
@@ -228,7 +212,7 @@ class FailureReport(_Report):
     hint: str | None = None
     lines: tuple[str, ...] = ()
     at: Number = None
-    since: Annotated[MeetingReport | None, BeforeValidator(_meeting)] = None
+    since: Annotated[MeetingReport | None, _or_none(MeetingReport)] = None
 
 
 class ShapeReport(_Report):
@@ -256,21 +240,13 @@ class ShapeReport(_Report):
     largest_quantized: Count | None = None
 
 
-def _model_shape(value: Any) -> Any:
-    """One that makes no sense is none: the rest of the report still counts."""
-    try:
-        return None if value is None else ShapeReport.model_validate(value)
-    except ValidationError:
-        return None
-
-
 class ModelReport(_Report):
     architecture: Word | None = None
     parameters: Count | None = None
     context_length: Count | None = None
     digest: Word | None = None
     commit: Word | None = None
-    shape: Annotated[ShapeReport | None, BeforeValidator(_model_shape)] = None
+    shape: Annotated[ShapeReport | None, _or_none(ShapeReport)] = None
 
 
 Counts = Annotated[dict[Word, Count], Field(max_length=64)]
@@ -327,14 +303,6 @@ class FoundReport(_Report):
     formats: Annotated[tuple[Word, ...], Field(max_length=3)]
 
 
-def _found(value: Any) -> Any:
-    """One that makes no sense is none: the job trains."""
-    try:
-        return None if value is None else FoundReport.model_validate(value)
-    except ValidationError:
-        return None
-
-
 class SmokeTestReport(_Report):
     prompt: Annotated[str, Field(max_length=256)] = ""
     answer: Annotated[str, Field(max_length=256)] = ""
@@ -378,14 +346,6 @@ class RatingReport(_Report):
     same: Count = 0
 
 
-def _rating(value: Any) -> Any:
-    """One that makes no sense is none: the rest of the report still counts."""
-    try:
-        return None if value is None else RatingReport.model_validate(value)
-    except ValidationError:
-        return None
-
-
 class LastWords(_Training):
     """A termination message."""
 
@@ -397,14 +357,14 @@ class LastWords(_Training):
     data: DataReport | None = None
     versions: Annotated[dict[Word, Word], Field(max_length=16)] | None = None
     """Of prepare: the trainer and the libraries that compute."""
-    published: Annotated[FoundReport | None, BeforeValidator(_found)] = None
+    published: Annotated[FoundReport | None, _or_none(FoundReport)] = None
     """Of prepare, where the job may reuse a result."""
     refused: Annotated[str, Field(max_length=1024)] | None = None
     """Of export: why the result of another job was not taken."""
     artifact: ArtifactReport | None = None
     gate: GateReport | None = None
     """What export found the gate to be passed by."""
-    rating: Annotated[RatingReport | None, BeforeValidator(_rating)] = None
+    rating: Annotated[RatingReport | None, _or_none(RatingReport)] = None
     train: _Training | None = None
     """In export's words: train's final numbers again."""
 
