@@ -8,6 +8,7 @@ from .affinity import Affinity, NodeAffinity, PodAffinity, PodAffinityTerm
 from .artifact import Artifact, DestinationStatus, SmokeTest
 from .budget import UsageLimit
 from .cleaning import Cleaning, DropOrFail, Expect, NearDuplicates, Normalize, Policy
+from .columns import DataFields, DataFormat
 from .conditions import Condition, ConditionType, ConditionValue, Reason
 from .data_report import ReportOptions, TermList
 from .destinations import (
@@ -41,8 +42,6 @@ from .sources import (
     ChatTemplate,
     ConfigMapKeyRef,
     Data,
-    DataFields,
-    DataFormat,
     DataReuse,
     DataSource,
     LossOn,
