@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gpu.process import told_by
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,18 +17,7 @@ STAGES = range(4)
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "gpu.jobs", str(tmp_path_factory.mktemp("jobs"))],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps(found))
-    return found
+    return told_by("gpu.jobs", tmp_path_factory.mktemp("jobs"))
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,11 @@ Without this repository's environment, with the repository's root as working dir
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gpu.process import told_by
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,19 +24,7 @@ STAGES = (0, 1, 2)
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("quantized")
-    done = subprocess.run(
-        [sys.executable, "-m", "gpu.quantized_jobs", str(folder)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps(found, indent=1))
-    return found
+    return told_by("gpu.quantized_jobs", tmp_path_factory.mktemp("quantized"))
 
 
 def test_weights_in_memory_are_those_of_the_plan(told: dict[str, Any]) -> None:

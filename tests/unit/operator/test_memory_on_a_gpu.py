@@ -5,6 +5,8 @@ Measured by ``python -m benchmarks gpu``; see "GPU" in benchmarks/results.md.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from finetune_operator.memory_ladder import Fit
@@ -28,7 +30,8 @@ SMALL = Shape(
     fused=True,
 )
 """Llama 3.2 1B, all of it trained."""
-BIG = Shape(
+BIG = replace(
+    SMALL,
     parameters=8_030_261_248,
     trainable=41_943_040,
     largest=16 * 14_336,
@@ -37,12 +40,6 @@ BIG = Shape(
     attention=4096,
     key_value=1024,
     intermediate=14_336,
-    vocabulary=128_256,
-    gated=True,
-    rms_norm=True,
-    chunked_loss=True,
-    by_sample=True,
-    fused=True,
     adapters=224,
 )
 """Llama 3 8B with adapters of rank 16."""

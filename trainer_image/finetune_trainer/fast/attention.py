@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -45,12 +45,12 @@ class Blocks:
     ends: torch.Tensor
     """int32 [S + 1], on the device: where the stretches begin and end, counted through all rows."""
 
-    @property
+    @cached_property  # each layer asks
     def longest(self) -> int:
         """Tokens of the longest stretch."""
         return max(size for row in self.rows for size, _ in row)
 
-    @property
+    @cached_property
     def causal(self) -> bool:
         """Causal order is all in every stretch."""
         return all(mask is None for row in self.rows for _, mask in row)
