@@ -97,8 +97,10 @@ def at_boundary(facts: Facts) -> Resize | None:
 
 
 def after_sleep(facts: Facts) -> Resize | None:
-    """A job that was suspended wakes with as many workers as it names."""
+    """Training that was suspended goes on with as many workers as the job names."""
     plan = facts.known_plan
+    if facts.stage.name is not StageName.TRAIN:
+        return None
     if _present(plan) >= plan.wanted or plan.wanted not in plan.sizes:
         return None
     return _resize(facts, plan.wanted, "resumed with workers.count")

@@ -6,7 +6,7 @@ import pytest
 from builders import KEY, NOW, PLATFORM, UID, make_facts, seconds, status_in
 from unit.operator.policies.elastic_gangs import GROW, T, resize, resolved, spec, trains
 
-from finetune_operator.api.types import Failure, FineTuneJobStatus, Phase
+from finetune_operator.api.types import Failure, FineTuneJobStatus, Phase, StageName
 from finetune_operator.plan import plan_training
 from finetune_operator.policies.elastic import at_boundary
 from finetune_operator.policies.facts import Facts
@@ -58,3 +58,18 @@ def test_a_job_that_slept_wakes_with_the_workers_it_names() -> None:
     woken = FineTuneJobStatus.model_validate(decide(make_facts(status, spec=spec())).status)
     assert plan_training(KEY, UID, spec(), woken, PLATFORM, {}).pods(T) == 4
     assert woken.restarts is None, "it costs none of maxResizes"
+
+
+def test_training_that_is_over_is_not_said_to_have_had_more_workers() -> None:
+    """The job slept in export: its gang had the size that it had."""
+    status = status_in(
+        StageName.EXPORT,
+        phase=Phase.SUSPENDED,
+        suspend_time=NOW - seconds(60),
+        resolved=resolved(resize(4, 2)),
+    )
+    woken = FineTuneJobStatus.model_validate(decide(make_facts(status, spec=spec())).status)
+    assert woken.suspend_time is None, "it has woken"
+    assert plan_training(KEY, UID, spec(), woken, PLATFORM, {}).pods(T) == 2
+    assert woken.resolved is not None
+    assert [one.workers for one in woken.resolved.resizes or ()] == [2]
