@@ -105,9 +105,9 @@ def read_writes(entries: Iterator[Raw] | list[Raw]) -> list[Write]:
             continue
         target, asked = entry["objectRef"], entry.get("requestObject") or {}
         after = (entry.get("responseObject") or {}) if answered else asked
-        meta = (after.get("metadata") or {}) if answered else {}
+        meta = after.get("metadata") or {}
         # The answer to a deletion may name no version: it came after what the log had before.
-        newest = revision = int(meta.get("resourceVersion") or newest)
+        newest = revision = int((answered and meta.get("resourceVersion")) or newest)
         found.append(
             Write(
                 revision=revision,

@@ -95,23 +95,29 @@ def lives(history: Iterable[Write]) -> list[Life]:
     found: dict[str, Life] = {}
     jobs: dict[str, KubernetesJob] = {}
     pods: dict[str, Pod] = {}
+    asked_for: set[tuple[str, str, str]] = set()  # created by somebody who died before the answer
     for write in history:
-        if not write.answered:
-            uid = (write.after.get("metadata") or {}).get("uid", "")
-            if write.kind == "finetunejobs/status" and uid in found:
-                found[uid].unanswered.append(write)
-            continue
         meta = write.after.get("metadata") or {}
         labels = meta.get("labels") or {}
         uid = meta.get("uid", "")
-        if write.kind.startswith("finetunejobs"):
+        kind = write.kind.partition("/")[0]
+        place = (kind, write.namespace, write.name)
+        if not write.answered:
+            if write.kind == "finetunejobs/status" and uid in found:
+                found[uid].unanswered.append(write)
+            elif write.verb == "create":
+                asked_for.add(place)
+            continue
+        born = write.verb == "create" or (place in asked_for and uid not in jobs)
+        if kind == "finetunejobs":
             _finetune_job(found, write, uid)
-        elif (life := found.get(labels.get(UID_LABEL, ""))) and write.verb == "create":
-            if write.kind == "pods":
+        elif (life := found.get(labels.get(UID_LABEL, ""))) and born:
+            asked_for.discard(place)
+            if kind == "pods":
                 pods[uid] = life.pods[uid] = Pod(write.name, _controller(meta), write.revision)
             else:
-                life.children.append((write.revision, write.kind, write.after))
-                if write.kind == "jobs":
+                life.children.append((write.revision, kind, write.after))
+                if kind == "jobs":
                     jobs[uid] = life.jobs[uid] = _job(write, meta, labels)
         if write.kind.startswith("pods") and uid in pods:
             _follow_pod(pods[uid], write)

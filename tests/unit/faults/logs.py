@@ -22,6 +22,8 @@ class Log:
         self._revisions = itertools.count(10)
         self._object = 0
         """Revision of the FineTuneJob."""
+        self._jobs: dict[str, dict[str, Any]] = {}
+        """Metadata of each Job that was created."""
 
     def lives(self) -> list[Life]:
         return lives(read_writes(self.entries))
@@ -54,28 +56,32 @@ class Log:
         self, name: str, stage: str, attempt: int, owner: str = UID, job: str = "demo", **again: str
     ) -> str:
         uid = again.get("uid", f"job-{name}")
-        self._add(
-            OPERATOR,
-            "create",
-            "jobs",
-            {
-                "name": name,
-                "uid": uid,
-                "labels": {
-                    "finetune.dev/job": job,
-                    "finetune.dev/uid": again.get("label", owner),
-                    "finetune.dev/stage": stage,
-                    "finetune.dev/attempt": str(attempt),
-                },
-                "ownerReferences": [{"uid": owner, "controller": True}],
+        self._jobs[name] = {
+            "name": name,
+            "uid": uid,
+            "labels": {
+                "finetune.dev/job": job,
+                "finetune.dev/uid": again.get("label", owner),
+                "finetune.dev/stage": stage,
+                "finetune.dev/attempt": str(attempt),
             },
-        )
+            "ownerReferences": [{"uid": owner, "controller": True}],
+        }
+        self._add(OPERATOR, "create", "jobs", self._jobs[name])
         return uid
+
+    def job_unanswered(self, name: str, stage: str, attempt: int) -> None:
+        """The operator was killed while it waited for the answer to the creation of a Job."""
+        self.job(name, stage, attempt)
+        self.entries[-1] |= {
+            "responseStatus": {"code": 504, "message": "Timeout: … - context canceled"},
+            "requestObject": {"metadata": {"name": name}},
+            "responseObject": {"kind": "Status", "metadata": {}},
+        }
 
     def job_is(self, condition: str, name: str) -> None:
         told = {"conditions": [{"type": condition, "status": "True"}]}
-        meta = {"name": name, "uid": f"job-{name}"}
-        self._add(CONTROLLER, "update", "jobs/status", meta, status=told)
+        self._add(CONTROLLER, "update", "jobs/status", self._jobs[name], status=told)
 
     def job_deleted(self, name: str, user: str = OPERATOR) -> None:
         gone = deletion(f"job-{name}")

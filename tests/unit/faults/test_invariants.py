@@ -101,6 +101,21 @@ def test_a_write_whose_sender_died_counts_if_others_set_out_from_it() -> None:
     assert not broken(log)
 
 
+def test_a_job_whose_creator_died_counts_if_others_write_to_it() -> None:
+    log = begun()
+    log.pod_is("Failed", "demo-a0-0")
+    log.job_is("Failed", "demo-a0")
+    log.status(prepareAttempt=0, attempt=1, **ONCE)
+    log.job_unanswered("demo-a1", "train", 1)
+    log.pod("demo-a1-0", "demo-a1")
+    log.pod_is("Failed", "demo-a1-0")
+    log.job_is("Failed", "demo-a1")
+    log.status(prepareAttempt=0, attempt=1, phase="Failed", completionTime="now", **ONCE)
+    assert not broken(log)
+    (life,) = log.lives()
+    assert [job.attempt for job in life.jobs.values() if job.failed] == [0, 1]
+
+
 def status_after_the_end() -> Log:
     log = whole_life()
     log.status(**{**END, "phase": "Failed"}, **ONCE)
