@@ -16,6 +16,8 @@ import pytest
 from e2e.kubectl import Kubectl, wait_for
 from e2e.prometheus import Prometheus, running_prometheus
 from e2e.release import helm_install, monitors
+from faults.site import Site
+from faults.truth import watched
 
 from local_cluster import LocalCluster
 from local_cluster import images as cluster_images
@@ -23,6 +25,7 @@ from local_cluster.seed import refresh_seed
 
 SYSTEM_NAMESPACE = "finetune-system"
 SHARED_DEPLOYMENT = "deployment/finetune-operator"
+SHARED_USER = f"system:serviceaccount:{SYSTEM_NAMESPACE}:finetune-operator"
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,10 @@ def kubectl(cluster: LocalCluster) -> Kubectl:
 
 @pytest.fixture
 def namespace(kubectl: Kubectl) -> Iterator[str]:
-    """A namespace under the restricted pod security profile, gone afterwards."""
+    """A namespace under the restricted pod security profile, gone afterwards.
+
+    Whatever a test does to its jobs, the invariants of the fault matrix must hold.
+    """
     name = f"test-{uuid.uuid4().hex[:8]}"
     kubectl("create", "namespace", name)
     kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
@@ -97,7 +103,8 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
         lambda: kubectl.run("get", "serviceaccount", "default", namespace=name).returncode == 0,
         30,
     )
-    yield name
+    with watched(kubectl.audit_log, Site(kubectl.api, name), SHARED_USER):
+        yield name
     kubectl("delete", "namespace", name, "--wait=false")
 
 

@@ -29,12 +29,15 @@ class Kubectl:
     kubeconfig: Path
     binary: Path
     api: Api
+    audit_log: Path
+    """Where the API server writes down each request."""
 
     @classmethod
     def of(cls, cluster: LocalCluster) -> Kubectl:
         """As the administrator of a local cluster that is up."""
         program = cluster.binaries.path("kubectl")
-        return cls(cluster.kubeconfig, program, cluster.control_plane().api)
+        api = cluster.control_plane().api
+        return cls(cluster.kubeconfig, program, api, cluster.paths.audit_log)
 
     def run(
         self, *args: str, namespace: str | None = None, stdin: str | None = None

@@ -14,6 +14,8 @@ from typing import Any
 from e2e.host import processes_of
 from e2e.kubectl import Kubectl, wait_for
 from e2e.release import helm, helm_install
+from faults.site import Site
+from faults.truth import watched
 
 from local_cluster import LocalCluster
 
@@ -23,6 +25,8 @@ def own_operator(
     kubectl: Kubectl, release: str, namespace: str, operator: str, trainer: str, *values: str
 ) -> Iterator[str]:
     """The namespace, with a shared claim ``work``; ``values``: further settings of the chart.
+
+    Whatever tests do to its jobs, the invariants of the fault matrix must hold.
 
     operator, trainer: images as ``repository:tag`` or ``repository@digest``.
     """
@@ -36,9 +40,19 @@ def own_operator(
         f"trainer.image.repository={repository}", f"trainer.image.{kind}={version}", *values,
         literal=f"watchNamespaces={{{namespace}}},crds.enabled=false",
     )  # fmt: skip
-    yield namespace
+    user = f"system:serviceaccount:{namespace}:{account_of(kubectl, namespace, release)}"
+    with watched(kubectl.audit_log, Site(kubectl.api, namespace), user):
+        yield namespace
     helm(kubectl, namespace, "uninstall", release)
     kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+def account_of(kubectl: Kubectl, namespace: str, release: str) -> str:
+    """Name of the ServiceAccount of a release's operator."""
+    selector = f"app.kubernetes.io/instance={release}"
+    found = kubectl.json("get", "deployments", "-l", selector, namespace=namespace)["items"]
+    (account,) = {item["spec"]["template"]["spec"]["serviceAccountName"] for item in found}
+    return str(account)
 
 
 class OperatorProcess:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ from faults import audit
 from faults.door import Door
 from faults.history import Life, lives
 from faults.host_operator import USER, HostOperator
-from faults.invariants import Place, violations
-from faults.site import KINDS, Site
+from faults.invariants import Place
+from faults.site import Site
+from faults.truth import listing, settled
 
 from local_cluster import LocalCluster
 from local_cluster.api import API_PORT, Api
@@ -25,9 +25,6 @@ from local_cluster.pki import KeyPair
 
 if TYPE_CHECKING:
     from e2e.fixtures import Images
-
-SETTLE_SECONDS = 60
-"""So long the garbage collector may take for what has lost its owner."""
 
 
 @dataclass
@@ -45,8 +42,6 @@ class Ground:
     folder: Path
     operator_user: str = USER
     """Whose writes are the operator's; a row with an operator of its own in the cluster sets it."""
-    lost_nodes: set[str] = field(default_factory=set)
-    """Nodes that a row has taken away: their pods count as gone."""
     sites: list[Site] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -107,14 +102,7 @@ class Ground:
 
     def violations(self, led: list[Life]) -> list[str]:
         """Of all invariants; what may take a moment gets it."""
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while True:
-            listing = [raw for site in self.sites for kind in KINDS for raw in site.list(kind)]
-            place = Place(self.operator_user, listing, self.lost_nodes)
-            found = violations(led, place)
-            if time.monotonic() > deadline or not any("outlived" in text for text in found):
-                return found
-            time.sleep(2)
+        return settled(led, lambda: Place(self.operator_user, listing(self.sites)))
 
     def leave(self) -> None:
         """Give the namespaces back."""

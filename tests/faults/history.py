@@ -9,6 +9,7 @@ from typing import Any
 from faults.audit import ATTEMPT_LABEL, STAGE_LABEL, UID_LABEL, Raw, Write
 
 GARBAGE_COLLECTOR = "system:serviceaccount:kube-system:generic-garbage-collector"
+NODE_CONTROLLER = "system:serviceaccount:kube-system:node-controller"
 COUNTERS = {"prepare": "prepareAttempt", "train": "attempt", "export": "exportAttempt"}
 """Field of the status that has a stage's present attempt."""
 
@@ -21,7 +22,13 @@ class Pod:
     job_uid: str
     began: int
     ended: int | None = None
-    node: str = ""
+    silent: int | None = None
+    """Kubernetes took its readiness, because its node did not answer: it may run on for ever."""
+
+    @property
+    def gone(self) -> int | None:
+        """Since when it counts for nobody any more."""
+        return min(filter(None, (self.ended, self.silent)), default=None)
 
 
 @dataclass
@@ -176,12 +183,18 @@ def _follow_job(job: KubernetesJob, write: Write) -> None:
 
 def _follow_pod(pod: Pod, write: Write) -> None:
     meta, status = write.after["metadata"], write.after.get("status") or {}
-    pod.node = (write.after.get("spec") or {}).get("nodeName", "") or pod.node
     over = status.get("phase") in ("Succeeded", "Failed")
     # Only a kubelet that has ended the containers, or nobody at all, deletes without a grace.
     let_go = "deletionTimestamp" in meta and meta.get("deletionGracePeriodSeconds") == 0
     if pod.ended is None and (over or let_go):
         pod.ended = write.revision
+    if pod.silent is None and write.user == NODE_CONTROLLER and _unready(status):
+        pod.silent = write.revision
+
+
+def _unready(status: Raw) -> bool:
+    conditions = status.get("conditions") or ()
+    return any(c["type"] == "Ready" and c["status"] == "False" for c in conditions)
 
 
 def owners(meta: Raw) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ that breaks it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -26,8 +26,9 @@ class Place:
     """User name of the operator."""
     listing: Collection[Raw] = ()
     """FineTuneJobs, Jobs, pods, Services and ConfigMaps at the end."""
-    lost_nodes: Collection[str] = field(default_factory=tuple)
-    """Nodes whose pods count as gone, because they were declared lost."""
+    gives_up: bool = False
+    """The operator may have ended attempts that nobody else called failed: of a hang, of a node
+    that was lost, to change the size of a gang. It then counts some of what it deleted."""
 
 
 Rule = Callable[[list[Life], Place], Iterator[str]]
@@ -46,9 +47,9 @@ def one_gang_at_a_time(all_lives: list[Life], place: Place) -> Iterator[str]:
     for name, namesakes in by_name.items():
         pods = [pod for life in namesakes for pod in life.pods.values()]
         for one, other in combinations(sorted(pods, key=lambda pod: pod.began), 2):
-            if one.job_uid == other.job_uid or one.node in place.lost_nodes:
+            if one.job_uid == other.job_uid:
                 continue
-            if one.ended is None or one.ended > other.began:
+            if one.gone is None or one.gone > other.began:
                 yield f"{name}: pod {other.name} began while {one.name} lived"
 
 
@@ -98,8 +99,7 @@ def it_ends_when_its_pods_are_gone(all_lives: list[Life], place: Place) -> Itera
         if end is None:
             continue
         for pod in life.pods.values():
-            living = pod.began < end.revision and (pod.ended is None or pod.ended > end.revision)
-            if living and pod.node not in place.lost_nodes:
+            if pod.began < end.revision and (pod.gone is None or pod.gone > end.revision):
                 yield f"{life}: was called ended while pod {pod.name} lived"
 
 
@@ -114,7 +114,9 @@ def restarts_are_counted_exactly(all_lives: list[Life], place: Place) -> Iterato
         failed = [job for job in life.jobs.values() if _failed(job, place)]
         newest = max(life.jobs.values(), key=lambda job: job.began, default=None)
         last_word = life.status.get("phase") == "Failed" and newest in failed
-        allowed = {len(failed) - last_word}
+        given_up = [job for job in life.jobs.values() if _given_up(job, place)]
+        least = len(failed) - last_word
+        allowed = set(range(least, least + len(given_up) + 1))
         if last_word and _reason(life.status) == "DeadlineExceeded":
             allowed.add(len(failed))  # it was to start again when its time was up
         if _restarts(life.status) not in allowed:
@@ -135,6 +137,7 @@ def children_have_the_right_owner(all_lives: list[Life], place: Place) -> Iterat
 def nothing_is_left_over(all_lives: list[Life], place: Place) -> Iterator[str]:
     """In the end: no child without its FineTuneJob, no pod that outlives the end of its job."""
     there = {raw["metadata"]["uid"]: raw for raw in place.listing}
+    silent = {uid for life in all_lives for uid, pod in life.pods.items() if pod.silent}
     jobs = {uid: raw for uid, raw in there.items() if raw["kind"] == "FineTuneJob"}
     for raw in place.listing:
         if not (owner := label(raw, UID_LABEL)):
@@ -143,8 +146,8 @@ def nothing_is_left_over(all_lives: list[Life], place: Place) -> Iterator[str]:
         if owner not in jobs:
             yield f"{what} has outlived its FineTuneJob"
         elif raw["kind"] == "Pod" and "completionTime" in (jobs[owner].get("status") or {}):
-            lost = raw["spec"].get("nodeName") in place.lost_nodes
-            if raw["status"].get("phase") not in ("Succeeded", "Failed") and not lost:
+            over = raw["status"].get("phase") in ("Succeeded", "Failed")
+            if not over and raw["metadata"]["uid"] not in silent:
                 yield f"{what} lives on although its job is over"
 
 
@@ -171,6 +174,11 @@ def _failed(job: KubernetesJob, place: Place) -> bool:
         return True
     ours = (place.operator, GARBAGE_COLLECTOR, "")
     return not job.finished and job.deleted is not None and job.deleted_by not in ours
+
+
+def _given_up(job: KubernetesJob, place: Place) -> bool:
+    """The operator deleted it before it had an end, for a reason that only the status tells."""
+    return place.gives_up and not job.finished and job.deleted_by == place.operator
 
 
 def _lasting(status: Raw) -> dict[str, Any]:

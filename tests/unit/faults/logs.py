@@ -10,6 +10,7 @@ from faults.history import Life, lives
 
 OPERATOR = "operator"
 CONTROLLER = "system:serviceaccount:kube-system:job-controller"
+NODES = "system:serviceaccount:kube-system:node-controller"
 KUBELET = "system:node:n1"
 UID = "uid-demo"
 
@@ -99,6 +100,12 @@ class Log:
     def pod_is(self, phase: str, name: str) -> None:
         meta = {"name": name, "uid": f"pod-{name}"}
         self._add(KUBELET, "patch", "pods/status", meta, status={"phase": phase})
+
+    def pod_silent(self, name: str) -> None:
+        """Its node does not answer any more."""
+        meta = {"name": name, "uid": f"pod-{name}"}
+        taken = {"conditions": [{"type": "Ready", "status": "False"}], "phase": "Running"}
+        self._add(NODES, "patch", "pods/status", meta, status=taken)
 
     def pod_let_go(self, name: str, grace: int = 0) -> None:
         meta = {"name": name, "uid": f"pod-{name}", "deletionTimestamp": "2026-11-26T06:00:00Z"}

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from faults.invariants import RULES, Place, violations
 from faults.matrix import counts
-from unit.faults.logs import END, OPERATOR, UID, Log, whole_life
+from unit.faults.logs import END, NODES, OPERATOR, UID, Log, whole_life
 
 ONCE = {"restarts": {"total": 1, "stepsRedone": 2}}
 
 
-def broken(log: Log, *listing: dict[str, Any], lost: tuple[str, ...] = ()) -> set[str]:
+def broken(log: Log, *listing: dict[str, Any], gives_up: bool = False) -> set[str]:
     """Names of the rules that find something."""
-    found = violations(log.lives(), Place(OPERATOR, listing, lost))
+    found = violations(log.lives(), Place(OPERATOR, listing, gives_up))
     return {text.partition(":")[0] for text in found}
 
 
@@ -210,17 +210,48 @@ def test_a_rule_notices_the_history_that_breaks_it(history: Callable[[], Log], r
 def test_what_is_left_over_is_noticed() -> None:
     labels = {"finetune.dev/uid": UID, "finetune.dev/job": "demo"}
     job: dict[str, Any] = {"kind": "FineTuneJob", "metadata": {"name": "demo", "uid": UID}}
-    pod = {
+    pod: dict[str, Any] = {
         "kind": "Pod",
         "metadata": {"name": "demo-a1-0", "uid": "p", "labels": labels},
-        "spec": {"nodeName": "n3"},
         "status": {"phase": "Running"},
     }
     log = whole_life()
     assert broken(log, pod) == {"nothing_is_left_over"}, "it has no owner any more"
     assert not broken(log, job, pod)
     assert broken(log, {**job, "status": END}, pod) == {"nothing_is_left_over"}
-    assert not broken(log, {**job, "status": END}, pod, lost=("n3",))
+    lost = on_a_lost_node()
+    lost.status(**END, **ONCE)
+    pod["metadata"] |= {"name": "demo-a0-0", "uid": "pod-demo-a0-0"}
+    assert not broken(lost, {**job, "status": END}, pod, gives_up=True)
+
+
+def on_a_lost_node() -> Log:
+    """The second gang began beside a pod that nobody can reach."""
+    log = begun()
+    log.pod_silent("demo-a0-0")
+    log.job_deleted("demo-a0")
+    log.status(prepareAttempt=0, attempt=1, **ONCE)
+    log.job("demo-a1", "train", 1)
+    log.pod("demo-a1-0", "demo-a1")
+    log.pod_is("Succeeded", "demo-a1-0")
+    log.job_is("Complete", "demo-a1")
+    log.status(prepareAttempt=0, attempt=1, exportAttempt=0, **ONCE)
+    return log
+
+
+def test_a_pod_on_a_lost_node_counts_for_nobody() -> None:
+    log = on_a_lost_node()
+    log.status(**END, **ONCE)
+    assert broken(log) == {"restarts_are_counted_exactly"}, "nobody else called attempt 0 failed"
+    assert not broken(log, gives_up=True)
+    log.entries = [entry for entry in log.entries if entry["user"]["username"] != NODES]
+    assert broken(log, gives_up=True) == {"one_gang_at_a_time", "it_ends_when_its_pods_are_gone"}
+
+
+def test_only_what_the_operator_gave_up_may_count_without_a_failure() -> None:
+    log = on_a_lost_node()
+    log.status(**END, restarts={"total": 2, "stepsRedone": 2})
+    assert "restarts_are_counted_exactly" in broken(log, gives_up=True)
 
 
 def test_the_time_to_live_may_change_after_the_end() -> None:
