@@ -22,6 +22,8 @@ from .silence import clock, out_of_reach_since
 CONSEQUENCES = frozenset({"CollectiveTimeout", "Preempted", "Rendezvous"})
 """How ranks end when another one has died before: never the cause while there is another."""
 OOM_KILLED = "OOMKilled"
+HOST_MEMORY = "HostMemory"
+"""Signature of memory that was asked for and refused."""
 LOST_SIGHT = frozenset({"ContainerStatusUnknown", "Unknown"})
 """What kubelet and containerd say of a container that is gone when they start: the node restarted
 under it."""
@@ -55,15 +57,21 @@ def classify(pod: ChildPod, report: FailureReport | None) -> str:
         return Reason.EVICTED.value
     if ended and report is None and ended.reason in LOST_SIGHT:
         return Reason.NODE_LOST.value
-    if report and report.failure_class == Reason.HOST_OOM:  # of one rank: PID 1 lived on
-        return Reason.HOST_OOM.value
-    if report and report.failure_class in BY_NAME:
-        return str(report.failure_class)
+    if (said := _said(report)) in (Reason.HOST_OOM.value, *BY_NAME):
+        return str(said)
     if ended and ended.exit_code in BY_EXIT_CODE:
         return BY_EXIT_CODE[ended.exit_code].name
     if ended and ended.exit_code == SIGTERM_EXIT:
         return Reason.EVICTED.value
     return Reason.UNKNOWN_FAILURE.value
+
+
+def _said(report: FailureReport | None) -> str | None:
+    """The trainer's class. HostOom has no exit code, because PID 1 lives on: the launcher says it
+    of a rank that the kernel killed; a rank that the allocator refuses says HostMemory."""
+    if report and report.signature == HOST_MEMORY:
+        return Reason.HOST_OOM.value
+    return report.failure_class if report else None
 
 
 def digest(facts: Facts) -> Failure:
@@ -138,7 +146,7 @@ def _explanation(
 ) -> tuple[str | None, str, str]:
     """Signature, cause and hint: the trainer's, who saw the whole log, or from the lines here."""
     if report is not None:
-        own = report.signature if report.failure_class == name else None
+        own = report.signature if _said(report) == name else None
         return own, (report.cause or "") if own else "", report.hint or ""
     # The runtime's own words of a container that it could not start, or plain text.
     known = find((*CLUSTER_SIGNATURES, *SIGNATURES), lines)

@@ -55,6 +55,14 @@ def test_every_exit_code_of_the_table_has_its_class(failure: Any) -> None:
             "HostOom",
             id="the kubelet knows better than the trainer what killed a rank",
         ),
+        pytest.param(
+            ended_pod(
+                code=70,
+                words=failure_words(**{"class": "Internal", "signature": "HostMemory"}),
+            ),
+            "HostOom",
+            id="the allocator refused",
+        ),
         pytest.param(ended_pod(code=137), "UnknownFailure", id="a kill is not a lack of memory"),
         pytest.param(ended_pod(code=139), "UnknownFailure", id="a crash without a word"),
         pytest.param(
@@ -251,6 +259,18 @@ def test_the_trainers_explanation_is_shown() -> None:
     assert (told.signature, told.cause) == ("CudaOutOfMemory", "A GPU had no room.")
     assert told.hint == "lower microBatchSize"
     assert tell(told).endswith("out of memory - A GPU had no room.")
+
+
+def test_memory_that_was_refused_keeps_the_trainers_explanation_and_gets_the_stages_hint() -> None:
+    words = failure_words(
+        **{"class": "Internal", "signature": "HostMemory", "hint": "of any stage"},
+        message="DefaultCPUAllocator: can't allocate memory",
+        cause="The pod had no memory left for what was asked of it.",
+    )
+    told = digest_of(ended_pod(1, code=70, words=words))
+    assert (told.failure_class, told.signature) == ("HostOom", "HostMemory")
+    assert told.cause and told.message == "DefaultCPUAllocator: can't allocate memory"
+    assert told.hint is not None and "spec.workers.resources.limits.memory" in told.hint
 
 
 def test_the_kubelets_word_on_memory_replaces_the_trainers_explanation() -> None:
