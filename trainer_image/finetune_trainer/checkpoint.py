@@ -11,6 +11,7 @@ that the ranks exchange after each step anyway, so no collective ever runs in a 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -340,6 +341,9 @@ class Checkpoints:
 
         gone: int | None = self._together(give_up)[0]
         if gone is None:
+            if self._gang.is_first:  # all have stopped writing; on a full disk every byte counts
+                with contextlib.suppress(OSError):
+                    self._folder.drop_drafts()
             raise full
         self.published = [kept for kept in self.published if kept.step != gone]
 

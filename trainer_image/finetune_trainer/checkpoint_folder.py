@@ -50,9 +50,13 @@ class CheckpointFolder:
     def open(self, step: int) -> None:
         """An empty temporary folder, the only one: what was not published is gone."""
         self.tidy()
+        self.drop_drafts()
+        self.temporary(step).mkdir(parents=True)
+
+    def drop_drafts(self) -> None:
+        """Remove what was not published."""
         for leftover in self._path.glob("*.tmp"):
             shutil.rmtree(leftover)
-        self.temporary(step).mkdir(parents=True)
 
     def require_space(self, needed: int) -> None:
         """Raise ``DiskFull`` where ``needed`` bytes and some more do not fit. For every rank."""
