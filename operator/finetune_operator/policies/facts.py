@@ -154,7 +154,23 @@ class Facts:
     @cached_property
     def live_jobs(self) -> tuple[ChildJob, ...]:
         """Own Jobs that are neither finished nor on their way out."""
-        return tuple(job for job in self.own_jobs if not (job.finished or job.deleting))
+        return tuple(
+            job
+            for job in self.own_jobs
+            if not (job.finished or job.deleting or self.is_played_out(job))
+        )
+
+    def is_played_out(self, job: ChildJob) -> bool:
+        """All pods of a gang have ended, one of them badly. Its Job makes no others (backoffLimit
+        0); its controller says that it Failed, but only a second later."""
+        if job.stage != StageName.TRAIN or job.suspended or job.deleting:
+            return False
+        pods = [pod for pod in self.observed.pods if pod.job_uid == job.uid and not pod.deleting]
+        return (
+            len(pods) >= job.parallelism
+            and all(pod.finished for pod in pods)
+            and any(pod.phase == "Failed" for pod in pods)
+        )
 
     @cached_property
     def live_pods(self) -> tuple[ChildPod, ...]:

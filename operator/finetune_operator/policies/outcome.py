@@ -121,7 +121,9 @@ def _tell_reused(facts: Facts) -> str:
 def job_failed(facts: Facts) -> Verdict | None:
     """The attempt is over and its pods are gone: another one, or the end with the digest."""
     job = facts.stage.job
-    if job is None or job.failure is None or facts.status.next_attempt_time is not None:
+    if job is None or facts.status.next_attempt_time is not None:
+        return None
+    if job.failure is None and not facts.is_played_out(job):
         return None
     return restart_or_end(facts, digest(facts))
 

@@ -196,6 +196,21 @@ ENDED: list[Any] = [
         ("job_failed", Phase.FAILED, State.FAILED, "UnknownFailure", ""),
         id="a gang that fails leaves its progress behind",
     ),
+    pytest.param(
+        make_facts(ready_gang(), jobs=train(), pods=(ended_pod(1, code=71), ended_pod(0, code=74))),
+        ("job_failed", Phase.RESTARTING, State.MOVING, "Restarting", ""),
+        id="all pods of a gang have ended: its Job need not say so",
+    ),
+    pytest.param(
+        make_facts(
+            ready_gang(),
+            jobs=train(),
+            pods=(ended_pod(1, code=71), ended_pod(0, code=74)),
+            spec=ONCE,
+        ),
+        ("job_failed", Phase.FAILED, State.FAILED, "CudaOom", ""),
+        id="nor at the end of the job",
+    ),
     # job_failing
     pytest.param(
         make_facts(
