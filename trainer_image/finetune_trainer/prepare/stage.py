@@ -252,7 +252,7 @@ def _make_data(
         account.check()
     plan = _plan(config, model, facts)
     found = Found(facts["packedRows"], sides.leaked, sides.general_leaked, sides.clusters, plan)
-    report = report_facts(config.data, tokenizer, done, found)
+    report = report_facts(config.data, tokenizer, done, found, usable_processes())
     _write_report(folder, report)
     return {
         **facts,

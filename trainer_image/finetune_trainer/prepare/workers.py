@@ -26,7 +26,7 @@ from finetune_trainer.errors import StageError
 _MAX_PROCESSES = 8
 _PR_SET_PDEATHSIG = 1
 _ALONE = 4
-"""Parts that the caller works on itself: for less, processes cost more than they save."""
+"""So many parts the caller works on itself: for less, processes cost more than they save."""
 _GARBAGE = 100_000
 """New objects until a worker looks for cycles: tokens are very many, and in none."""
 _WAITING = 2
@@ -53,12 +53,30 @@ def in_order(
     ``StageError`` where a worker was killed.
     """
     parts = iter(parts)
-    alone = itertools.islice(parts, _ALONE if processes > 1 else None)
-    yield from map(work, alone)
     if processes > 1:
-        ahead = list(itertools.islice(parts, 1))
-        if ahead:
-            yield from _in_processes(work, itertools.chain(ahead, parts), processes)
+        first, fault = _ahead(parts, _ALONE + 1)
+        rest = itertools.chain(first, _raising(fault) if fault else parts)
+        if len(first) > _ALONE:
+            yield from _in_processes(work, rest, processes)
+            return
+        parts = rest
+    yield from map(work, parts)
+
+
+def _ahead(parts: Iterator[Part], count: int) -> tuple[list[Part], Exception | None]:
+    """At most so many parts, and what was raised in place of the next one."""
+    first: list[Part] = []
+    try:
+        for part in itertools.islice(parts, count):
+            first.append(part)
+    except Exception as error:
+        return first, error
+    return first, None
+
+
+def _raising(fault: Exception) -> Iterator[Any]:
+    raise fault
+    yield
 
 
 def _in_processes(

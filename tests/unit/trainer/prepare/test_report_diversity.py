@@ -122,7 +122,8 @@ def test_batches_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     train, held = sides(tmp_path, prompts, ["ab 3", "zz 99", "qq"])
     whole = coverages.coverage(train, held, everything(held))
     monkeypatch.setattr(coverages, "_BATCH", 7)
-    assert coverages.coverage(train, held, everything(held)) == whole
+    for processes in (1, 2):
+        assert coverages.coverage(train, held, everything(held), processes) == whole
 
 
 def test_likeness_is_the_cosine_of_weighted_sets_of_tokens(tmp_path: Path) -> None:

@@ -8,14 +8,15 @@ batches; memory holds one batch and a matrix of a few hundred prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.prepare.report.rows import Ints, Side
+from finetune_trainer.prepare.workers import in_order
 
 MAX_PROMPTS = 200
 """Held-out rows that are looked at: a fair sample."""
@@ -28,6 +29,7 @@ _SHOWN = 5
 _BINS = 10
 
 Floats = npt.NDArray[np.float32]
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class _Bags:
         return len(self.starts) - 1
 
 
-def coverage(train: Side, held: Side, chosen: Ints) -> dict[str, Any] | None:
+def coverage(train: Side, held: Side, chosen: Ints, processes: int = 1) -> dict[str, Any] | None:
     """The likeness of held-out prompts (``chosen``: their samples) to their nearest training row.
 
     None where nothing is held out. A row without a prompt, as of format Completion, is its text.
@@ -50,13 +52,13 @@ def coverage(train: Side, held: Side, chosen: Ints) -> dict[str, Any] | None:
     if not len(first) or not len(train.tokenized.kept):
         return None
     prompts = _bags(held, first)
-    frequency = _frequency(train, prompts)
+    frequency = _frequency(train, prompts, processes)
     count = len(train.tokenized.kept)
     weight = np.log(count / np.maximum(frequency, 1)).astype(np.float32)
     # What no training row has is the rarest of all.
     weight[frequency == 0] = np.log(count + 1)
     weight[frequency > max(1, _COMMON * count)] = 0
-    best, nearest = _nearest(train, prompts, weight)
+    best, nearest = _nearest(train, prompts, weight, processes)
     order = np.argsort(best, kind="stable")[:_SHOWN]
     places = held.split.samples.select_columns(["place"])
     of_train = train.split.samples.select_columns(["place"])
@@ -108,23 +110,25 @@ def _flat(column: Any) -> tuple[Ints, Ints]:
     return np.asarray(lists.flatten(), dtype=np.int64), lengths
 
 
-def _batches(side: Side) -> Iterator[tuple[int, _Bags]]:
-    count = len(side.tokenized.kept)
-    for start in range(0, count, _BATCH):
-        yield start, _bags(side, np.arange(start, min(start + _BATCH, count)))
+def _of_batches(side: Side, work: Callable[[_Bags], _Found], processes: int) -> Iterator[_Found]:
+    """What ``work`` makes of the segments of each batch, in their order."""
+    places = np.arange(len(side.tokenized.kept))
+    batches = (places[start : start + _BATCH] for start in range(0, len(places), _BATCH))
+    return in_order(lambda batch: work(_bags(side, batch)), batches, processes)
 
 
-def _frequency(train: Side, prompts: _Bags) -> Ints:
+def _frequency(train: Side, prompts: _Bags, processes: int) -> Ints:
     """In how many training rows each token is; long enough for the prompts' tokens, too."""
     frequency = np.zeros(int(prompts.tokens.max(initial=0)) + 1, dtype=np.int64)
-    for _, bags in _batches(train):
-        counts = np.bincount(bags.tokens, minlength=len(frequency))
-        counts[: len(frequency)] += frequency
-        frequency = counts
+    for counts in _of_batches(train, lambda bags: np.bincount(bags.tokens), processes):
+        longer = np.zeros(max(len(counts), len(frequency)), dtype=np.int64)
+        longer[: len(counts)] = counts
+        longer[: len(frequency)] += frequency
+        frequency = longer
     return frequency
 
 
-def _nearest(train: Side, prompts: _Bags, weight: Floats) -> tuple[Floats, Ints]:
+def _nearest(train: Side, prompts: _Bags, weight: Floats, processes: int) -> tuple[Floats, Ints]:
     """For each prompt the likeness of its nearest training row, and that row's place."""
     vocabulary = np.unique(prompts.tokens[weight[prompts.tokens] > 0])
     index = np.zeros(len(weight), dtype=np.int64)
@@ -137,13 +141,16 @@ def _nearest(train: Side, prompts: _Bags, weight: Floats) -> tuple[Floats, Ints]
     matrix *= weight[np.concatenate([[0], vocabulary])][:, None]
     matrix[0] = 0
     matrix /= np.maximum(norms, 1e-9)
-    best, nearest = np.full(len(prompts), -1, np.float32), np.zeros(len(prompts), np.int64)
-    for start, bags in _batches(train):
+
+    def alike(bags: _Bags) -> tuple[Floats, Ints]:
         likeness = _products(bags, index, matrix) / np.maximum(_norms(bags, weight), 1e-9)[:, None]
         top = likeness.argmax(axis=0)
-        value = likeness[top, np.arange(len(prompts))]
+        return likeness[top, np.arange(len(prompts))], top
+
+    best, nearest = np.full(len(prompts), -1, np.float32), np.zeros(len(prompts), np.int64)
+    for number, (value, top) in enumerate(_of_batches(train, alike, processes)):
         better = value > best
-        best[better], nearest[better] = value[better], start + top[better]
+        best[better], nearest[better] = value[better], number * _BATCH + top[better]
     # A prompt of nothing but what every row has is like every row.
     best[norms == 0] = 1
     return np.clip(best, 0, 1), nearest

@@ -59,7 +59,7 @@ class Found:
 
 
 def report_facts(
-    data: Data, tokenizer: Tokenizer, sides: Sequence[Side], found: Found
+    data: Data, tokenizer: Tokenizer, sides: Sequence[Side], found: Found, processes: int = 1
 ) -> dict[str, Any]:
     """Everything that the report says, as JSON. ``sides``: train, held out and, where the job has
     them, general."""
@@ -71,14 +71,16 @@ def report_facts(
     held_rows = rows_of(held)
     facts |= {
         "plan": found.plan,
-        "balance": _balance(data, train, rows, columns, fair),
+        "balance": _balance(data, train, rows, columns, fair, processes),
         "terms": count_terms(data.report.terms, rows.texts(data.loss_on), columns)
         if data.report.terms
         else [],
         "diversity": {
             "answers": diversity(rows.texts(data.loss_on, fair)),
             "nearDuplicates": clusters(found.clusters),
-            "coverage": coverage(train, held, held_rows.numbers[held_rows.fair(MAX_PROMPTS)]),
+            "coverage": coverage(
+                train, held, held_rows.numbers[held_rows.fair(MAX_PROMPTS)], processes
+            ),
         },
         "samples": list(_samples(train, tokenizer)),
     }
@@ -92,17 +94,17 @@ def planned_anew(report: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]
 
 
 def _balance(
-    data: Data, train: Side, rows: Rows, columns: list[Values], fair: Ints
+    data: Data, train: Side, rows: Rows, columns: list[Values], fair: Ints, processes: int
 ) -> list[dict[str, Any]]:
     heads = [
         (text.read[:MAX_CHARS], text.learnt[:MAX_CHARS]) for text in rows.texts("Assistant", fair)
     ]
-    asked = [read for read, _ in heads]
+    asked, answers = [read for read, _ in heads], [learnt for _, learnt in heads]
     return [
         by_source(rows, [report.name for report in train.split.reports]),
         *(by_column(rows, values) for values in columns),
-        *([by_language("prompts", rows, fair, languages(asked))] if any(asked) else []),
-        by_language("answers", rows, fair, languages(learnt for _, learnt in heads)),
+        *([by_language("prompts", rows, fair, languages(asked, processes))] if any(asked) else []),
+        by_language("answers", rows, fair, languages(answers, processes)),
         by_length(rows, data.sequence_length),
     ]
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
+from finetune_trainer.prepare.workers import in_order
+
 MAX_CHARS = 1000
 """Of a text; more changes the answer rarely and costs time."""
 _AT_ONCE = 1000
@@ -17,13 +19,19 @@ _SURE = 0.5
 """Probability among all languages from which an answer counts; code and figures stay far below."""
 
 
-def languages(texts: Iterable[str]) -> Iterator[str | None]:
+def languages(texts: Iterable[str], processes: int = 1) -> Iterator[str | None]:
     """ISO 639 codes, such as ``en``; None where the text is too short or fits several languages."""
     identifier = _identifier()
     heads = (text[:MAX_CHARS] for text in texts)
-    while group := list(itertools.islice(heads, _AT_ONCE)):
-        for language, probability in identifier.classify_all(group):
-            yield str(language) if probability >= _SURE else None
+
+    def told(group: list[str]) -> list[str | None]:
+        return [
+            str(language) if probability >= _SURE else None
+            for language, probability in identifier.classify_all(group)
+        ]
+
+    groups = iter(lambda: list(itertools.islice(heads, _AT_ONCE)), [])
+    return itertools.chain.from_iterable(in_order(told, groups, processes))
 
 
 @cache
