@@ -22,6 +22,7 @@ from finetune_trainer.errors import ConfigInvalid, NonFinite, StageError
 from finetune_trainer.fast import accelerate
 from finetune_trainer.fast.head import head_of
 from finetune_trainer.partition import Partition, Piece
+from finetune_trainer.replicas import sent_where_they_differ
 from finetune_trainer.zero_config import NO_OFFLOAD, Precision, deepspeed_config
 
 log = logging.getLogger(__name__)
@@ -145,11 +146,12 @@ class Engine:
         self._names = {id(p): name for name, p in trainable.items()}
         self._guard = _OwnGuard(training.max_grad_norm) if stage == 0 else None
         try:
-            self._engine, self._optimizer, *_ = deepspeed.initialize(
-                model=model,
-                optimizer=_optimizer(list(trainable.values()), training),
-                config=self.config,
-            )
+            with sent_where_they_differ():
+                self._engine, self._optimizer, *_ = deepspeed.initialize(
+                    model=model,
+                    optimizer=_optimizer(list(trainable.values()), training),
+                    config=self.config,
+                )
         except (ValueError, AssertionError, NotImplementedError) as error:
             raise ConfigInvalid(
                 f"these settings do not work together (zeroStage {stage}, {precision}): {error}"
