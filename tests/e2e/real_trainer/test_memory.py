@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from e2e.place import chat_row
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
-TO_SPARE = 256 << 20
+TO_SPARE = 512 << 20
 """Bytes for what a loaded rank still starts; the activations of the first step need far more."""
 
 
@@ -63,7 +63,7 @@ def test_a_rank_that_the_allocator_refuses_gets_a_smaller_training_of_the_same_b
     spec: dict[str, Any] = {
         "steps": 3,
         "data": many,
-        "training": {"microBatchSize": 512, "globalBatchSize": 1024},
+        "training": {"microBatchSize": 1024, "globalBatchSize": 2048},
         "workers": {"resources": ONE_CPU},
         "recovery": {"backoffSeconds": {"initial": 1, "max": 1}},
     }
@@ -72,23 +72,30 @@ def test_a_rank_that_the_allocator_refuses_gets_a_smaller_training_of_the_same_b
     assert status["phase"] == "Succeeded", status.get("failure")
 
     jobs.apply("refused", **spec)
-    beat = attempts("refused") / "0/heartbeats/rank-1.json"
-    wait_for("rank 1 loads", lambda: _phase(beat) not in ("", "init"), WORK_SECONDS, 0.01)
     label = "finetune.dev/job=refused,finetune.dev/stage=train"
-    pods = kubectl.json("get", "pods", "-l", label, namespace=place)["items"]
-    inside = processes_of({pod["metadata"]["uid"] for pod in pods})
-    (pid,) = [p.pid for p in inside if b"RANK=1" in p.environment and b".rank" in p.command]
+
+    def rank_1() -> list[int]:
+        pods = kubectl.json("get", "pods", "-l", label, namespace=place)["items"]
+        inside = processes_of({pod["metadata"]["uid"] for pod in pods})
+        return [p.pid for p in inside if b"RANK=1" in p.environment and b".rank" in p.command]
+
+    (pid,) = wait_for("rank 1", rank_1, WORK_SECONDS, 0.05)
+    beat = attempts("refused") / "0/heartbeats/rank-1.json"
+    wait_for("it loads", lambda: _phase(beat) not in ("", "init"), WORK_SECONDS, 0.005)
+    assert _phase(beat) == "load", "the first step is still to come"
     limit = _virtual_size(pid) + TO_SPARE
-    resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+    owner = Path(f"/proc/{pid}").stat()  # who may do it, where root is not allowed everything
+    command = ["prlimit", f"--pid={pid}", f"--as={limit}:{limit}"]
+    subprocess.run(command, user=owner.st_uid, group=owner.st_gid, extra_groups=[], check=True)
 
     failure = wait_for("its end", lambda: jobs.status("refused").get("failure"), 120)
-    assert (failure["class"], failure["rank"], failure["exitCode"]) == ("HostOom", 1, 70), failure
+    assert (failure["class"], failure["rank"]) == ("HostOom", 1), failure
     assert failure["signature"] == "HostMemory"
     status = jobs.wait_phase("refused", "Succeeded", "Failed", seconds=WORK_SECONDS)
     assert status["phase"] == "Succeeded", status.get("failure")
     (adapted,) = status["resolved"]["adaptations"]
-    assert adapted["change"] == "microBatchSize 512 → 256, accumulation 1 → 2"
-    assert status["resolved"]["globalBatchSize"] == 1024
+    assert adapted["change"] == "microBatchSize 1024 → 512, accumulation 1 → 2"
+    assert status["resolved"]["globalBatchSize"] == 2048
     restarts = status["restarts"]
     assert (restarts["memory"], restarts["program"], restarts["total"]) == (1, 0, 1)
     calm, smaller = curve(attempts("plenty") / "0"), curve(attempts("refused") / "1")

@@ -31,12 +31,13 @@ MEMORY = (
         "HostMemory",
         "Internal",
         r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)|^MemoryError\b"
-        r"|MemoryError: Unable to allocate|C10 Out of Memory|Errno 12\] Cannot allocate memory",
+        r"|MemoryError: Unable to allocate|C10 Out of Memory|Errno 12\] Cannot allocate memory"
+        r"|\bstd::bad_alloc\b",
         "The pod had no memory left for what was asked of it.",
         "raise resources.limits.memory of the stage (spec.prepare, spec.workers or spec.export), "
         "or "
         "lower spec.training.microBatchSize",
-        "PyTorch (c10), NumPy and Python",
+        "PyTorch (c10), NumPy, Python and C++'s library",
     ),
     Signature(
         "Killed",
