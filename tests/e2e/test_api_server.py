@@ -22,7 +22,7 @@ from api_cases import (
 )
 from kubernetes import client, config
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.statuses_by_hand]
 
 JSON = "application/json"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"

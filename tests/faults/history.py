@@ -10,7 +10,12 @@ from faults.audit import ATTEMPT_LABEL, STAGE_LABEL, UID_LABEL, Raw, Write
 
 GARBAGE_COLLECTOR = "system:serviceaccount:kube-system:generic-garbage-collector"
 NODE_CONTROLLER = "system:serviceaccount:kube-system:node-controller"
-COUNTERS = {"prepare": "prepareAttempt", "train": "attempt", "export": "exportAttempt"}
+COUNTERS = {
+    "prepare": "prepareAttempt",
+    "train": "attempt",
+    "score": "scoreAttempt",
+    "export": "exportAttempt",
+}
 """Field of the status that has a stage's present attempt."""
 
 

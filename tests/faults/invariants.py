@@ -14,8 +14,9 @@ from typing import Any
 from faults.audit import JOB_LABEL, UID_LABEL, Raw
 from faults.history import COUNTERS, GARBAGE_COLLECTOR, KubernetesJob, Life, label, owners
 
-AFTER_THE_END = ("childrenRemovedTime", "observedGeneration")
-"""Fields of the status that may change when the job is over: its time to live may be edited."""
+AFTER_THE_END = ("childrenRemovedTime", "lostNodes", "observedGeneration")
+"""Fields of the status that may change when the job is over: its time to live may be edited, and a
+lost node may come back."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,14 @@ def the_end_is_absorbing(all_lives: list[Life], place: Place) -> Iterator[str]:
         if end is None:
             continue
         for later in life.statuses:
-            if later.revision > end.revision and _lasting(later.status) != _lasting(end.status):
-                yield f"{life}: its status changed after its end"
+            before, after = _lasting(end.status), _lasting(later.status)
+            if later.revision > end.revision and before != after:
+                changed = [
+                    each
+                    for each in sorted({*before, *after})
+                    if before.get(each) != after.get(each)
+                ]
+                yield f"{life}: its status changed after its end: {', '.join(changed)}"
         for revision, kind, child in life.children:
             if revision > end.revision:
                 yield f"{life}: {kind} {child['metadata']['name']} was created after its end"
@@ -115,8 +122,10 @@ def restarts_are_counted_exactly(all_lives: list[Life], place: Place) -> Iterato
         newest = max(life.jobs.values(), key=lambda job: job.began, default=None)
         last_word = life.status.get("phase") == "Failed" and newest in failed
         given_up = [job for job in life.jobs.values() if _given_up(job, place)]
-        least = len(failed) - last_word
-        allowed = set(range(least, least + len(given_up) + 1))
+        # The model goes on without a scorer that failed by itself.
+        free = len(given_up) + sum(job.stage == "score" for job in failed)
+        most = len(failed) - last_word + len(given_up)
+        allowed = set(range(most - free, most + 1))
         if last_word and _reason(life.status) == "DeadlineExceeded":
             allowed.add(len(failed))  # it was to start again when its time was up
         if _restarts(life.status) not in allowed:

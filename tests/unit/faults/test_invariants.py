@@ -254,6 +254,19 @@ def test_only_what_the_operator_gave_up_may_count_without_a_failure() -> None:
     assert "restarts_are_counted_exactly" in broken(log, gives_up=True)
 
 
+@pytest.mark.parametrize(("restarts", "holds"), [(1, True), (2, True), (3, False), (0, False)])
+def test_a_scorer_that_fails_need_not_be_started_again(restarts: int, holds: bool) -> None:
+    log, told = whole_life(), {"restarts": {"total": 1, "stepsRedone": 2}}
+    log.entries = log.entries[:-7]  # export, and the end
+    log.status(prepareAttempt=0, attempt=1, scoreAttempt=0, **told)
+    log.attempt("demo-s0", "score", 0, "Failed")
+    told = {"restarts": {"total": restarts}}
+    log.status(prepareAttempt=0, attempt=1, scoreAttempt=0, exportAttempt=0, **told)
+    log.attempt("demo-x0", "export", 0, "Complete")
+    log.status(**END, scoreAttempt=0, **told)
+    assert broken(log) == (set() if holds else {"restarts_are_counted_exactly"})
+
+
 def test_the_time_to_live_may_change_after_the_end() -> None:
     log = whole_life()
     log.status(**END, **ONCE, observedGeneration=2)
