@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import browser
 import pytest
 from tiny_models import save_tiny_model
 
@@ -21,6 +22,10 @@ REPORT = {
     "columns": ["kind", "rare"],
     "terms": [{"name": "gangs", "words": ["gang", "<b>{{ 1 }}</b>"]}],
 }
+BOXES = """[...document.querySelectorAll('%s')].map(each => {
+    const box = each.getBoundingClientRect();
+    return {left: box.left, right: box.right, width: box.width};
+})"""
 TAGS = frozenset(
     re.findall(
         r"\w+",
@@ -186,6 +191,32 @@ def test_the_page_stands_alone_and_nothing_of_the_data_is_markup(
     assert "{{ 7 * 7 }}" in page
     assert "{{ 1 }}" in page and "<b>{{ 1 }}" not in page
     assert "&lt;b&gt;.jsonl line 62" in page
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason=browser.MISSING)
+def test_a_browser_shows_all_of_it_on_wide_and_narrow_screens(
+    prepared: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, _ = prepared
+    page = folder / "ws/data/report.html"
+    with browser.Browser(tmp_path) as it:
+        for width in (1180, 390):
+            screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            it.call("Emulation.setDeviceMetricsOverride", **screen)
+            it.open(page)
+            assert it.evaluate("document.scrollingElement.scrollWidth") <= width
+            charts = it.evaluate(BOXES % "svg")
+            assert charts and all(box["width"] > 200 and box["right"] <= width for box in charts)
+            texts = it.evaluate(BOXES % "svg text")
+            assert texts and all(box["left"] >= 0 and box["right"] <= width for box in texts)
+            assert len(it.events("Network.requestWillBeSent")) == 1, "the page itself"
+        learnt = it.evaluate("[...document.querySelectorAll('.sample mark')].map(m => m.innerText)")
+        assert len(learnt) >= 5 and all("gang" in text for text in learnt)
+        colours = it.evaluate(
+            "['.sample mark', '.sample'].map(s => getComputedStyle(document.querySelector(s))"
+            ".backgroundColor)"
+        )
+        assert colours[0] not in (colours[1], "rgba(0, 0, 0, 0)"), "what is learnt is coloured"
 
 
 def test_data_with_next_to_nothing_in_it_still_has_a_page(tmp_path: Path) -> None:
