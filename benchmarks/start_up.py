@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +41,8 @@ class TrainingStart:
     """Until all ranks have met; DeepSpeed is imported meanwhile."""
     model: float
     """Until model, adapter and optimizer stand; transformers and peft are imported first."""
+    self_test: float
+    """Until packing, mask and gradients are proved, to a tenth of a second."""
     baseline: float
     """Until the untouched model is scored."""
     step: float
@@ -53,7 +55,7 @@ class TrainingStart:
 
     @property
     def total(self) -> float:
-        return self.launcher + self.torch + self.join + self.model + self.baseline + self.step
+        return float(sum(getattr(self, part.name) for part in fields(self)))
 
 
 class StartUps:
@@ -85,8 +87,9 @@ class StartUps:
         start = container_start(pod["spec"]["hostname"], "finetune_trainer")
         attempt = attempts / pod["metadata"]["labels"]["finetune.dev/attempt"]
         lines = until("the first step", lambda: _first_lines(attempt / "metrics.jsonl"))
-        marks = [start, *marks_of((attempt / "logs" / "rank-0.log").read_text())]
-        marks += [line["at"] for line in lines]
+        log = (attempt / "logs" / "rank-0.log").read_text()
+        *marks, ready = [start, *marks_of(log)]
+        marks += [ready - self_test_seconds(log), ready, *(line["at"] for line in lines)]
         return TrainingStart(*(late - early for early, late in pairwise(marks)))
 
     def _running_pod(self, name: str) -> Object | None:
@@ -154,6 +157,14 @@ def marks_of(log: str) -> list[float]:
             raise RuntimeError(f"the log of rank 0 has no line {mark!r}")
         found.append(_unix(line[1].replace(",", ".")))
     return found
+
+
+def self_test_seconds(log: str) -> float:
+    """How long rank 0 proved what every attempt proves before its first step."""
+    found = re.search(r"self-test passed in (\d+\.\d+) s", log)
+    if found is None:
+        raise RuntimeError("the log of rank 0 does not say that its self-test passed")
+    return float(found[1])
 
 
 def _unix(text: str) -> float:

@@ -22,6 +22,7 @@ PARTS = {
     "torch": "import of torch",
     "join": "import of DeepSpeed, ranks meet",
     "model": "import of transformers and peft, model, adapter and optimizer",
+    "self_test": "self-test: packing, mask and gradients (goal < 5 s)",
     "baseline": "baseline evaluation of the example's held-out rows",
     "step": "first optimizer step",
 }
