@@ -9,6 +9,7 @@ ON_A_CLUSTER = ("tests/e2e/", "tests/faults/")
 ON_THE_SECOND_CLUSTER = (
     "tests/e2e/test_bad_numbers.py",
     "tests/e2e/test_elastic.py",
+    "tests/e2e/test_goodput.py",
     "tests/e2e/test_helm.py",
     "tests/e2e/test_images.py",
     "tests/e2e/test_kueue.py",
