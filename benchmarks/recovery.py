@@ -60,7 +60,7 @@ class Recovery:
     lost: int
     """Steps that were trained again."""
     noticed: float
-    """Until its Kubernetes Job says that it fails."""
+    """Until its Kubernetes Job says that it fails, or the job's status that the gang is over."""
     ended: float
     """Until the status says that the gang is over, its pods gone, and another attempt follows."""
     pause: float
@@ -111,7 +111,7 @@ class Recoveries:
         process = first_process(victim["spec"]["hostname"], "finetune_trainer")
         os.kill(int(process.name), signal.SIGKILL)
         killed = time.time()
-        noticed = until("the Job's word", lambda: self._failing(f"{name}-a0"))
+        noticed = until("a word of it", lambda: self._failing(f"{name}-a0") or self._goes_on(name))
         ended = until("the end of the gang", lambda: self._goes_on(name))
         again = until("the next gang", lambda: self._seen(f"{name}-a1"))
         start = self._started(name, 1)
