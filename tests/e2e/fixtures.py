@@ -106,9 +106,11 @@ def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]
     )
     by_hand = request.node.get_closest_marker("statuses_by_hand")
     site = Site(kubectl.api, name)
-    with nullcontext() if by_hand else watched(kubectl.audit_log, site, SHARED_USER):
-        yield name
-    kubectl("delete", "namespace", name, "--wait=false")
+    try:
+        with nullcontext() if by_hand else watched(kubectl.audit_log, site, SHARED_USER):
+            yield name
+    finally:
+        kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture(scope="session")

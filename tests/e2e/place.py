@@ -41,10 +41,12 @@ def own_operator(
         literal=f"watchNamespaces={{{namespace}}},crds.enabled=false",
     )  # fmt: skip
     user = f"system:serviceaccount:{namespace}:{account_of(kubectl, namespace, release)}"
-    with watched(kubectl.audit_log, Site(kubectl.api, namespace), user):
-        yield namespace
-    helm(kubectl, namespace, "uninstall", release)
-    kubectl("delete", "namespace", namespace, "--wait=false")
+    try:
+        with watched(kubectl.audit_log, Site(kubectl.api, namespace), user):
+            yield namespace
+    finally:
+        helm(kubectl, namespace, "uninstall", release)
+        kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 def account_of(kubectl: Kubectl, namespace: str, release: str) -> str:

@@ -28,7 +28,7 @@ def watched(log: Path, site: Site, operator: str) -> Iterator[None]:
     """
     since = log.stat().st_size
     yield
-    time.sleep(1)  # a request is answered a moment before it is in the log
+    time.sleep(0.3)  # a request is answered a moment before it is in the log
     led = lives(audit.writes(log, since, {site.namespace}))
     found = settled(led, lambda: Place(operator, listing([site]), gives_up=True))
     assert not found, "\n".join(found)
