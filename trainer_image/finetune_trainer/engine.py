@@ -146,7 +146,7 @@ class Engine:
         self._names = {id(p): name for name, p in trainable.items()}
         self._guard = _OwnGuard(training.max_grad_norm) if stage == 0 else None
         try:
-            with sent_where_they_differ():
+            with sent_where_they_differ(deepspeed.DeepSpeedEngine):
                 self._engine, self._optimizer, *_ = deepspeed.initialize(
                     model=model,
                     optimizer=_optimizer(list(trainable.values()), training),

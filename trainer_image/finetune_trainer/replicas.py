@@ -23,22 +23,21 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def sent_where_they_differ() -> Iterator[None]:
-    """Engines that are made inside send the weights of rank 0 only if some rank has others."""
-    from deepspeed import DeepSpeedEngine
-
-    send = DeepSpeedEngine._broadcast_model
+def sent_where_they_differ(kind: Any) -> Iterator[None]:
+    """Engines of this class (DeepSpeed's) that are made inside send the weights of rank 0 only if
+    some rank has others."""
+    send = kind._broadcast_model
 
     def send_differences(engine: Any) -> None:
         if not _equal_everywhere(engine):
             log.warning("the ranks have loaded different weights: all take those of rank 0")
             send(engine)
 
-    DeepSpeedEngine._broadcast_model = send_differences
+    kind._broadcast_model = send_differences
     try:
         yield
     finally:
-        DeepSpeedEngine._broadcast_model = send
+        kind._broadcast_model = send
 
 
 def checksum(parameters: Iterable[torch.Tensor]) -> int:
