@@ -120,7 +120,7 @@ def lives(history: Iterable[Write]) -> list[Life]:
             elif write.verb == "create":
                 asked_for.add(place)
             continue
-        born = write.verb == "create" or (place in asked_for and uid not in jobs)
+        born = write.verb == "create" or place in asked_for
         if kind == "finetunejobs":
             _finetune_job(found, write, uid)
         elif (life := found.get(labels.get(UID_LABEL, ""))) and born:
