@@ -22,8 +22,8 @@ from .silence import clock, out_of_reach_since
 CONSEQUENCES = frozenset({"CollectiveTimeout", "Preempted", "Rendezvous"})
 """How ranks end when another one has died before: never the cause while there is another."""
 OOM_KILLED = "OOMKilled"
-HOST_MEMORY = "HostMemory"
-"""Signature of memory that was asked for and refused."""
+UNFORESEEN, HOST_MEMORY = "Internal", "HostMemory"
+"""Class and signature of memory that was asked for and refused."""
 LOST_SIGHT = frozenset({"ContainerStatusUnknown", "Unknown"})
 """What kubelet and containerd say of a container that is gone when they start: the node restarted
 under it."""
@@ -69,7 +69,7 @@ def classify(pod: ChildPod, report: FailureReport | None) -> str:
 def _said(report: FailureReport | None) -> str | None:
     """The trainer's class. HostOom has no exit code, because PID 1 lives on: the launcher says it
     of a rank that the kernel killed; a rank that the allocator refuses says HostMemory."""
-    if report and report.signature == HOST_MEMORY:
+    if report and (report.failure_class, report.signature) == (UNFORESEEN, HOST_MEMORY):
         return Reason.HOST_OOM.value
     return report.failure_class if report else None
 

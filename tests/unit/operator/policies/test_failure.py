@@ -63,6 +63,14 @@ def test_every_exit_code_of_the_table_has_its_class(failure: Any) -> None:
             "HostOom",
             id="the allocator refused",
         ),
+        pytest.param(
+            ended_pod(
+                code=66,
+                words=failure_words(**{"class": "ModelLoad", "signature": "HostMemory"}),
+            ),
+            "ModelLoad",
+            id="the allocator refused, and the trainer knew what that meant",
+        ),
         pytest.param(ended_pod(code=137), "UnknownFailure", id="a kill is not a lack of memory"),
         pytest.param(ended_pod(code=139), "UnknownFailure", id="a crash without a word"),
         pytest.param(
