@@ -17,13 +17,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from benchmarks import training_data
 from finetune_operator.api.types import DataStatus, FineTuneJobSpec, ModelStatus
 from finetune_operator.memory_ladder import Fit
 from finetune_operator.preflight import predicted
 from finetune_trainer.config import Lora
-from finetune_trainer.prepare.pack import pack
 from finetune_trainer.prepare.shape import shape_of, shape_of_job
-from finetune_trainer.prepare.store import Segment, write_split
 
 TOKENS = 4096
 """Of a row."""
@@ -67,6 +66,7 @@ class Case:
     rows: Literal["full", "chat"] = "full"
     """One sample that fills the row, all of it supervised; or chat samples, packed."""
     micro: int = 1
+    """Rows; samples, of a peer."""
     accumulation: int = 8
     stage: int = 0
     checkpointing: bool = False
@@ -76,6 +76,10 @@ class Case:
     """Faster forms that are switched off: names of `gpu_rank.FORMS`, by comma."""
     steps: int = 4
     """After the warm-up."""
+    peer: str = ""
+    """A mode of Hugging Face's Trainer in place of ours."""
+    sums: Literal["", "bf16", "fp32"] = "fp32"
+    """Of a peer: what DeepSpeed adds its gradients up in; empty: it does without DeepSpeed."""
 
     @property
     def fit(self) -> Fit:
@@ -135,27 +139,21 @@ def write_rows(kind: str, folder: Path, rows: int = 128) -> None:
     """Packed rows of `TOKENS` random tokens, as prepare leaves them."""
     random = np.random.default_rng(1)
     if kind == "full":
-        lengths = [TOKENS] * rows
+        samples = training_data.drawn(np.full(rows, TOKENS), random, answer=1)
     else:  # median 300 tokens, 95th percentile 1,500
-        drawn = random.lognormal(np.log(300), np.log(1500 / 300) / 1.645, rows * 9)
-        lengths = [int(length) for length in np.clip(drawn, 16, TOKENS)]
-    packed = pack(lengths, TOKENS)
-    samples = [
-        Segment(
-            random.integers(1, 128_000, length).astype(np.int32),
-            (np.arange(length) >= (1 if kind == "full" else length // 3)).astype(np.uint8),
-            number,
-        )
-        for number, length in enumerate(lengths)
-    ]
-    write_split(folder / "train", [[samples[n] for n in row] for row in packed], sum(lengths))
-    write_split(folder / "eval", [], 0)
+        lengths = random.lognormal(np.log(300), np.log(1500 / 300) / 1.645, rows * 9)
+        samples = training_data.drawn(np.clip(lengths, 16, TOKENS).astype(np.int64), random)
+    training_data.write_packed(samples, folder / "train", TOKENS)
+    training_data.write_nothing(folder / "eval")
+    samples.save(folder / "samples.npz")
 
 
 def run(case: Case, model: Path, data: Path, workspace: Path, parameters: int) -> Told:
     """One run in ``workspace``, which is emptied afterwards."""
     workspace.mkdir(parents=True)
     try:
+        if case.peer:
+            return _run_peer(case, model, data, workspace)
         (workspace / "model").symlink_to(model)
         (workspace / "data").symlink_to(data / case.rows)
         (workspace / "run.json").write_text(json.dumps(_run_json(case, model)))
@@ -176,6 +174,39 @@ def run(case: Case, model: Path, data: Path, workspace: Path, parameters: int) -
         )
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+
+
+def peer_settings(case: Case, model: Path, data: Path) -> dict[str, Any]:
+    """Of `gpu_peer.Settings`."""
+    return {
+        "mode": case.peer,
+        "model": str(model),
+        "samples": str(data / case.rows / "samples.npz"),
+        "lora": case.method.get("lora"),
+        "micro": case.micro,
+        "accumulation": case.accumulation,
+        "steps": WARM_UP + case.steps,
+        "learning_rate": _learning_rate(case),
+        "checkpointing": case.checkpointing,
+        "sums": case.sums,
+    }
+
+
+def _run_peer(case: Case, model: Path, data: Path, workspace: Path) -> Told:
+    settings = workspace / "settings.json"
+    settings.write_text(json.dumps(peer_settings(case, model, data)))
+    code, tail = _started("benchmarks.gpu_peer", workspace, str(settings), TMPDIR=str(workspace))
+    if code:
+        return Told(case, error=tail)
+    told = json.loads((workspace / "peer.json").read_text())
+    ended = told["ended"][WARM_UP - 1 :]
+    return Told(
+        case,
+        speed=sum(told["tokens"][WARM_UP:]) / (ended[-1] - ended[0]),
+        step_seconds=[late - early for early, late in pairwise(ended)],
+        losses=told["losses"],
+        memory={"used": told["used"]},
+    )
 
 
 def prediction(case: Case, parameters: int) -> int:
@@ -219,7 +250,7 @@ def _run_json(case: Case, model: Path) -> dict[str, Any]:
             "steps": WARM_UP + case.steps,
             "microBatchSize": case.micro,
             "accumulation": case.accumulation,
-            "learningRate": 1e-4 if case.lora else 1e-5,
+            "learningRate": _learning_rate(case),
             "schedule": {"type": "Constant"},
             "activationCheckpointing": case.checkpointing,
         },
@@ -229,24 +260,36 @@ def _run_json(case: Case, model: Path) -> dict[str, Any]:
     }
 
 
+def _learning_rate(case: Case) -> float:
+    return 1e-4 if case.lora else 1e-5
+
+
 def _train(case: Case, workspace: Path) -> tuple[int, str]:
-    """Exit code of the rank, and the end of its output."""
+    return _started(
+        "benchmarks.gpu_rank",
+        workspace,
+        FINETUNE_RUN_JSON=str(workspace / "run.json"),
+        FINETUNE_WORKSPACE=str(workspace),
+        FINETUNE_ATTEMPT="0",
+        FINETUNE_METRICS_PORT="0",
+        GPU_MEMORY=str(workspace / "memory.json"),
+        WITHOUT=case.without,
+    )
+
+
+def _started(module: str, workspace: Path, *arguments: str, **more: str) -> tuple[int, str]:
+    """Exit code of the one rank, and the end of its output."""
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
     environment = {
         **os.environ,
-        "FINETUNE_RUN_JSON": str(workspace / "run.json"),
-        "FINETUNE_WORKSPACE": str(workspace),
-        "FINETUNE_ATTEMPT": "0",
-        "FINETUNE_METRICS_PORT": "0",
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(port),
         **dict.fromkeys(("RANK", "LOCAL_RANK"), "0"),
         **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "1"),
-        "GPU_MEMORY": str(workspace / "memory.json"),
-        "WITHOUT": case.without,
+        **more,
     }
-    command = [sys.executable, "-m", "benchmarks.gpu_rank"]
+    command = [sys.executable, "-m", module, *arguments]
     log = workspace / "log"
     with log.open("w") as output:
         done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT)

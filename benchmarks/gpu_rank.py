@@ -66,11 +66,18 @@ def _no_head() -> None:
     head.PROVED.clear()
 
 
+def _no_softmax() -> None:
+    from finetune_trainer.fast import softmax
+
+    softmax.in_one_kernel = lambda tensor: False
+
+
 FORMS: dict[str, Callable[[], None]] = {
     "varlen": _no_varlen,
     "fused": _no_fused,
     "lora": _no_lora,
     "head": _no_head,
+    "softmax": _no_softmax,
 }
 
 

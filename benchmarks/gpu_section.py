@@ -28,6 +28,8 @@ SETS: dict[str, tuple[Case, ...]] = {
         Case("frozen weights in 4 bits (NF4)", "8B", lora=16, micro=2, accumulation=4, nf4=True),
         Case("chat rows", "8B", lora=16, rows="chat"),
         Case("chat rows under a mask", "8B", lora=16, rows="chat", without="varlen"),
+        Case("HF Trainer", "8B", lora=16, micro=2, accumulation=4, peer="plain", sums=""),
+        Case("HF Trainer + DeepSpeed", "8B", lora=16, micro=2, accumulation=4, peer="plain"),
     ),
     "1B": (
         Case("full", "1B", micro=4, accumulation=4),
@@ -35,6 +37,7 @@ SETS: dict[str, tuple[Case, ...]] = {
         Case("without fused norms, gates and rotations", "1B", micro=4, accumulation=4,
              without="fused"),
         Case("without the loss in chunks", "1B", micro=4, accumulation=4, without="head"),
+        Case("softmax by torch", "1B", micro=4, accumulation=4, without="softmax"),
         Case("without any of these", "1B", micro=4, accumulation=4, without="fused,head,varlen"),
         Case("activation checkpointing", "1B", micro=4, accumulation=4, checkpointing=True),
         Case("ZeRO 2", "1B", micro=4, accumulation=4, stage=2),
@@ -42,6 +45,17 @@ SETS: dict[str, tuple[Case, ...]] = {
         Case("chat rows", "1B", rows="chat", micro=4, accumulation=4),
         Case("chat rows under a mask", "1B", rows="chat", micro=4, accumulation=4,
              without="varlen"),
+        Case("HF Trainer", "1B", micro=4, accumulation=4, peer="plain", sums=""),
+        Case("HF Trainer + DeepSpeed", "1B", micro=4, accumulation=4, peer="plain"),
+        Case("HF Trainer + DeepSpeed, gradients added up in BF16", "1B", micro=4, accumulation=4,
+             peer="plain", sums="bf16"),
+        Case("chat rows, HF Trainer + DeepSpeed", "1B", 0, "chat", 8, 17, peer="plain"),
+        Case("chat rows, HF Trainer + DeepSpeed, group_by_length", "1B", 0, "chat", 17, 8,
+             peer="group_by_length"),
+        Case("chat rows, HF Trainer + DeepSpeed, packing", "1B", 0, "chat", 8, 17,
+             peer="packing"),
+        Case("chat rows, HF Trainer + DeepSpeed, packing, 34 samples", "1B", 0, "chat", 34, 4,
+             peer="packing"),
     ),
 }  # fmt: skip
 
@@ -94,8 +108,10 @@ Random weights; rows of {gpu.TOKENS} tokens. Full rows: one sample each, all of 
 rows: samples packed, median 300 tokens, 95th percentile 1,500, two thirds supervised. {gpu.WARM_UP}
 steps of warm-up, then those that count. Share of the peak: {gpu.PEAK_FLOPS / 1e12:.0f} TFLOP/s
 dense; a token has 4 FLOPs by parameter with LoRA, 6 without; attention is not counted. Memory: what
-torch had reserved at most, and the GPU's context, beside the memory plan. NCCL with several GPUs
-was not run.
+torch had reserved at most, and the GPU's context, beside the memory plan. HF Trainer: with Liger's
+kernels and loss in chunks, torch's fused AdamW and attention (no flash-attn); with DeepSpeed ZeRO-1
+and fp32 masters, or alone under autocast; on chat rows 8 samples a micro-batch. NCCL with several
+GPUs was not run.
 """
 
 
@@ -107,9 +123,10 @@ def _table(model: str, found: list[Told], parameters: int) -> str:
             rows.append(f"| {case.name} | failed | | | | |")
             continue
         peak, plan = told.memory["used"], told.predicted
+        beside = f"{plan / 1e9:.1f} GB ({plan / peak - 1:+.0%})" if plan else "–"
         rows.append(
             f"| {case.name} | {told.speed:,.0f} | {told.mfu(parameters):.1%} | {gpu.spread(told)} "
-            f"| {peak / 1e9:.1f} GB | {plan / 1e9:.1f} GB ({plan / peak - 1:+.0%}) |"
+            f"| {peak / 1e9:.1f} GB | {beside} |"
         )
     method = "LoRA, rank 16, all linear layers" if found and found[0].case.lora else "full"
     return f"""

@@ -33,6 +33,8 @@ class Samples:
     """[T]"""
     ends: npt.NDArray[np.int64]
     """[S]: where each ends."""
+    answer: float = ANSWER
+    """The share of a sample, from its end, that is supervised."""
 
     @property
     def lengths(self) -> list[int]:
@@ -43,38 +45,41 @@ class Samples:
         begin = int(self.ends[number - 1]) if number else 0
         ids = self.ids[begin : self.ends[number]]
         targets = np.zeros(len(ids), dtype=np.uint8)
-        targets[math.ceil(len(ids) * (1 - ANSWER)) :] = 1
+        targets[max(1, math.ceil(len(ids) * (1 - self.answer))) :] = 1
         return ids, targets
 
     def save(self, path: Path) -> None:
-        np.savez(path, ids=self.ids, ends=self.ends)
+        np.savez(path, ids=self.ids, ends=self.ends, answer=self.answer)
 
 
 def load(path: Path) -> Samples:
     arrays = np.load(path)
-    return Samples(arrays["ids"], arrays["ends"])
+    return Samples(arrays["ids"], arrays["ends"], float(arrays["answer"]))
 
 
 def long_tailed(count: int, seed: int = 1) -> Samples:
     random = np.random.default_rng(seed)
     sigma = math.log(P95 / MEDIAN) / 1.645  # of the normal distribution, its 95th percentile
     lengths = np.clip(random.lognormal(math.log(MEDIAN), sigma, count), SHORTEST, LONGEST)
-    return _drawn(lengths.astype(np.int64), random)
+    return drawn(lengths.astype(np.int64), random)
 
 
 def full_rows(count: int, seed: int = 2) -> Samples:
     """Every sample fills a row by itself."""
-    return _drawn(np.full(count, LONGEST), np.random.default_rng(seed))
+    return drawn(np.full(count, LONGEST), np.random.default_rng(seed))
 
 
-def _drawn(lengths: npt.NDArray[np.int64], random: np.random.Generator) -> Samples:
+def drawn(
+    lengths: npt.NDArray[np.int64], random: np.random.Generator, answer: float = ANSWER
+) -> Samples:
+    """Samples of these lengths, of random tokens."""
     ends = np.cumsum(lengths)
-    return Samples(random.integers(1, VOCABULARY, int(ends[-1])).astype(np.int32), ends)
+    return Samples(random.integers(1, VOCABULARY, int(ends[-1])).astype(np.int32), ends, answer)
 
 
-def write_packed(samples: Samples, folder: Path) -> int:
+def write_packed(samples: Samples, folder: Path, longest: int = LONGEST) -> int:
     """As the prepare stage leaves them in ``folder``. Returns the number of packed rows."""
-    rows = pack(samples.lengths, LONGEST)
+    rows = pack(samples.lengths, longest)
     segments = [[Segment(*samples.sample(n), n) for n in row] for row in rows]
     write_split(folder, segments, int(samples.ends[-1]))
     return len(rows)

@@ -80,27 +80,7 @@ def main(path: Path) -> None:
 
 def by_trainer(settings: Settings, samples: Samples, model: Any) -> Told:
     engine.init_distributed(timedelta(minutes=20))  # with the ops that are built, as ours
-    told = Told()
     world = distributed.get_world_size()
-
-    class Counting(transformers.Trainer):
-        def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
-            mask = inputs.get("attention_mask")
-            told.tokens[-1] += int(inputs["input_ids"].numel() if mask is None else mask.sum())
-            return super().training_step(model, inputs, *rest, **more)
-
-    class Clock(transformers.TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            told.tokens.append(0)
-            self.began = time.monotonic()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            told.seconds.append(time.monotonic() - self.began)
-            told.ended.append(time.time())
-
-        def on_log(self, *_: Any, **given: Any) -> None:
-            told.losses += [given["logs"]["loss"]] if "loss" in given["logs"] else []
-
     arguments = transformers.TrainingArguments(
         output_dir=os.environ["TMPDIR"],
         use_cpu=True,
@@ -120,15 +100,46 @@ def by_trainer(settings: Settings, samples: Samples, model: Any) -> Told:
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
+    return trained(arguments, samples, model, flattened=settings.peer == "packing")
+
+
+def trained(
+    arguments: transformers.TrainingArguments, samples: Samples, model: Any, *, flattened: bool
+) -> Told:
+    """What one rank of Hugging Face's Trainer told; ``flattened``: batches without padding."""
+    told = Told()
+    counts: list[Any] = []
+
+    class Counting(transformers.Trainer):
+        def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+            mask = inputs.get("attention_mask")
+            counts[-1] += inputs["input_ids"].numel() if mask is None else mask.sum()
+            return super().training_step(model, inputs, *rest, **more)
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            counts.append(0)
+            self.began = time.monotonic()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            told.seconds.append(time.monotonic() - self.began)
+            told.ended.append(time.time())
+
+        def on_log(self, *_: Any, **given: Any) -> None:
+            told.losses += [given["logs"]["loss"]] if "loss" in given["logs"] else []
+
     flatten: Any = transformers.DataCollatorWithFlattening  # has no types
     trainer: Any = Counting(
         model=model,
         args=arguments,
         train_dataset=_dataset(samples),
-        data_collator=flatten() if settings.peer == "packing" else padded,
+        data_collator=flatten() if flattened else padded,
         callbacks=[Clock()],
     )
     trainer.train()
+    told.tokens = [int(count) for count in counts]  # a GPU would have waited for each
     return told
 
 

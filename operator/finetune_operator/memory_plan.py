@@ -34,7 +34,7 @@ transformers and PEFT. GPU: context, libraries and workspaces on an H200, withou
 LOSS_BYTES = 12
 """Of a logit when backward begins: log-probability, its gradient, and that of the logit, in fp32;
 the logit itself is freed by then."""
-CHUNK_ELEMENTS = {"CPU": 1 << 23, "GPU": 1 << 27}
+CHUNK_BYTES = {"CPU": 1 << 25, "GPU": 1 << 30}
 """Logits at a time where the trainer makes the loss in chunks (``fast/head.py``)."""
 
 
@@ -166,9 +166,10 @@ def moments(shape: Shape, setup: Setup, fit: Fit) -> dict[str, Memory]:
     loss, of_head = LOSS_BYTES * logits, (4 + c) * logits
     if chunked := _chunked_loss(shape, setup, fit):
         of_head = c * targets * shape.hidden
-        # Of 16 bits there is a copy in fp32 for as long as its softmax is made.
-        of_logit = 4 + c if c == 4 else 4 + c + 4
-        loss = of_logit * min(logits, CHUNK_ELEMENTS[setup.device]) + of_head
+        at_once = min(c * logits, CHUNK_BYTES[setup.device]) // c
+        # On GPUs the gradient takes its place; else of 16 bits there is a copy in fp32 besides.
+        of_logit = c if setup.device == "GPU" else 4 + c if c == 4 else 4 + c + 4
+        loss = of_logit * at_once + of_head
         summed = 4 * trains_head // c  # the gradient of the head, in fp32 over all chunks
         trains_head = summed if c == 4 else summed + trains_head
     again = layer if fit.activation_checkpointing else 0

@@ -6,16 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, training_data
 from benchmarks.gpu import Case, Told
+from benchmarks.gpu_peer import Settings
 from benchmarks.gpu_rank import FORMS
 from benchmarks.gpu_section import SETS, _table
+from benchmarks.training_peers import MODES
 from finetune_trainer.config import RunConfig
 
 CASES = [case for cases in SETS.values() for case in cases]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model} {case.name}")
+def named(case: Case) -> str:
+    return f"{case.model} {case.name}"
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.peer], ids=named)
+def test_each_peer_has_settings_that_it_takes(case: Case) -> None:
+    settings = Settings(**gpu.peer_settings(case, Path("/model"), Path("/data")))
+    assert settings.mode in MODES
+    assert (settings.lora is None) == (case.lora == 0)
+    assert settings.steps == gpu.WARM_UP + case.steps
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.peer], ids=named)
 def test_each_case_is_a_job(case: Case) -> None:
     config = RunConfig.model_validate(gpu._run_json(case, Path("/model")))
     assert config.training.steps == gpu.WARM_UP + case.steps
@@ -61,3 +75,8 @@ def test_rows_are_full_and_hold_samples_of_many_lengths(
     assert list(full.row_lengths) == [256] * 4
     assert list(full.num_supervised) == [255] * 4
     assert sum(chat.row_lengths) > 0.9 * 256 * len(chat)
+    for kind, packed in (("full", full), ("chat", chat)):
+        theirs = training_data.load(tmp_path / kind / "samples.npz")
+        assert sum(theirs.lengths) == packed.num_tokens
+        supervised = [int(theirs.sample(n)[1].sum()) for n in range(len(theirs.lengths))]
+        assert sum(supervised) == sum(packed.num_supervised)

@@ -12,7 +12,7 @@ from finetune_operator.host_memory import host_bytes
 from finetune_operator.memory_ladder import Fit
 from finetune_operator.memory_plan import (
     BUCKET_ELEMENTS,
-    CHUNK_ELEMENTS,
+    CHUNK_BYTES,
     RUNTIME_BYTES,
     Memory,
     Setup,
@@ -154,14 +154,14 @@ CHUNKED = {"chunked_loss": True, "by_sample": True}
     ],
 )
 def test_logits_in_chunks(setup: Setup, stage: int, chunked: bool) -> None:
-    """In ZeRO 3 not: then all are there at once. Of 16 bits each has a copy in fp32 for a while."""
+    """In ZeRO 3 not: then all are there at once. On a GPU a chunk's gradient takes its place."""
     shape, fit = replace(ADAPTED, **CHUNKED), replace(TWO, zero_stage=stage)
     c = setup.number_bytes
-    of_logit = {4: 8, 2: 10}[c]
+    of_logit = c if setup.device == "GPU" else {4: 8, 2: 10}[c]
     now = moments(shape, setup, fit)
     if chunked:
         assert now["head"].logits == c * 256 * 576
-        most = min(256 * 49_152, CHUNK_ELEMENTS[setup.device])
+        most = min(256 * 49_152, CHUNK_BYTES[setup.device] // c)
         assert now["loss"].logits == of_logit * most + c * 256 * 576
     else:
         assert now["loss"].logits == 12 * 256 * 49_152
@@ -170,7 +170,7 @@ def test_logits_in_chunks(setup: Setup, stage: int, chunked: bool) -> None:
 
 
 def test_the_size_of_a_chunk_is_the_trainer_s() -> None:
-    assert {"CPU": head.CHUNK_ELEMENTS["cpu"], "GPU": head.CHUNK_ELEMENTS["cuda"]} == CHUNK_ELEMENTS
+    assert {"CPU": head.CHUNK_BYTES["cpu"], "GPU": head.CHUNK_BYTES["cuda"]} == CHUNK_BYTES
 
 
 def test_only_supervised_tokens_have_logits() -> None:

@@ -10,14 +10,13 @@ which rotates by halves; and weights that are not partitioned (ZeRO 3).
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 from typing import Any
 
 import torch
 from torch import nn
 
-log = logging.getLogger(__name__)
+from finetune_trainer.fast.kernels import can_compile
 
 PROVED = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
 """Model types whose losses and gradients were compared with the plain ones: tests/gpu."""
@@ -72,21 +71,6 @@ def attach(model: Any) -> int:
         count += 1
     _rotate_in_one(sys.modules[type(inner).__module__])
     return count
-
-
-def can_compile() -> bool:
-    """Whether kernels can be compiled here: it takes a C compiler, the driver's library, and a home
-    to write to. Where not, training goes on without them, and the log says why."""
-    try:
-        from liger_kernel.ops.swiglu import LigerSiLUMulFunction
-
-        with torch.no_grad():
-            LigerSiLUMulFunction.apply(*torch.ones(2, 1, 16, device="cuda"))
-        torch.cuda.synchronize()
-    except Exception as error:
-        log.warning("kernels cannot be compiled, so training is slower: %s", error)
-        return False
-    return True
 
 
 def _rotate_in_one(modelling: Any) -> None:

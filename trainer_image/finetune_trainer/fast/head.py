@@ -20,10 +20,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from finetune_trainer.fast import softmax
 from finetune_trainer.fast.matrix import times
 
-CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
+CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30}
 """Logits at a time. Fewer would read the weights more often than it pays."""
+COPIES = 8
+"""So many times smaller is a chunk on a GPU where torch makes copies of it in fp32."""
 PROVED = {
     *("gemma", "gpt2", "llama", "mistral", "olmo", "olmo2"),
     *("phi", "phi3", "qwen2", "qwen3", "smollm3"),
@@ -64,7 +67,7 @@ class Head:
         """Cross-entropy fp32 [N], and how many targets were the likeliest token. No gradient."""
         losses, hits = [torch.zeros(0, device=hidden.device)], 0
         weight = self.layer.weight
-        size = _chunk_size(weight)
+        size = _chunk_size(weight, copied=True)
         for part, wanted in _chunks(hidden, targets, size):
             if self.layer.bias is None:
                 logits = times(part, weight, rare=len(part) < size)
@@ -87,9 +90,10 @@ def head_of(model: Any) -> Head | None:
     return Head(layer)
 
 
-def _chunk_size(weight: torch.Tensor) -> int:
+def _chunk_size(weight: torch.Tensor, *, copied: bool) -> int:
     """Targets whose logits fit into a chunk."""
-    return max(1, CHUNK_ELEMENTS[weight.device.type] // len(weight))
+    size = CHUNK_BYTES[weight.device.type] // (len(weight) * weight.element_size())
+    return max(1, size // COPIES if copied and weight.is_cuda else size)
 
 
 def _chunks(
@@ -113,26 +117,30 @@ class _LossSum(torch.autograd.Function):
         exact = torch.float32  # added up over chunks; rounded once, as without them
         of_weight = torch.zeros_like(weight, dtype=exact) if wanted[1] else None
         of_bias = torch.zeros_like(bias, dtype=exact) if bias is not None and wanted[2] else None
-        at, size = 0, _chunk_size(weight)
+        in_place = softmax.in_one_kernel(hidden)
+        at, size = 0, _chunk_size(weight, copied=not in_place)
         for part, aims in _chunks(hidden, targets, size):
             rest = len(part) < size
             logits = times(part, weight, rare=rest)
             if bias is not None:
                 logits += bias
-            likely = functional.log_softmax(logits.float(), dim=1)
-            del logits
-            summed -= likely.gather(1, aims[:, None]).sum()
-            # The gradient of the logits: softmax, less one at the target.
-            likely.exp_()
-            likely.scatter_add_(1, aims[:, None], likely.new_full((len(part), 1), -1.0))
-            of_logits = likely.to(hidden.dtype)
+            if in_place:
+                summed += softmax.losses_in_place(logits, aims).sum()
+            else:
+                likely = functional.log_softmax(logits.float(), dim=1)
+                summed -= likely.gather(1, aims[:, None]).sum()
+                # The gradient of the logits: softmax, less one at the target.
+                likely.exp_()
+                likely.scatter_add_(1, aims[:, None], likely.new_full((len(part), 1), -1.0))
+                logits = likely.to(hidden.dtype)
+                del likely
             if of_hidden is not None:
-                of_hidden[at : at + len(part)] = times(of_logits, weight.t(), rare=rest)
+                of_hidden[at : at + len(part)] = times(logits, weight.t(), rare=rest)
             if of_weight is not None:
-                _add_product(of_weight, of_logits.t(), part)
+                _add_product(of_weight, logits.t(), part)
             if of_bias is not None:
-                of_bias += of_logits.sum(0, dtype=exact)
-            del likely, of_logits  # before the next ones are made
+                of_bias += logits.sum(0, dtype=exact)
+            del logits  # before the next ones are made
             at += len(part)
         ctx.found = of_hidden, of_weight, of_bias
         ctx.dtype = hidden.dtype

@@ -8,7 +8,7 @@ import pytest
 import torch
 from unit.trainer.train.tiny import tiny_llama
 
-from finetune_trainer.fast import fused
+from finetune_trainer.fast import fused, kernels
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can compile")
@@ -17,7 +17,8 @@ def test_where_no_kernel_can_be_compiled_the_plain_forms_stay(
 ) -> None:
     model = tiny_llama()
     before = [type(layer) for layer in model.modules()]
-    with caplog.at_level(logging.WARNING, "finetune_trainer.fast.fused"):
+    kernels.can_compile.cache_clear()
+    with caplog.at_level(logging.WARNING, "finetune_trainer.fast.kernels"):
         assert fused.attach(model) == 0
     assert [type(layer) for layer in model.modules()] == before
     assert "kernels cannot be compiled, so training is slower: " in caplog.text

@@ -19,7 +19,7 @@ FITTING = [name for name in ARCHITECTURES if name not in ("Gemma2", "Gemma3")]
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(heads.CHUNK_ELEMENTS, "cpu", 64 * 7)
+    monkeypatch.setitem(heads.CHUNK_BYTES, "cpu", 64 * 7 * 4)
 
 
 @pytest.mark.parametrize("name", FITTING)

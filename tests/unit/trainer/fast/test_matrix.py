@@ -85,7 +85,7 @@ def test_a_layer_has_the_gradients_of_torch_s(calls: list[Any], bias: bool, froz
 
 
 def test_adapters_and_the_loss_use_it(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(heads.CHUNK_ELEMENTS, "cpu", 64 * 10)
+    monkeypatch.setitem(heads.CHUNK_BYTES, "cpu", 64 * 10 * 4)
     test_lora.test_it_equals_peft(bias=True, dropout=0.3, rslora=False)
     adapted = len(calls)
     assert adapted > 0
