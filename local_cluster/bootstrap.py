@@ -77,16 +77,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def check_host(*, needs_root: bool) -> None:
-    """Refuse at once what would fail later. An existing cluster (CONTEXT) needs no root."""
+    """Refuse at once what would fail later: also for an existing cluster images are built here."""
     if sys.version_info < OLDEST_PYTHON:
         raise BootstrapError(
             f"Python {sys.version.split()[0]} is too old: install Python 3.11 or newer and name "
             "it with `make PYTHON=python3.11 ...`."
         )
-    if needs_root and os.geteuid() != 0 and not os.environ.get("CONTEXT"):
+    if needs_root and os.geteuid() != 0:
         raise BootstrapError(
-            "The local cluster needs root: run `sudo make ...`, or use a cluster that you have "
-            "with CONTEXT=<context of your kubeconfig> REGISTRY=<host/path>."
+            "Building images and the local cluster need root: run `sudo make ...`; for a cluster "
+            "of yours `sudo KUBECONFIG=$HOME/.kube/config CONTEXT=... REGISTRY=... make ...`."
         )
 
 

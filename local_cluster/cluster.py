@@ -151,6 +151,7 @@ class LocalCluster:
         if facts.missing_packages:
             report("packages", f"installing {', '.join(facts.missing_packages)}")
             prepare_host(list(facts.missing_packages))
+        self._subnet_of(state)
         for package, path in (registry.DOCKER_REGISTRY, BUSYBOX):
             debian_binary(package, path, self.cache)
         self.binaries.build(CLUSTER_FAMILIES, report)
@@ -196,11 +197,7 @@ class LocalCluster:
         """Choose the subnet, once, and make the network; others must not choose meanwhile."""
         with locked(Path("/run/lock/finetune-local-cluster")):
             self._refuse_foreign_namespace()
-            if state.prefix:
-                subnet = Subnet(state.prefix)
-                require_free(subnet, host_routes())
-            else:
-                subnet = choose_subnet(self._taken(), host_routes())
+            subnet = self._subnet_of(state)
             private_dir(self.paths.root)
             private_dir(self.paths.volatile)
             write_private(self.paths.volatile / "home", str(self.paths.home))
@@ -313,8 +310,10 @@ class LocalCluster:
     def down(self, report: Report = silent) -> None:
         """Stop and delete everything but the cache; harmless where there is nothing."""
         with self._locked():
-            if self._owner() not in (None, str(self.paths.home)):
-                return  # somebody else's cluster of that name
+            if (owner := self._owner()) not in (None, str(self.paths.home)):
+                report("down", f"left alone: the cluster of this name belongs to {owner}, "
+                       "set LOCAL_CLUSTER_HOME to that")  # fmt: skip
+                return
             report("down", "stopping processes")
             names = list(reversed(self.processes.names()))
             daemons = [name for name in names if name.startswith(("kubelet", "containerd"))]
@@ -334,6 +333,14 @@ class LocalCluster:
         self.paths.lock.unlink(missing_ok=True)
 
     # --- helpers -------------------------------------------------------------------------------
+
+    def _subnet_of(self, state: State) -> Subnet:
+        """The cluster's own, or one for a new cluster. Refuses what a host route overlaps."""
+        if not state.prefix:
+            return choose_subnet(self._taken(), host_routes())
+        subnet = Subnet(state.prefix)
+        require_free(subnet, host_routes())
+        return subnet
 
     def _existing(self) -> State:
         state = self.state

@@ -17,10 +17,8 @@ from local_cluster.errors import LocalClusterError
 from local_cluster.layout import MAX_SOCKET_PATH, ClusterPaths
 from local_cluster.subnets import MAX_NODES
 
-WAY_OUT = "or use an existing cluster (CONTEXT=…)"
-
 ROOT_NEEDED = (
-    f"A local cluster needs root (namespaces, mounts, control groups): run it with sudo {WAY_OUT}."
+    "A local cluster needs root (namespaces, mounts, control groups): run the command with sudo."
 )
 
 # Numbers from linux/capability.h.
@@ -76,14 +74,14 @@ def has_capabilities(facts: Facts) -> str | None:
         return None
     return (
         f"This process lacks {', '.join(missing)}: start it with them (for a container: "
-        f"--privileged) {WAY_OUT}."
+        "--privileged)."
     )
 
 
 def has_namespaces(facts: Facts) -> str | None:
     if facts.namespaces:
         return None
-    return f"This kernel has no network namespaces or overlayfs: use another machine {WAY_OUT}."
+    return "This kernel has no network namespaces or overlayfs: use another machine."
 
 
 def node_count_fits(facts: Facts) -> str | None:

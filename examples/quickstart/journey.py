@@ -37,6 +37,7 @@ class Journey:
 
     def run(self) -> screen.Outcome:
         """Every stage; those that need nothing of each other side by side."""
+        self.target.look()
         with self.display:
             stages = Stages(self.display)
             programs = stages.add("Programs", self.programs)
@@ -154,6 +155,8 @@ class Journey:
             host_folder=volume / folder if volume else None,
             metrics=self._metrics(),
             shell=self.target.shell(),
+            kubectl=self.target.kubectl(),
+            again=self.target.again(),
             farewell=self.target.farewell(),
         )
 
@@ -208,7 +211,7 @@ class Journey:
                     if port.get("name") == "metrics" and (address := pod["status"].get("podIP")):
                         return f"http://{address}:{port['containerPort']}/metrics"
         return (
-            f"kubectl port-forward --namespace {release.SYSTEM_NAMESPACE} "
+            f"{self.target.kubectl()} port-forward --namespace {release.SYSTEM_NAMESPACE} "
             f"deployment/{release.RELEASE} 9402:metrics"
         )
 

@@ -31,8 +31,8 @@ class Kube:
             )
         except ConfigException as error:
             raise QuickstartError(
-                f"No cluster to talk to: {error}. CONTEXT must name a context of your kubeconfig "
-                "(`kubectl config get-contexts`)."
+                f"No cluster to talk to: {str(error).rstrip('.')}. CONTEXT must name a context of "
+                "your kubeconfig (`kubectl config get-contexts`)."
             ) from error
         self._api = api
         self._core = client.CoreV1Api(api)

@@ -29,7 +29,7 @@ SHORT_FACTS = 12
 SHORT_EPOCHS = "3"
 """Few facts make short epochs; a fact has to be seen as often as in the whole job."""
 SHORT_EVERY_STEPS = 24
-"""A third of the facts, a third of the steps: evaluations and checkpoints come sooner too."""
+"""Fewer steps: evaluations and checkpoints come sooner too."""
 
 
 @dataclass(frozen=True)

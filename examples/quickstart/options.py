@@ -14,7 +14,7 @@ NAMESPACE = "quickstart"
 DEFAULT_NAME = "facts"
 DEFAULT_CLUSTER = "finetune"
 
-# Names of Services and pods are made from it, see the API's own rule.
+# The quickstart's own claim, Job and files are named after it, too: so shorter than the API allows.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         )
     return Options(
         name=given.name,
-        cluster=given.cluster,
+        cluster=given.cluster or DEFAULT_CLUSTER,
         foreign=_foreign(given),
         data=DataKind(given.data),
         questions=QuestionSet(given.questions),
@@ -89,6 +89,11 @@ def _foreign(given: argparse.Namespace) -> Foreign | None:
                     "kubeconfig, or leave both out to use the local cluster."
                 )
         return None
+    if given.cluster:
+        raise OptionError(
+            f"--cluster {given.cluster} is a local cluster, and --context (CONTEXT) "
+            f"{given.context} one of your kubeconfig: name one of the two."
+        )
     if not given.registry:
         raise OptionError(
             "CONTEXT needs REGISTRY=host[:port][/path]: a registry that this machine can push to "
@@ -112,8 +117,8 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "--name", default=DEFAULT_NAME, help="name of the FineTuneJob (%(default)s)"
     )
     parser.add_argument(
-        "--cluster", default=environment.get("CLUSTER") or DEFAULT_CLUSTER,
-        help="name of the local cluster (%(default)s)",
+        "--cluster", default=environment.get("CLUSTER"),
+        help=f"name of the local cluster ({DEFAULT_CLUSTER})",
     )  # fmt: skip
     parser.add_argument(
         "--context", default=environment.get("CONTEXT"),

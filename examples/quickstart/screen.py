@@ -47,6 +47,10 @@ class Outcome:
     metrics: str
     """URL, or the command that opens one."""
     shell: Sequence[str]
+    kubectl: str
+    """How commands to the cluster begin."""
+    again: str
+    """How the quickstart is started once more."""
     farewell: str
 
 
@@ -113,9 +117,9 @@ def verdict(proof: Proof) -> Text:
 def next_steps(outcome: Outcome) -> list[str]:
     return [
         *outcome.shell,
-        f"kubectl describe finetunejob {outcome.name} --namespace {NAMESPACE}",
-        "kubectl explain finetunejob.spec.training",
-        "$EDITOR examples/quickstart/facts.yaml && make quickstart    # teach it other facts",
+        f"{outcome.kubectl} describe finetunejob {outcome.name} --namespace {NAMESPACE}",
+        f"{outcome.kubectl} explain finetunejob.spec.training",
+        f"$EDITOR examples/quickstart/facts.yaml && {outcome.again}    # teach it other facts",
     ]
 
 

@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
+
 from local_cluster import LocalCluster
 from local_cluster.binaries import Binaries
 from local_cluster.images import push
 from local_cluster.registry import repository_and_tag, tags
 from local_cluster.seed import refresh_seed
+from quickstart import release
 from quickstart.errors import QuickstartError
 from quickstart.images import DATA_REPOSITORY
-from quickstart.kube import Kube
-from quickstart.options import Foreign, Options
+from quickstart.kube import Kube, refusal
+from quickstart.options import DEFAULT_CLUSTER, NAMESPACE, Foreign, Options
 from quickstart.stages import Reporter
 
 NODES = 3
@@ -27,6 +31,9 @@ IMAGE_VOLUMES = (1, 35)
 class Target(Protocol):
     """A cluster as the journey needs it; methods in the order of their use."""
 
+    def look(self) -> None:
+        """Refuse at once what would fail after everything was built."""
+
     def programs(self, report: Reporter) -> None:
         """Build what this target needs and the cache lacks."""
 
@@ -34,13 +41,19 @@ class Target(Protocol):
         """Bring images to the cluster's registry; their references as nodes pull them."""
 
     def up(self, report: Reporter) -> Kube:
-        """Bring the cluster up, or make sure that it can do what the job needs."""
+        """Bring the cluster up, if it is ours."""
 
     def helm(self) -> list[str]:
         """The helm command with its flags for this cluster."""
 
     def shell(self) -> list[str]:
-        """Lines to type before kubectl commands work on this cluster."""
+        """Lines to type before commands with `kubectl` work on this cluster."""
+
+    def kubectl(self) -> str:
+        """How commands to this cluster begin."""
+
+    def again(self) -> str:
+        """How the quickstart is started on this cluster."""
 
     def host_folder(self, volume: str) -> Path | None:
         """Where this host sees the PersistentVolume ``volume``; None: it does not."""
@@ -61,6 +74,9 @@ class Local:
 
     def __init__(self, name: str) -> None:
         self._cluster = LocalCluster(name)
+
+    def look(self) -> None:
+        """`programs` begins with that."""
 
     def programs(self, report: Reporter) -> None:
         def said(stage: str, detail: str) -> None:
@@ -98,6 +114,13 @@ class Local:
         programs = self._cluster.binaries.path("kubectl").parent
         return [f"export KUBECONFIG={self._cluster.kubeconfig} PATH=$PATH:{programs}"]
 
+    def kubectl(self) -> str:
+        return "kubectl"
+
+    def again(self) -> str:
+        default = self._cluster.name == DEFAULT_CLUSTER
+        return "make quickstart" if default else f"CLUSTER={self._cluster.name} make quickstart"
+
     def host_folder(self, volume: str) -> Path | None:
         folder = self._cluster.paths.volumes / volume
         return folder if folder.is_dir() else None
@@ -117,6 +140,37 @@ class Existing:
     def __init__(self, foreign: Foreign) -> None:
         self._foreign = foreign
         self._binaries = Binaries()
+        self._kube = Kube(None, foreign.context)
+        self._version = (0, 0)
+
+    def look(self) -> None:
+        try:
+            self._look()
+        except ApiException as error:
+            raise QuickstartError(
+                f"The cluster of context {self._foreign.context} refuses to be looked at: "
+                f"{refusal(error)}"
+            ) from error
+        except (HTTPError, OSError) as error:
+            raise QuickstartError(
+                f"The cluster of context {self._foreign.context} does not answer: {error}"
+            ) from error
+
+    def _look(self) -> None:
+        major, minor = self._version = self._kube.version()
+        if (major, minor) < IMAGE_VOLUMES:
+            raise QuickstartError(
+                f"The cluster of context {self._foreign.context} runs Kubernetes {major}.{minor}, "
+                "and models travel as image volumes, which need 1.35: use a newer cluster, or a "
+                "manifest with pvc:// sources (examples/README.md)."
+            )
+        name = self._foreign.storage_class
+        if name and self._kube.get("storage.k8s.io/v1", "StorageClass", name) is None:
+            raise QuickstartError(
+                f"The cluster has no StorageClass {name}: set STORAGE_CLASS to one of "
+                "`kubectl get storageclasses` whose volumes are ReadWriteMany."
+            )
+        release.refuse_another(self._kube, f"The cluster of context {self._foreign.context}")
 
     def programs(self, report: Reporter) -> None:
         if shutil.which("helm") is None:
@@ -132,32 +186,27 @@ class Existing:
         return pushed
 
     def up(self, report: Reporter) -> Kube:
-        kube = Kube(None, self._foreign.context)
-        major, minor = kube.version()
-        if (major, minor) < IMAGE_VOLUMES:
-            raise QuickstartError(
-                f"The cluster of context {self._foreign.context} runs Kubernetes {major}.{minor}, "
-                "and models travel as image volumes, which need 1.35: use a newer cluster, or a "
-                "manifest with pvc:// sources (examples/README.md)."
-            )
-        name = self._foreign.storage_class
-        if name and kube.get("storage.k8s.io/v1", "StorageClass", name) is None:
-            raise QuickstartError(
-                f"The cluster has no StorageClass {name}: set STORAGE_CLASS to one of "
-                "`kubectl get storageclasses` whose volumes are ReadWriteMany."
-            )
-        report(f"Kubernetes {major}.{minor}")
-        return kube
+        report("Kubernetes {}.{}".format(*self._version))
+        return self._kube
 
     def helm(self) -> list[str]:
         helm = shutil.which("helm") or str(self._binaries.path("helm"))
         return [helm, "--kube-context", self._foreign.context]
 
     def shell(self) -> list[str]:
-        lines = [f"kubectl config use-context {self._foreign.context}"]
-        if named := os.environ.get("KUBECONFIG"):
-            lines.insert(0, f"export KUBECONFIG={named}")
-        return lines
+        named = os.environ.get("KUBECONFIG")
+        return [f"export KUBECONFIG={named}"] if named else []
+
+    def kubectl(self) -> str:
+        return f"kubectl --context {self._foreign.context}"
+
+    def again(self) -> str:
+        settings = [f"CONTEXT={self._foreign.context}", f"REGISTRY={self._foreign.registry}"]
+        if self._foreign.plain_http:
+            settings.append("REGISTRY_PLAIN_HTTP=1")
+        if self._foreign.storage_class:
+            settings.append(f"STORAGE_CLASS={self._foreign.storage_class}")
+        return " ".join([*settings, "make quickstart"])
 
     def host_folder(self, volume: str) -> Path | None:
         return None
@@ -167,6 +216,7 @@ class Existing:
 
     def farewell(self) -> str:
         return (
-            "kubectl delete namespace quickstart && "
-            "helm uninstall finetune-operator --namespace finetune-system"
+            f"{self.kubectl()} delete namespace {NAMESPACE} && helm --kube-context "
+            f"{self._foreign.context} uninstall {release.RELEASE} "
+            f"--namespace {release.SYSTEM_NAMESPACE}"
         )

@@ -19,12 +19,14 @@ from e2e.kubectl import Kubectl, wait_for
 from e2e.prometheus import Prometheus
 
 from local_cluster import LocalCluster
+from quickstart import release
 
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 NAMESPACE = "quickstart"
+CHOICES = ("CONTEXT", "REGISTRY", "REGISTRY_PLAIN_HTTP", "STORAGE_CLASS", "CLUSTER")
 PATIENCE = 1200.0
 """Seconds that one run may take."""
 
@@ -42,11 +44,13 @@ class Run:
     def __init__(self, output: Path, *arguments: str, **environment: str) -> None:
         self.output = output
         paths = {"PYTHONPATH": f"{ROOT / 'examples'}:{ROOT}", "COLUMNS": "120"}
+        # Never a cluster of whoever runs the tests.
+        own = {name: value for name, value in os.environ.items() if name not in CHOICES}
         with output.open("w") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "quickstart", "--short", "--questions", "dev", *arguments],
                 cwd=ROOT,
-                env=os.environ | paths | environment,
+                env=own | paths | environment,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -153,11 +157,23 @@ def test_an_existing_cluster_is_used_by_its_context_registry_and_storage_class(
     start: Callable[..., Run], foreign: LocalCluster, images: Images
 ) -> None:
     away = Kubectl.of(foreign)
-    context = away("config", "current-context").strip()
-    run = start(
-        "--name", "away", KUBECONFIG=str(foreign.kubeconfig), CONTEXT=context,
-        REGISTRY=f"{foreign.registry}/team", REGISTRY_PLAIN_HTTP="1", STORAGE_CLASS="shared",
-    )  # fmt: skip
+    theirs = {
+        "KUBECONFIG": str(foreign.kubeconfig),
+        "CONTEXT": away("config", "current-context").strip(),
+        "REGISTRY": f"{foreign.registry}/team",
+        "REGISTRY_PLAIN_HTTP": "1",
+        "STORAGE_CLASS": "shared",
+    }
+    for wrong, said in (
+        ({"STORAGE_CLASS": "fast"}, "The cluster has no StorageClass fast"),
+        ({"CONTEXT": "typo"}, "CONTEXT must name a context of your kubeconfig"),
+    ):
+        refused = start("--name", "away", **theirs | wrong)
+        assert refused.exit_code() == 1
+        assert said in refused.text
+        assert "Images" not in refused.text, "nothing was built for it"
+
+    run = start("--name", "away", **theirs)
     # Training there would show nothing that it does not show here.
     run.wait_for("Train: started")
     run.interrupt()
@@ -171,3 +187,32 @@ def test_an_existing_cluster_is_used_by_its_context_registry_and_storage_class(
     images_there = away("get", "pods", "-A", "-o", f"jsonpath={pods}").split()
     assert len(images_there) >= 4
     assert {image for image in images_there if not image.startswith(foreign.registry)} == set()
+
+    killed_in_an_upgrade(foreign)
+    second = start("--name", "away", **theirs)
+    second.wait_for("Submit: ")
+    second.interrupt()
+    assert second.exit_code() == 130, second.text
+
+    away("label", "secrets", "-l", "owner=helm", f"{release.MARK}-", namespace="finetune-system")
+    refused = start("--name", "away", **theirs)
+    assert refused.exit_code() == 1
+    assert "that the quickstart did not install and would replace" in refused.text
+
+
+def killed_in_an_upgrade(cluster: LocalCluster) -> None:
+    """Leave the operator's release as a helm does that ends without a word."""
+    helm = [cluster.binaries.path("helm"), "--kubeconfig", cluster.kubeconfig,
+            "--namespace", release.SYSTEM_NAMESPACE]  # fmt: skip
+    upgrade = subprocess.Popen(
+        [*helm, "upgrade", release.RELEASE, release.CHART, "--reuse-values", "--wait",
+         "--set", "image.tag=none"]
+    )  # fmt: skip
+    status = [*helm, "status", release.RELEASE]
+    wait_for(
+        "an upgrade under way",
+        lambda: "pending-upgrade" in subprocess.run(status, capture_output=True, text=True).stdout,
+        60,
+    )
+    upgrade.kill()
+    upgrade.wait()

@@ -41,7 +41,7 @@ from finetune_trainer.wakeups import become_reaper, signals
 TERM_SECONDS = 1.0
 """What the ranks that remain get between SIGTERM and SIGKILL once one of them has died."""
 FOLLOW_SECONDS = 30.0
-"""What they get when the first one left for a reason that all share: preempted, or finished."""
+"""What they get when the first one left because the pod was asked to stop."""
 LOG_LIMIT = 16 * 2**20
 """Bytes of a rank's log file; as many again are kept of what came before."""
 

@@ -135,8 +135,9 @@ def _source_volumes(plan: TrainingPlan) -> tuple[list[dict[str, Any]], list[dict
             continue
         if (kind, reference) not in names:
             names[kind, reference] = f"source-{len(volumes)}"
+            # How often an image is pulled is left to Kubernetes' rule: :latest each time.
             volume = (
-                {"image": {"reference": reference, "pullPolicy": "IfNotPresent"}}
+                {"image": {"reference": reference}}
                 if kind == "image"
                 else {"persistentVolumeClaim": {"claimName": reference}}
             )

@@ -44,7 +44,7 @@ def test_a_good_host_has_no_objection() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "said", "todo"),
     [
-        ("root", {"user": 1000}, "needs root", "with sudo or use an existing cluster (CONTEXT=…)"),
+        ("root", {"user": 1000}, "needs root", "run the command with sudo"),
         (
             "capabilities",
             {"capabilities": ALL & ~(1 << 12) & ~(1 << 21)},

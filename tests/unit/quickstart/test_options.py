@@ -46,6 +46,7 @@ def test_the_frozen_questions_are_asked_unless_the_others_are_wanted() -> None:
         ([], {"CONTEXT": "prod"}, "CONTEXT needs REGISTRY"),
         ([], {"REGISTRY": "r.example"}, "REGISTRY belongs to an existing cluster"),
         ([], {"STORAGE_CLASS": "nfs"}, "STORAGE_CLASS belongs to an existing cluster"),
+        (["--cluster", "mine"], {"CONTEXT": "prod", "REGISTRY": "r"}, "name one of the two"),
         (["--name", "Facts"], {}, "--name Facts"),
         (["--name", "x" * 41], {}, "1 to 40 lower-case letters"),
     ],

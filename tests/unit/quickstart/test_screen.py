@@ -41,6 +41,8 @@ OUTCOME = Outcome(
     host_folder=Path("/srv/shared-01/quickstart/1234/output/merged"),
     metrics="http://10.244.1.7:8080/metrics",
     shell=["export KUBECONFIG=/srv/kubeconfig"],
+    kubectl="kubectl",
+    again="make quickstart",
     farewell="make cluster-down",
 )  # fmt: skip
 
