@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from finetune_trainer.config import RunConfig
 from finetune_trainer.judging.questions import stop_tokens
 from finetune_trainer.model import load_as_trained, load_model, load_tokenizer, load_trained
-from finetune_trainer.same_model import ExportMismatchError, compare, logits, most
+from finetune_trainer.same_model import ExportMismatchError, compare, logits, most, require_learnt
 from finetune_trainer.smoke_test import QUESTIONS, question_ids, smoke_test
 from finetune_trainer.weight_check import check_weights
 
@@ -39,8 +39,10 @@ def merge(
     tokenizer = load_tokenizer(workspace / "model")
     model = load_trained(workspace / "model", trained, adapter=config.method.lora is not None)
     prompts = [question_ids(tokenizer, text) for text in QUESTIONS]
-    expected = logits(model, prompts)
+    expected, untouched = logits(model, prompts), None
     if isinstance(model, PeftModel):
+        with model.disable_adapter():
+            untouched = logits(model, prompts)
         model = model.merge_and_unload(safe_merge=True)
     dtype = getattr(torch, base["dtype"])
     _set_stop_tokens(model, workspace / "model", tokenizer, end_of_turn)
@@ -51,7 +53,10 @@ def merge(
 
     check_weights(folder)
     reloaded = load_model(folder, torch.float32)
-    difference = compare(expected, logits(reloaded, prompts), base["dtype"], "merged model")
+    again = logits(reloaded, prompts)
+    difference = compare(expected, again, base["dtype"], "merged model")
+    if untouched is not None:
+        require_learnt(untouched, expected, again, "merged model")
     _check_tokenizer(folder, tokenizer, end_of_turn, reloaded)
     asked = smoke_test(reloaded, load_tokenizer(folder))
     found = {"maxLogitDifference": difference, "smokeTest": asked}

@@ -17,6 +17,8 @@ MAX_LOGIT_DIFFERENCE = 1e-3
 _SHARES = {"float32": 0.0, "q8_0": 0.1}
 _SHARE_OF_16_BITS = 0.05
 """Of the range of the logits, by which rounding to fewer bits may move them."""
+_HIDDEN = 0.25
+"""Of rounding's effect on the logits: a training that did less cannot be looked for under it."""
 BUG = "the trained weights stay in the attempt's folder; report this as a bug"
 
 
@@ -54,3 +56,24 @@ def compare(
             BUG,
         )
     return difference
+
+
+def require_learnt(
+    base: list[torch.Tensor], expected: list[torch.Tensor], found: list[torch.Tensor], what: str
+) -> None:
+    """Whether weights of 16 bits still have what an adapter learnt, however little it moved.
+
+    Rounding may move logits further than a short training does, but in no direction of its own: of
+    the way from the base model's logits to the trained ones, the found ones must have gone more
+    than half. Raises ``ExportMismatchError``.
+    """
+    flat = [torch.cat([each.flatten() for each in some]) for some in (base, expected, found)]
+    learnt, moved, off = flat[1] - flat[0], flat[2] - flat[0], flat[2] - flat[1]
+    if learnt.norm() <= _HIDDEN * off.norm():
+        return
+    share = float(learnt @ moved / (learnt @ learnt))
+    log.info("%s: has %.1f %% of what the adapter changed", what, 100 * share)
+    if not share > 0.5:
+        raise ExportMismatchError(
+            f"the {what} has {share:.0%} of what the adapter changed in the logits", BUG
+        )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from finetune_trainer.durable import sync
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import DiskFull, StageError, failure_class, hint_of, message_of
 from finetune_trainer.gang import Gang
@@ -40,5 +41,10 @@ def _write(model: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)
     check_weights(temporary)
+    # The result that says that they are there is durable; so are they.
+    for path in temporary.iterdir():
+        sync(path)
+    sync(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
+    sync(folder.parent)

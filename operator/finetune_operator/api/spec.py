@@ -304,12 +304,12 @@ FineTuneJobSpec.rules = (
         ),
     ),
     Rule(
-        cel="!has(self.gate) || !has(self.gate.human) || self.output.reuse != 'SameLock'",
-        message="SameLock takes a result whose answers nobody is asked to rate: remove gate.human, "
-        "or set reuse to Never",
+        cel="!has(self.evaluation.human) || self.output.reuse != 'SameLock'",
+        message="SameLock takes a result whose answers nobody is asked to rate: remove "
+        "evaluation.human, or set reuse to Never",
         field_path=".output.reuse",
         check=lambda spec: (
-            spec.gate is None or spec.gate.human is None or spec.output.reuse is not Reuse.SAME_LOCK
+            spec.evaluation.human is None or spec.output.reuse is not Reuse.SAME_LOCK
         ),
     ),
     Rule(

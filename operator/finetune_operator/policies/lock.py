@@ -62,6 +62,9 @@ def spec_digest(plan: TrainingPlan) -> str:
     """Digest of what the trainer is told to do, with what absent fields became."""
     told = plan.run_config
     decides = {name: told.get(name) for name in DECIDING}
+    # Where ratings are looked for changes nothing; what they decide stands in the gate.
+    evaluation = decides["evaluation"] or {}
+    decides["evaluation"] = {name: part for name, part in evaluation.items() if name != "human"}
     decides |= {name: told[name] for name in ASKED_FOR if name in told}
     decides["recovery"] = {name: told["recovery"].get(name) for name in REACTIONS}
     return digest_of(decides)

@@ -6,8 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from finetune_trainer.config import Overfitting
+
+REMEMBERED = 256
+"""Evaluations that the state carries along, besides the best."""
 
 
 @dataclass(frozen=True)
@@ -65,3 +69,13 @@ class Course:
     @property
     def out_of_patience(self) -> bool:
         return len(self.since_best) >= self.policy.patience
+
+
+def remembered(
+    curve: Sequence[dict[str, Any]], best: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """The last evaluations, and the one with the lowest loss, however old: without it the lowest of
+    those that are left would pass for the best."""
+    older, last = curve[:-REMEMBERED], curve[-REMEMBERED:]
+    step = best["step"] if best else None
+    return [*(point for point in older if point["step"] == step), *last]

@@ -17,7 +17,7 @@ from finetune_trainer.engine import Engine
 from finetune_trainer.evaluate import Evaluation, evaluate
 from finetune_trainer.gang import Gang
 from finetune_trainer.judging import paired, table
-from finetune_trainer.judging.course import Course, Point
+from finetune_trainer.judging.course import Course, Point, remembered
 from finetune_trainer.judging.curve import judge
 from finetune_trainer.judging.datasets import Scored, ScoredRows, entries, sample_of
 from finetune_trainer.judging.decode import Signals, decode
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 BASE = "base.jsonl"
 """The untouched model's answers, in the folder of the questions."""
-REMEMBERED = 256
-"""Evaluations that the state carries along."""
 log = logging.getLogger(__name__)
 
 
@@ -197,7 +195,7 @@ class Evaluator:
             if math.isfinite(result.loss) and (best is None or result.loss < best["evalLoss"]):
                 state.best = {"step": state.step, "evalLoss": result.loss}
             entry = {"step": state.step, "evalLoss": result.loss, "trainLoss": on_train}
-            state.curve = [*state.curve, entry][-REMEMBERED:]
+            state.curve = remembered([*state.curve, entry], state.best)
             self._judge(state, last)
         self._reporter.evaluated(state, scored, baseline=state.step == 0)
 

@@ -153,8 +153,9 @@ class Encoder:
         last = next(i for i in backwards if offsets[i - 1][0] < end and offsets[i - 1][1] > start)
         for position in range(last - 1, first - 1, -1):
             if ids[position] in self._control:
-                behind = text[offsets[position][1] : end]
-                return (first, position + 1 if not behind.strip() else last)
+                if not text[offsets[position][1] : end].strip():
+                    return (first, position + 1)
+                break  # one within the answer
         if last < len(ids) and ids[last] in self._end_of_turn:
             last += 1
         return (first, last)

@@ -117,6 +117,16 @@ def test_names_places_and_resources_do_not(patch: dict[str, Any]) -> None:
     assert lock_in(prepared(merged(WISH, patch))).digest == lock_in(prepared()).digest
 
 
+def test_where_ratings_are_looked_for_is_not_part_of_the_lock() -> None:
+    """Without a name in the spec it is made from the job's own."""
+
+    def digest(**human: Any) -> str:
+        asked = {"generation": {"metrics": ["BLEU"]}, "human": human}
+        return lock_in(prepared(make_spec(evaluation=asked))).digest
+
+    assert digest() == digest(configMap="another-job-s")
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.config import Overfitting
-from finetune_trainer.judging.course import Course, Point
+from finetune_trainer.judging.course import REMEMBERED, Course, Point, remembered
 from finetune_trainer.judging.curve import Judgement, judge
 from finetune_trainer.judging.trend import gain_ahead
 
@@ -195,3 +195,23 @@ def test_noise_raises_few_alarms() -> None:
 
 def _times(curve: Curve, noise: list[float], t: float) -> float:
     return curve(t) * noise[round(10 * t)]
+
+
+def test_the_best_of_a_long_run_is_not_forgotten() -> None:
+    """Its 50th evaluation is its best; 550 on a plateau later that one still is."""
+    losses = [4.0 - 0.02 * n for n in range(50)] + [4.5] * 550
+    curve: list[dict[str, Any]] = []
+    best: dict[str, Any] | None = None
+    for step, loss in enumerate(losses, 1):
+        entry = {"step": step, "evalLoss": loss, "trainLoss": loss}
+        best = entry if best is None or loss < best["evalLoss"] else best
+        curve = remembered([*curve, entry], best)
+        assert len(curve) <= REMEMBERED + 1
+        assert curve[-1] == entry
+    points = [Point(p["step"], p["evalLoss"], p["trainLoss"]) for p in curve]
+    whole = Course(points, Overfitting(), base=4.4, share=0.9, lora=True)
+    assert whole.lowest == points[whole.best].step == 50
+    said = judge(whole)
+    assert said is not None
+    assert "3.02" in said.message
+    assert "step 50" in said.message

@@ -72,6 +72,20 @@ def test_trap_09_and_13_targets_are_the_answers_with_their_end_of_turn(
     assert targets(tokenizer, encoded) == [f"A set of pods.{end}", f"naïve Straße 🙂{end}"]
 
 
+def test_trap_13_a_control_token_within_an_answer_does_not_hide_its_end() -> None:
+    """A template that marks calls of tools; its block leaves the end of turn out."""
+    called = GENERATION_WITHOUT_END.replace(
+        "{% generation %}{{ message['content'] }}",
+        "{% generation %}{{ 'Call: <|im_start|>' + message['content'] }}",
+    )
+    assert called != GENERATION_WITHOUT_END
+    tokenizer = make_tokenizer(called, eos="<|im_end|>")
+    assert targets(tokenizer, encode(tokenizer)) == [
+        "Call: <|im_start|>A set of pods.<|im_end|>",
+        "Call: <|im_start|>naïve Straße 🙂<|im_end|>",
+    ]
+
+
 def test_trap_09_both_ways_of_finding_the_answers_agree() -> None:
     prefix, block = encode(make_tokenizer(CHATML)), encode(make_tokenizer(GENERATION))
     assert prefix.input_ids.tolist() == block.input_ids.tolist()

@@ -29,6 +29,15 @@ def test_trap_08_the_last_step_has_exactly_the_final_rate(
     assert all(rate > PEAK * 0.1 for rate in rates[warmup_steps(schedule, steps) : -1])
 
 
+@pytest.mark.parametrize(
+    ("fraction", "steps", "expected"), [(0.07, 100, 7), (0.55, 100, 55), (0.03, 40, 2), (1, 5, 4)]
+)
+def test_steps_of_warm_up_are_rounded_up_without_the_noise_of_a_product(
+    fraction: float, steps: int, expected: int
+) -> None:
+    assert warmup_steps(Schedule(warmup_fraction=fraction), steps) == expected
+
+
 @pytest.mark.parametrize("kind", ["Cosine", "Linear", "Constant"])
 def test_it_rises_evenly_to_the_peak_and_never_rises_again(kind: str) -> None:
     rates = trace(Schedule(type=kind, warmup_fraction=0.1))
