@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from peft.tuners.lora import LoraModel
 from safetensors.torch import load_file, save_file
 from small_job import make_config
 from tiny_models import CHATML, LLAMA3, save_tiny_model
@@ -475,5 +476,16 @@ def test_a_model_that_reloads_differently_is_not_published(
 
     monkeypatch.setattr(merge, "load_model", load_spoilt)
     with pytest.raises(merge.ExportMismatchError, match="logits differ by"):
+        run(folder)
+    assert not (folder / "ws/output/merged").exists()
+
+
+def test_a_merge_that_loses_the_adapter_is_not_published(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its logits differ by no more than rounding may move them: then `compare` says nothing."""
+    monkeypatch.setattr(merge, "compare", lambda *_: 0.0)
+    monkeypatch.setattr(LoraModel, "merge_and_unload", lambda self, **_: self.unload())
+    with pytest.raises(merge.ExportMismatchError, match="0% of what the adapter changed"):
         run(folder)
     assert not (folder / "ws/output/merged").exists()
