@@ -60,6 +60,7 @@ class Configuration:
             activation_checkpointing=self.training.get("activationCheckpointing", False),
             zero_stage=self.stage,
             world_size=self.ranks,
+            checkpoint_copy=self.saves,
         )
 
     @property
