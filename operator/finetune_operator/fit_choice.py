@@ -16,8 +16,8 @@ from typing import Literal
 from .api.types import ActivationCheckpointing, FineTuneJobSpec, PlannedFit
 from .memory_ladder import Fit
 
-FREE_PERCENT = 10
-"""Of a rank's memory that a choice leaves free, for what the plan leaves out."""
+FREE_PERCENT = 15
+"""Of a rank's memory that a choice leaves free: as much as a plan may be off, see the record."""
 
 
 @dataclass(frozen=True)
