@@ -483,7 +483,7 @@ def test_a_model_that_reloads_differently_is_not_published(
 def test_a_merge_that_loses_the_adapter_is_not_published(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where its logits differ by no more than rounding may move them: then `compare` says nothing."""
+    """Also where its logits differ by no more than rounding may move them."""
     monkeypatch.setattr(merge, "compare", lambda *_: 0.0)
     monkeypatch.setattr(LoraModel, "merge_and_unload", lambda self, **_: self.unload())
     with pytest.raises(merge.ExportMismatchError, match="0% of what the adapter changed"):
