@@ -237,17 +237,27 @@ def test_a_foreign_service_of_our_name_is_named_and_left_alone(
 
 
 @pytest.mark.side_by_side
-def test_a_gang_that_does_not_fit_is_explained_and_given_back(jobs: Jobs) -> None:
-    huge = {"resources": {"requests": {"cpu": "1000"}}}
-    jobs.apply("huge", workers=huge, startDeadlineSeconds=20)
-    wait_for("the reason", lambda: jobs.reason("huge") == "Unschedulable")
-    reason = jobs.status("huge")["pendingReason"]
+def test_a_gang_that_fits_on_no_node_is_explained_given_back_and_heals(
+    jobs: Jobs, kubectl: Kubectl
+) -> None:
+    selector = {"nodeSelector": {"pool": jobs.namespace}}
+    jobs.apply("nowhere", steps=2, workers=selector, startDeadlineSeconds=20)
+    wait_for("the reason", lambda: jobs.reason("nowhere") == "Unschedulable")
+    reason = jobs.status("nowhere")["pendingReason"]
     assert reason.startswith("2 of 2 pods cannot be scheduled: 0/3 nodes are available:")
-    wait_for("given back", lambda: jobs.reason("huge") == "StartTimeout")
-    wait_for("no pod left", lambda: not any("huge-a0" in c for c in jobs.children("huge", "pods")))
-    wait_for("the next attempt", lambda: jobs.status("huge").get("attempt", 0) >= 1)
-    assert jobs.status("huge")["startTimeouts"] >= 1
-    jobs.delete("huge")
+    wait_for("given back", lambda: jobs.reason("nowhere") == "StartTimeout")
+    gone = lambda: not any("nowhere-a0" in c for c in jobs.children("nowhere", "pods"))  # noqa: E731
+    wait_for("no pod left", gone)
+    wait_for("the next attempt", lambda: jobs.status("nowhere").get("attempt", 0) >= 1)
+    assert jobs.status("nowhere")["startTimeouts"] >= 1
+    node = kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
+    kubectl("label", "node", node, f"pool={jobs.namespace}")
+    try:
+        status = jobs.wait_phase("nowhere", "Succeeded", "Failed")
+    finally:
+        kubectl("label", "node", node, "pool-")
+    assert status["phase"] == "Succeeded"
+    assert status.get("restarts", {}).get("total", 0) == 0, "waiting costs no restart"
 
 
 def test_a_quota_is_named_and_heals_when_it_goes(jobs: Jobs, kubectl: Kubectl) -> None:

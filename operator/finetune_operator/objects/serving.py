@@ -91,8 +91,9 @@ def _pod(plan: TrainingPlan) -> dict[str, Any]:
             {
                 "name": "vllm",
                 "image": plan.platform.settings.serving_image,
+                # Not left to the image's entrypoint, which has changed before.
+                "command": ["vllm", "serve", MODEL],
                 "args": [
-                    f"--model={MODEL}",
                     f"--served-model-name={plan.key.name}",
                     f"--port={PORT}",
                 ],

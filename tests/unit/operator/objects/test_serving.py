@@ -32,7 +32,7 @@ def test_the_pod_reads_the_merged_model_where_export_puts_it() -> None:
         assert volume["persistentVolumeClaim"] == {"claimName": claim}
         (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "model"]
         assert (mount["subPath"], mount["readOnly"]) == (folder, True)
-        assert f"--model={mount['mountPath']}" in pod["containers"][0]["args"]
+        assert pod["containers"][0]["command"] == ["vllm", "serve", mount["mountPath"]]
 
 
 def test_the_service_finds_the_pod_and_the_operator_does_not() -> None:
