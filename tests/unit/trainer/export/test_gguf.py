@@ -6,9 +6,7 @@ That llama.cpp reads them as transformers does: tests/architectures/test_llama_c
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from unit.trainer.export.test_export import train
 
 from finetune_trainer import export, reuse
 from finetune_trainer.config import Lock, RunConfig
-from finetune_trainer.errors import ConfigInvalid, StageError, failure_class
+from finetune_trainer.errors import ConfigInvalid, StageError
 from finetune_trainer.gguf_export import export as gguf_export
 from finetune_trainer.gguf_export import proof, vocabulary, write
 from finetune_trainer.gguf_export.support import check_support
@@ -198,22 +196,6 @@ def test_a_weight_too_large_for_16_bits_is_named(folder: Path) -> None:
     config = make_config(folder, method={}, output={"formats": ["GGUF"]})
     with pytest.raises(StageError, match=r"gguf\.type: model\.layers\.1\.mlp.* 7e\+04, and F16"):
         run(config, folder)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-@pytest.mark.parametrize("kibibytes", [4, 64], ids=["header", "weights"])
-def test_a_full_disk_is_named(folder: Path, kibibytes: int) -> None:
-    small = folder / "ws/output"
-    small.mkdir()
-    options = f"size={kibibytes}k,huge=never"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", small], check=True)
-    try:
-        with pytest.raises(OSError) as caught:
-            run(wish(folder), folder)
-        assert failure_class(caught.value).name == "DiskFull"
-        assert not (small / "gguf").exists()
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
 
 
 def test_the_weights_are_a_layer_of_the_image(folder: Path) -> None:
