@@ -28,7 +28,7 @@ def test_a_full_disk_is_named_and_nothing_is_published(
     options = f"size={kibibytes}k,huge=never"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", small], check=True)
     try:
-        with pytest.raises(Exception) as caught:  # noqa: PT011 - of any library; what it means counts
+        with pytest.raises(Exception) as caught:
             export.run(make_config(folder, output={"formats": [form]}), folder / "ws", small, 0)
         assert failure_class(caught.value).name == "DiskFull", caught.value
         assert not (small / NAMES[form]).exists()
