@@ -1,4 +1,4 @@
-"""A claim that fills up while a result is written: named as that, and nothing half-made is published."""
+"""A claim that fills up during export: named as that, and nothing half-made is published."""
 
 from __future__ import annotations
 
