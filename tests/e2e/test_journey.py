@@ -129,6 +129,12 @@ def test_interrupted_and_started_again_it_ends_with_a_proved_model(
     assert folder is not None, second.text
     assert (Path(folder[1]) / "model.safetensors").stat().st_size > 200e6
 
+    kubectl("delete", "finetunejob", "journey", "--wait", namespace=NAMESPACE)
+    left = ("get", "jobs,pods,services", "-o", "name")
+    gone = lambda: "journey-" not in kubectl(*left, namespace=NAMESPACE)  # noqa: E731
+    wait_for("the deleted job's children to go", gone, 60)
+    assert (Path(folder[1]) / "model.safetensors").stat().st_size > 200e6, "the model stays"
+
 
 def test_with_shuffled_answers_the_same_proof_fails(
     start: Callable[..., Run], cluster: LocalCluster, kubectl: Kubectl

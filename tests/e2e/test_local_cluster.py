@@ -27,6 +27,7 @@ from e2e.local_cluster_kit import (
 )
 
 from local_cluster import LocalCluster, LocalClusterError, chaos
+from local_cluster.__main__ import main
 from local_cluster.cgroups import Cgroup, hierarchies
 from local_cluster.mounts import mounts_below
 from local_cluster.network import netns_exists, netns_name
@@ -74,6 +75,28 @@ def test_a_second_up_changes_nothing(cluster: LocalCluster) -> None:
     cluster.up()
     assert running(cluster) == before
     assert time.monotonic() - start < 10
+
+
+def test_the_command_line_shows_repairs_and_refuses(
+    cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ("--name", cluster.name)
+
+    def told(*words: str, code: int = 0) -> str:
+        assert main([*words, *named]) == code
+        seen = capsys.readouterr()
+        return seen.err if code else seen.out
+
+    assert told("kubeconfig").strip() == str(cluster.kubeconfig)
+    assert told("registry").strip() == cluster.registry
+    assert told("up").splitlines(), "a second one says what it does"
+    status = told("status")
+    assert all(node.name in status for node in cluster.nodes())
+    assert "kube-apiserver" in status
+    assert "There is no node 'n9'; there are test-one-n1," in told("node", "kill", "n9", code=1)
+    assert "cannot shrink to 1" in told("up", "--nodes", "1", code=1)
+    assert main(["kubeconfig", "--name", "nobody"]) == 1
+    assert "There is no cluster 'nobody'" in capsys.readouterr().err
 
 
 def test_a_cluster_refuses_to_shrink(cluster: LocalCluster) -> None:

@@ -204,7 +204,7 @@ class Checkpoints:
                 return None
             self._give_way()
             parent = self._newest_kept()
-            lineage.claim(self._workspace, self._attempt, parent)
+            self._claim(parent)
             self._folder.prepare()
             return parent
 
@@ -213,6 +213,16 @@ class Checkpoints:
             files = manifest.read(chosen.path)["files"].values()
             self.published = [Published(chosen.step, sum(int(facts["size"]) for facts in files))]
         return chosen
+
+    def _claim(self, parent: Parent | None) -> None:
+        try:
+            lineage.claim(self._workspace, self._attempt, parent)
+        except FileExistsError as error:
+            raise Preempted(
+                f"an earlier gang of attempt {self._attempt} has been here, so this one would mix "
+                "its checkpoints with that one's",
+                hint="its Job was suspended and admitted again before the operator saw it",
+            ) from error
 
     def _newest_kept(self) -> Parent | None:
         """The newest whole checkpoint of the history, in a place where only we remove it."""

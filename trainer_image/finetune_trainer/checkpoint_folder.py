@@ -38,14 +38,34 @@ class CheckpointFolder:
         return self._path / f"step-{step}.tmp"
 
     def prepare(self) -> None:
-        """Remove what attempts left half written, which may be as large as a checkpoint. A later
-        attempt may be at work already: nothing of it is touched."""
+        """Remove what attempts left half written, which may be as large as a checkpoint, and what
+        nobody can go on from any more. A later attempt may be at work already: nothing of it is
+        touched. For the time after this attempt has claimed its parent."""
         for pattern in ("checkpoints/*.tmp", "checkpoints/.trash-*", ".trash-*"):
             for number in range(self._attempt + 1):
                 folder = lineage.attempt_folder(self._workspace, number)
                 for leftover in folder.glob(pattern):
                     shutil.rmtree(leftover, ignore_errors=True)
         self._path.mkdir(parents=True, exist_ok=True)
+        self._remove_dead_branches()
+
+    def _remove_dead_branches(self) -> None:
+        """Checkpoints of earlier attempts outside the chain: damaged ones, those after a point that
+        was gone back to, what a gang saved that was believed dead, and what an attempt kept to go
+        on from that ended before its first own."""
+        chain = {
+            candidate.path for candidate in lineage.history(self._workspace, self._attempt + 1)
+        }
+        dead = []
+        for number in range(self._attempt):
+            folder = lineage.attempt_folder(self._workspace, number)
+            published = [path for _, path in lineage.checkpoints_of(self._workspace, number)]
+            for path in (*published, folder / "parent"):
+                if path.is_dir() and path not in chain:
+                    log.info("removing %s, which nobody can go on from", path)
+                    with contextlib.suppress(OSError):  # what is left over harms nobody
+                        dead.append(_hidden(path))
+        self._remove_beside(dead)
 
     def open(self, step: int) -> None:
         """An empty temporary folder, the only one: what was not published is gone."""
@@ -112,11 +132,14 @@ class CheckpointFolder:
                 except OSError as error:  # what is left over harms nobody
                     log.warning("cannot remove the checkpoint of step %d: %s", step, error)
             gone.add(step)
+        self._remove_beside(trash)
+        return gone
+
+    def _remove_beside(self, trash: list[Path]) -> None:
         if trash:
             self.tidy()
             self._removal = threading.Thread(target=_remove, args=(trash,), daemon=True)
             self._removal.start()
-        return gone
 
     def _history(self) -> dict[int, list[Path]]:
         """All that anybody may go on from: that of the next attempt. Folders of each step."""

@@ -23,7 +23,7 @@ from typing import Any
 from finetune_trainer import manifest
 from finetune_trainer.durable import sync
 from finetune_trainer.errors import NoValidCheckpoint
-from finetune_trainer.manifest import CorruptCheckpointError
+from finetune_trainer.manifest import CorruptCheckpointError, UnreadableCheckpointError
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +116,11 @@ def newest_verified(
     many steps may hold the harm that ended it, so older ones go first, and among the suspect ones
     the oldest. Raises ``NoValidCheckpoint`` when there are some and none is whole: starting again
     from nothing is then the user's decision. Raises ``FileNotFoundError`` where a checkpoint went
-    while it was looked at: its owner, believed dead, has saved a newer one.
+    while it was looked at: its owner, believed dead, has saved a newer one. Raises the volume's
+    ``OSError`` where none is whole because of it: another attempt may read what this one cannot.
     """
     faults: list[str] = []
+    unread: BaseException | None = None
     for candidate in _by_trust(history(workspace, attempt), suspect):
         step, ancestor = candidate.step, candidate.attempt
         try:
@@ -130,9 +132,13 @@ def newest_verified(
             if not os.path.lexists(candidate.path):
                 raise FileNotFoundError(f"step {step} of attempt {ancestor} went") from error
             log.warning("skipping checkpoint step %d of attempt %d: %s", step, ancestor, error)
+            if isinstance(error, UnreadableCheckpointError):
+                unread = error.__cause__
             faults.append(f"step {step} of attempt {ancestor}: {error}")
             continue
         return Parent(ancestor, step, digest, path, tuple(faults))
+    if unread is not None:
+        raise unread
     if faults:
         raise NoValidCheckpoint(
             f"no checkpoint passes verification: {'; '.join(faults)}",

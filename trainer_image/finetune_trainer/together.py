@@ -47,4 +47,4 @@ def _portable(error: Exception | None) -> StageError | None:
     if failure is DiskFull.failure:
         return DiskFull(message_of(error), hint_of(error))
     kind = HardwareFault if failure is HardwareFault.failure else StageError
-    return kind(f"the checkpoint cannot be written: {error}")
+    return kind(f"a checkpoint cannot be read or written: {error}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..api.types import ConditionType, Phase, Reason
 from .attempts import NOT_READY, overdue
-from .ending import POLL_SECONDS, name_pods
+from .ending import POLL_SECONDS, delete_jobs, name_pods
 from .facts import Facts, State, Verdict, record_job
 from .failure import digest, tell
 from .queue import held_by_queue
@@ -12,8 +12,8 @@ from .restart import reason_to_stop, restart_or_end
 
 
 def evicted(facts: Facts) -> Verdict | None:
-    """The gang was there and its Job is suspended again. The Job is not used a second time, even
-    if the queue admits it soon: a second gang would write into the attempt of the first."""
+    """The gang was there and its Job is suspended again. The Job goes at once, while its pods still
+    save: admitted again, it would send a second gang into the attempt of the first."""
     if not held_by_queue(facts) or facts.status.next_attempt_time is not None:
         return None
     if not _gang_was_there(facts):
@@ -31,6 +31,7 @@ def evicted(facts: Facts) -> Verdict | None:
         message=f"{tell(failure)}; waiting until its pods have saved and gone",
         changes={**record_job(facts), "failure": failure},
         conditions=NOT_READY,
+        actions=delete_jobs(facts.live_jobs),
         pending_reason=f"waiting for {others} to end" if overdue(facts) else None,
         again_after=POLL_SECONDS,
         quiet=True,

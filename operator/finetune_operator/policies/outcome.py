@@ -159,6 +159,8 @@ def job_vanished(facts: Facts) -> Verdict | None:
     told = _told_of_attempt(facts)
     if told is not None and reason_to_stop(facts, told) is not None:
         return restart_or_end(facts, told)  # the job was ending, and it was us
+    if facts.live_pods and told is not None:
+        return gone_soon(facts, Reason.DRAINING, f"{tell(told)}; waiting for its pods")
     if facts.live_pods:
         return gone_soon(facts, Reason.JOB_VANISHED, "its Job was deleted; waiting for its pods")
     return restart_or_end(facts, told or digest_of_vanished(facts))

@@ -129,11 +129,23 @@ def test_an_evicted_gang_queues_anew_as_the_next_attempt(facts: Facts) -> None:
     assert not status["restarts"].get("program")
 
 
-def test_pods_that_still_save_are_waited_for_and_the_job_is_left_to_them() -> None:
-    decision = decide(held(TRAINED, pods=(make_pod(deleting=True),), admission=PREEMPTED))
+def test_pods_that_still_save_are_waited_for_and_their_job_goes_at_once() -> None:
+    """Else the queue might admit it again: two gangs would be one attempt."""
+    saving = (make_pod(deleting=True),)
+    decision = decide(held(TRAINED, pods=saving, admission=PREEMPTED))
     assert main_condition(decision.status)["reason"] == "Draining"
-    assert "restarts" not in decision.status and not decision.actions
+    assert "restarts" not in decision.status
+    assert [(action.verb, action.name) for action in decision.actions] == [(Verb.DELETE, "demo-a0")]
     assert "Preempted): to make room for workload vip" in decision.status["failure"]["message"]
+
+    stored = FineTuneJobStatus.model_validate(decision.status)
+    waiting = decide(make_facts(stored, pods=saving, spec=QUEUED))
+    assert main_condition(waiting.status)["reason"] == "Draining"
+    assert "to make room for workload vip" in main_condition(waiting.status)["message"]
+    assert not waiting.actions
+    after = decide(make_facts(stored, spec=QUEUED)).status
+    assert (after["phase"], after["failure"]["class"]) == ("Restarting", "Evicted")
+    assert after["restarts"] == {"program": 0, "infrastructure": 1, "total": 1}
 
 
 def test_a_job_that_failed_while_suspended_was_evicted_whatever_its_pods_say() -> None:

@@ -151,7 +151,7 @@ STOPPED: list[Any] = [
     ),
     pytest.param(
         make_facts(ready_gang(), jobs=train(suspended=True), pods=(make_pod(deleting=True),)),
-        ("evicted", Phase.RESTARTING, State.MOVING, "Draining", ""),
-        id="its pods save and go first",
+        ("evicted", Phase.RESTARTING, State.MOVING, "Draining", "delete Job demo-a0"),
+        id="its pods save, and its Job goes",
     ),
 ]

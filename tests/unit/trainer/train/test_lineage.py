@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from finetune_trainer import lineage, manifest
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.checkpoint_folder import CheckpointFolder
-from finetune_trainer.errors import NoValidCheckpoint
+from finetune_trainer.errors import NoValidCheckpoint, Preempted, failure_class
 from finetune_trainer.gang import Gang
 from finetune_trainer.lineage import newest_verified
 
@@ -271,3 +272,99 @@ def test_what_a_later_attempt_saved_behind_those_steps_is_trusted(tmp_path: Path
     publish(tmp_path, 1, 8)
     assert trusted(tmp_path, 2, (0, 5)) == (1, 8)
     assert trusted(tmp_path, 2, (0, 5), (1, 7)) == (0, 4), "until that one is suspect too"
+
+
+def folders(workspace: Path) -> set[str]:
+    found = [*workspace.glob("attempts/*/checkpoints/step-*"), *workspace.glob("attempts/*/parent")]
+    return {str(path.relative_to(workspace / "attempts")) for path in found}
+
+
+def prepared(workspace: Path, attempt: int) -> None:
+    folder = CheckpointFolder(workspace, attempt, keep=2)
+    folder.prepare()
+    folder.tidy()
+
+
+def test_what_nobody_can_go_on_from_takes_no_space(tmp_path: Path) -> None:
+    """An attempt that ended before its first save, a damaged checkpoint, a zombie's late one."""
+    begin(tmp_path, 0)
+    publish(tmp_path, 0, 5)
+    publish(tmp_path, 0, 10)
+    (publish(tmp_path, 0, 15) / "rank-0.safetensors").write_bytes(b"torn")
+    begin(tmp_path, 1)  # goes on from step 10, and saves nothing
+    prepared(tmp_path, 1)
+    assert folders(tmp_path) == {"0/checkpoints/step-5", "0/checkpoints/step-10", "1/parent"}
+    begin(tmp_path, 2)
+    publish(tmp_path, 0, 20)
+    prepared(tmp_path, 2)
+    assert folders(tmp_path) == {"0/checkpoints/step-5", "0/checkpoints/step-10", "2/parent"}
+    publish(tmp_path, 2, 12)
+    begin(tmp_path, 3)
+    prepared(tmp_path, 3)
+    chain = {"0/checkpoints/step-5", "0/checkpoints/step-10", "2/parent", "2/checkpoints/step-12"}
+    assert folders(tmp_path) == chain | {"3/parent"}
+    assert not [*tmp_path.glob("attempts/**/.trash-*")]
+    assert start(tmp_path, 4) == (2, 12)
+
+
+def test_an_attempt_that_went_back_removes_what_it_left_behind(tmp_path: Path) -> None:
+    begin(tmp_path, 0)
+    publish(tmp_path, 0, 5)
+    publish(tmp_path, 0, 10)
+    lineage.claim(tmp_path, 1, newest_verified(tmp_path, 1, suspect=[(0, 8)]))
+    prepared(tmp_path, 1)
+    assert folders(tmp_path) == {"0/checkpoints/step-5"}
+
+
+@pytest.fixture
+def bad_block(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Files that the volume does not give out."""
+    files: list[Path] = []
+    fingerprint = manifest.fingerprint
+
+    def read(path: Path) -> dict[str, object]:
+        if path in files:
+            raise OSError(errno.EIO, "Input/output error")
+        return fingerprint(path)
+
+    monkeypatch.setattr(manifest, "fingerprint", read)
+    return files
+
+
+def test_a_checkpoint_on_a_bad_block_is_skipped(tmp_path: Path, bad_block: list[Path]) -> None:
+    start(tmp_path, 0)
+    publish(tmp_path, 0, 5)
+    bad_block.append(publish(tmp_path, 0, 10) / "rank-0.safetensors")
+    parent = newest_verified(tmp_path, 1)
+    assert parent is not None and parent.step == 5
+    assert parent.damaged == (
+        "step 10 of attempt 0: rank-0.safetensors cannot be read: [Errno 5] Input/output error",
+    )
+
+
+def test_a_volume_that_gives_nothing_out_is_a_fault_of_the_volume(
+    tmp_path: Path, bad_block: list[Path]
+) -> None:
+    """And not the end of the job: on another node it may be read."""
+    start(tmp_path, 0)
+    (publish(tmp_path, 0, 5) / "rank-0.safetensors").write_bytes(b"torn")
+    bad_block.append(publish(tmp_path, 0, 10) / "rank-0.safetensors")
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        newest_verified(tmp_path, 1)
+    assert failure_class(caught.value).name == "HardwareFault"
+
+
+@pytest.mark.parametrize("facts", [{}, [], {"sha256": "00"}, {"size": "large"}])
+def test_a_manifest_without_sizes_is_no_checkpoint(tmp_path: Path, facts: object) -> None:
+    start(tmp_path, 0)
+    publish(tmp_path, 0, 5)
+    broken = publish(tmp_path, 0, 10)
+    manifest.write(broken, {"step": 10, "files": {"rank-0.safetensors": facts}})
+    assert start(tmp_path, 1) == (0, 5)
+
+
+def test_a_second_gang_of_one_attempt_leaves(tmp_path: Path) -> None:
+    """A queue took its Job back and admitted it again."""
+    assert checkpoints(tmp_path, 0).choose_parent() is None
+    with pytest.raises(Preempted, match="an earlier gang of attempt 0 has been here"):
+        checkpoints(tmp_path, 0).choose_parent()
