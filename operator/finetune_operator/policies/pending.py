@@ -14,6 +14,8 @@ from .queue import POLL_SECONDS, has_words, sentence_of_queue
 
 PATIENCE_SECONDS = 5.0
 """Pods that start normally pass through these states too: say nothing before."""
+GATED = "SchedulingGated"
+"""Reason of PodScheduled where a gate holds a pod back."""
 SILENT_SECONDS = 15.0
 """After this time without pods or containers, Warning events are asked."""
 
@@ -121,15 +123,27 @@ def _not_created(facts: Facts, job: ChildJob, pods: list[ChildPod]) -> Waiting |
 
 
 def _unscheduled(pods: list[ChildPod], facts: Facts) -> Waiting | None:
-    waiting = [pod for pod in pods if pod.unscheduled and not pod.node]
+    unplaced = [pod for pod in pods if pod.unscheduled and not pod.node]
+    waiting = [pod for pod in unplaced if pod.unscheduled and pod.unscheduled[0] != GATED]
     if not waiting:
-        return None
+        return _gated(unplaced, len(pods))
     _, message, _ = waiting[0].unscheduled or ("", "", None)
     count = f"{len(waiting)} of {len(pods)} pods cannot be scheduled"
     text = _ASIDES.sub("", message).rstrip(". ")
     if "persistentvolumeclaim" in message.lower():
         return Waiting(Reason.VOLUME_PENDING, f"{count}: {text}; look at {_claims(facts, message)}")
     return Waiting(Reason.UNSCHEDULABLE, advised(f"{count}: {text}"))
+
+
+def _gated(gated: list[ChildPod], of: int) -> Waiting | None:
+    """The scheduler was told not to look at them yet: fewer pods would not help."""
+    if not gated:
+        return None
+    return Waiting(
+        Reason.WAITING_FOR_PODS,
+        f"{len(gated)} of {of} pods are held back by scheduling gates, which whoever set them "
+        f"takes away: see spec.schedulingGates of pod {gated[0].name}",
+    )
 
 
 def _claims(facts: Facts, message: str) -> str:

@@ -53,6 +53,18 @@ from finetune_operator.status import decide
             spec(),
             {
                 "jobs": (make_child_job(T, parallelism=4, created=NOW - seconds(SHRINK)),),
+                "pods": (
+                    *(make_pod(n) for n in range(3)),
+                    pending_pod(3, unscheduled=("SchedulingGated", "blocked", NOW)),
+                ),
+            },
+            None,
+            id="a scheduling gate is no lack of room",
+        ),
+        pytest.param(
+            spec(),
+            {
+                "jobs": (make_child_job(T, parallelism=4, created=NOW - seconds(SHRINK)),),
                 "pods": tuple(make_pod(n) for n in range(2)),
                 "warning": ("FailedCreate", "exceeded quota: gpus"),
             },

@@ -26,6 +26,7 @@ SCHEDULER = (
     "no new claims to deallocate, preemption: 0/3 nodes are available: 3 No preemption victims "
     "found for incoming pod."
 )
+GATES = "Scheduling is blocked due to non-empty scheduling gates"
 UNBOUND = "pod has unbound immediate PersistentVolumeClaims. not found"
 PULL = (
     'Back-off pulling image "example.test/trainer:1": ErrImagePull: rpc error: code = NotFound '
@@ -161,6 +162,21 @@ ROWS = [
         Reason.UNSCHEDULABLE,
         "1 of 2 pods cannot be scheduled: 0/3 nodes",
         id="events that cannot be read hide nothing that pods say themselves",
+    ),
+    pytest.param(
+        gang(make_pod(0), pending_pod(1, unscheduled=("SchedulingGated", GATES, NOW))),
+        Reason.WAITING_FOR_PODS,
+        "1 of 2 pods are held back by scheduling gates, which whoever set them takes away",
+        id="a gate on a pod",
+    ),
+    pytest.param(
+        gang(
+            pending_pod(0, unscheduled=("SchedulingGated", GATES, NOW)),
+            pending_pod(1, **unscheduled(SCHEDULER)),
+        ),
+        Reason.UNSCHEDULABLE,
+        "1 of 2 pods cannot be scheduled: 0/3 nodes",
+        id="a gate beside a pod that fits nowhere",
     ),
 ]
 
