@@ -110,8 +110,8 @@ steps of warm-up, then those that count. Share of the peak: {gpu.PEAK_FLOPS / 1e
 dense; a token has 4 FLOPs by parameter with LoRA, 6 without; attention is not counted. Memory: what
 torch had reserved at most, and the GPU's context, beside the memory plan. HF Trainer: with Liger's
 kernels and loss in chunks, torch's fused AdamW and attention (no flash-attn); with DeepSpeed ZeRO-1
-and fp32 masters, or alone under autocast; on chat rows 8 samples a micro-batch. NCCL with several
-GPUs was not run.
+and fp32 masters, or alone under autocast; on chat rows 8 samples a micro-batch, by length 17. NCCL
+with several GPUs was not run.
 """
 
 

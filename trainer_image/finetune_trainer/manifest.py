@@ -40,11 +40,13 @@ def write(folder: Path, content: dict[str, Any]) -> str:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The manifest. Raises ``CorruptCheckpointError``."""
+    """The manifest. Raises ``CorruptCheckpointError`` and ``UnreadableCheckpointError``."""
     try:
         content = json.loads((folder / NAME).read_bytes())
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, IsADirectoryError, ValueError) as error:
         raise CorruptCheckpointError(f"{NAME} cannot be read: {error}") from error
+    except OSError as error:
+        raise UnreadableCheckpointError(f"{NAME} cannot be read: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
         raise CorruptCheckpointError(f"{NAME} lists no files")
     for name, facts in content["files"].items():

@@ -354,6 +354,20 @@ def test_a_volume_that_gives_nothing_out_is_a_fault_of_the_volume(
     assert failure_class(caught.value).name == "HardwareFault"
 
 
+def test_a_manifest_that_the_volume_does_not_give_out_is_a_fault_of_the_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(tmp_path, 0)
+    publish(tmp_path, 0, 5)
+
+    def read(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(OSError, match="Input/output error"):
+        newest_verified(tmp_path, 1)
+
+
 @pytest.mark.parametrize("facts", [{}, [], {"sha256": "00"}, {"size": "large"}])
 def test_a_manifest_without_sizes_is_no_checkpoint(tmp_path: Path, facts: object) -> None:
     start(tmp_path, 0)
