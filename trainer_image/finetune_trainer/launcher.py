@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from finetune_trainer import collectives, outcome
 from finetune_trainer.container import available_cpus, oom_kills
@@ -37,6 +39,7 @@ from finetune_trainer.rank_process import COLLECTIVE, HOST_OOM, PREEMPTED, RankP
 from finetune_trainer.stacks import ask, keep, see_others
 from finetune_trainer.verdict import exit_code, verdict
 from finetune_trainer.wakeups import become_reaper, signals
+from finetune_trainer.within import within
 
 TERM_SECONDS = 1.0
 """What the ranks that remain get between SIGTERM and SIGKILL once one of them has died."""
@@ -46,6 +49,8 @@ LOG_LIMIT = 16 * 2**20
 """Bytes of a rank's log file; as many again are kept of what came before."""
 
 HANG = BY_NAME["Hang"].exit_code
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +62,8 @@ class Launcher:
     command: tuple[str, ...] = (sys.executable, "-m", "finetune_trainer.rank")
     look_seconds: float = 5.0
     """So often it looks for signs of life; what ends a rank wakes it up at once."""
+    volume_seconds: float = 10.0
+    """Patience with the volume: one that hangs keeps ranks silent, and somebody has to say so."""
     ranks: list[RankProcess] = field(default_factory=list)
     order_of_death: list[RankProcess] = field(default_factory=list)
     started_at: float = field(default_factory=time.time)
@@ -84,8 +91,13 @@ class Launcher:
             for rank in self.ranks:
                 rank.log.drain(timeout=1.0)
             result = verdict(self.pod, self.ranks, self.order_of_death)
-        outcome.report(result, self.pod.result_path, self.pod.termination_log)
+        outcome.report(result, None, self.pod.termination_log)
+        if self.pod.result_path is not None:
+            self._on_volume(partial(outcome.keep, result, self.pod.result_path))
         return exit_code(result)
+
+    def _on_volume(self, call: Callable[[], T]) -> T | None:
+        return within(self.volume_seconds, call, "the volume")
 
     @property
     def _logs(self) -> Path:
@@ -177,25 +189,38 @@ class Launcher:
             "rank %d gave no sign of life for %.0f s: it %s\n%s",
             *(rank.rank, rank.silence.seconds, sight.words, stacks),
         )
-        folder, silence = self.pod.folder / "heartbeats", rank.silence
         own = {
             each.rank: begun
             for each in self.ranks
             if (begun := collectives.read(each.collectives)) is not None
         }
-        if rank.rank in own:
-            collectives.share(folder, rank.rank, own[rank.rank], float(silence.beat["at"]))
-        beats = read_all(folder, self.pod.config.workers.world_size)
-        lead = leader(rank.rank, {**collectives.shared(folder, beats), **own})
-        if guilty(rank.rank, sight, silence, beats, lead):
-            rank.seen = hang_failure(silence, sight, lead)
+        told = self._on_volume(partial(self._others_told, rank, own))
+        if told is None:
+            sight = sight._replace(words=f"{sight.words}; the volume did not answer either")
+        beats, counts = told or ([], {})
+        lead = leader(rank.rank, {**counts, **own})
+        seen = [(rank, sight.words, stacks)]
+        if guilty(rank.rank, sight, rank.silence, beats, lead):
+            rank.seen = hang_failure(rank.silence, sight, lead)
             rank.hung = True
-            others = see_others(self.ranks, rank)
+            seen += see_others(self.ranks, rank)
             rank.send(signal.SIGKILL)
-            for seen in others:
-                keep(self._logs, *seen)
-        # Last: a volume that hangs may be what keeps the rank waiting.
-        keep(self._logs, rank, sight.words, stacks)
+        self._on_volume(partial(self._keep, seen))
+
+    def _keep(self, seen: Sequence[tuple[RankProcess, str, str]]) -> None:
+        for each in seen:
+            keep(self._logs, *each)
+
+    def _others_told(
+        self, rank: RankProcess, own: Mapping[int, int]
+    ) -> tuple[list[dict[str, Any]], dict[int, int]]:
+        """Last signs and counts of collectives of all ranks, from the volume; they hear of ours."""
+        folder = self.pod.folder / "heartbeats"
+        if rank.rank in own:
+            sign = float(rank.silence.beat["at"])
+            collectives.share(folder, rank.rank, own[rank.rank], sign)
+        beats = read_all(folder, self.pod.config.workers.world_size)
+        return beats, collectives.shared(folder, beats)
 
     def _on_end(self, rank: RankProcess, code: int) -> None:
         rank.exit_code = rank.process.returncode = code if code >= 0 else 128 - code

@@ -118,7 +118,7 @@ class RankLog:
             text = line.removesuffix(b"\n").decode(errors="surrogateescape")
             line = redactor.line(text).encode(errors="surrogateescape") + b"\n"
             self._recent.append(line.decode(errors="replace").rstrip())
-            self._file.write(line)
             out.write(self._prefix + line)
             out.flush()
+            self._file.write(line)  # last: the volume may hang
         self._file.close()

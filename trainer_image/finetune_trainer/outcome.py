@@ -82,16 +82,20 @@ def report(
     Secrets stay behind: this is the only way out for texts of errors and logs.
     Neither place may turn a finished stage into a failed one, so a write that fails is only logged.
     """
-    outcome = _redacted(outcome)
     if result is not None:
-        try:
-            write_json(result, outcome)
-        except OSError as error:
-            log.warning("cannot write %s: %s", result, error)
+        keep(outcome, result)
     try:
-        termination_log.write_bytes(encode(outcome))
+        termination_log.write_bytes(encode(_redacted(outcome)))
     except OSError as error:
         log.warning("cannot write the termination message %s: %s", termination_log, error)
+
+
+def keep(outcome: dict[str, Any], result: Path) -> None:
+    """Write the outcome to the volume, without secrets. A write that fails is only logged."""
+    try:
+        write_json(result, _redacted(outcome))
+    except OSError as error:
+        log.warning("cannot write %s: %s", result, error)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -53,10 +52,11 @@ def _failure(pod: Pod, ranks: Sequence[RankProcess], rank: RankProcess) -> dict[
         failure["lines"] = lines
     for known in ("account", "resumedFrom"):
         _ask_others(ranks, result, known)
+    rank.silence.listen(0.0)  # its last sign may be newer than the last look
     if (meeting := _since_meeting(rank, failure)) is not None:
         failure["since"] = meeting
-    if "step" not in failure and (step := _last_step(pod, rank.rank)) is not None:
-        failure["step"] = step
+    if "step" not in failure and "step" in rank.silence.beat:
+        failure["step"] = rank.silence.beat["step"]
     return result
 
 
@@ -70,20 +70,11 @@ def _ask_others(ranks: Sequence[RankProcess], result: dict[str, Any], name: str)
 def _since_meeting(rank: RankProcess, failure: dict[str, Any]) -> dict[str, Any] | None:
     """How long after the ranks had last met it failed: by one clock, so that the ends of pods on
     nodes with different clocks can be put in order."""
-    rank.silence.listen(0.0)  # its last sign may be newer than the last look
     beat = rank.silence.beat
     if "met" not in beat or "at" not in failure:
         return None
     seconds = float(beat["since"]) + float(failure["at"]) - float(beat["at"])
     return {"met": beat["met"], "seconds": round(seconds, 3)}
-
-
-def _last_step(pod: Pod, rank: int) -> int | None:
-    try:
-        beat = json.loads((pod.folder / "heartbeats" / f"rank-{rank}.json").read_text())
-        return int(beat["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def silent_death(code: int, recent: Sequence[str]) -> dict[str, Any]:

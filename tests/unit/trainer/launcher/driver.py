@@ -25,5 +25,10 @@ if __name__ == "__main__":
     environment.setdefault("JOB_COMPLETION_INDEX", "0")
     pod = Pod.from_env(environment)
     assert pod.workspace == Path(workspace)
-    command, often = ("/bin/sh", "-c", script), float(environment.get("LOOK_SECONDS", "5"))
-    sys.exit(Launcher(pod, environment, command=command, look_seconds=often).run())
+    patience = {
+        name.lower(): float(environment[name])
+        for name in ("LOOK_SECONDS", "VOLUME_SECONDS")
+        if name in environment
+    }
+    command = ("/bin/sh", "-c", script)
+    sys.exit(Launcher(pod, environment, command=command, **patience).run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -257,6 +258,23 @@ def test_the_rank_that_stands_still_ends_the_pod_and_is_named(
     if how == "stand":
         assert "it waits for other ranks in all_reduce" in output
         assert "in read_a_row\n" in output, "the stacks stand in the log"
+
+
+def test_a_volume_that_hangs_keeps_no_launcher_from_speaking(start: Start, tmp_path: Path) -> None:
+    """Nobody reads or writes these pipes: whoever opens one waits, as on a dead file server."""
+    (tmp_path / "rank.py").write_text(RANK)
+    folder = tmp_path / "attempts/2"
+    for place in ("heartbeats/rank-0.json", "logs/rank-3.stacks"):
+        (folder / place).parent.mkdir(parents=True)
+        os.mkfifo(folder / place)
+    often = {"LOOK_SECONDS": "0.3", "VOLUME_SECONDS": "0.5"}
+    run = start(f"exec {sys.executable} rank.py stand", JOB_COMPLETION_INDEX="1", **often)
+    assert run.end(timeout=100) == 76
+    failure: dict[str, Any] = run.message["failure"]
+    assert (failure["class"], failure["rank"], failure["step"]) == ("Hang", 3, 7)
+    assert "read_a_row" in failure["message"]
+    assert "the volume did not answer either" in failure["message"]
+    assert b"the volume: no answer within" in run.output
 
 
 def test_kept_stacks_are_bounded_and_hold_no_secret(tmp_path: Path) -> None:

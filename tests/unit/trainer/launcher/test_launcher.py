@@ -222,8 +222,7 @@ def test_a_wordy_death_still_fits_the_termination_message(start: Start) -> None:
 def test_the_last_step_of_a_silent_death_comes_from_its_heartbeat(start: Start) -> None:
     beat = '{"rank": 0, "phase": "train", "step": 41, "at": 1.0}'
     run = start(
-        f"mkdir -p attempts/2/heartbeats; echo '{beat}' > attempts/2/heartbeats/rank-0.json;"
-        " kill -KILL $$",
+        f"echo '{beat}' > $FINETUNE_BEAT; kill -KILL $$",
         ranks=1,
     )
     assert run.end() == 137
