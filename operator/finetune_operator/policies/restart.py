@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -98,17 +98,15 @@ def rolled_back_often_enough(facts: Facts, failure: Failure) -> Stop | None:
 
 def repeats_itself(facts: Facts, failure: Failure) -> Stop | None:
     """The program failed like this before, at the same place."""
-    if payer(failure) is not Budget.PROGRAM:
+    same = [past for past in facts.status.past_failures or () if _same(past, failure)]
+    if not same or not (payer(failure) is Budget.PROGRAM or _hangs_by_itself(same, failure)):
         return None
-    for past in facts.status.past_failures or ():
-        if _same(past, failure):
-            where = f" at step {failure.step}" if failure.stage is StageName.TRAIN else ""
-            return Stop(
-                Reason.REPEATED_FAILURE.value,
-                f"{tell(failure)}; attempt {past.attempt} failed in the same way{where}, so no "
-                "other one is made",
-            )
-    return None
+    where = f" at step {failure.step}" if failure.stage is StageName.TRAIN else ""
+    return Stop(
+        Reason.REPEATED_FAILURE.value,
+        f"{tell(failure)}; attempt {same[0].attempt} failed in the same way{where}, so no "
+        "other one is made",
+    )
 
 
 def budget_is_spent(facts: Facts, failure: Failure) -> Stop | None:
@@ -225,6 +223,15 @@ def _resolved(
     if resize:
         news["resizes"] = with_another(resolved.resizes, resize)
     return {"resolved": resolved.model_copy(update=news)} if news else {}
+
+
+def _hangs_by_itself(same: Sequence[PastFailure], failure: Failure) -> bool:
+    """Also somewhere else, or a third time: neither node nor network, but the program stands still
+    there, and each time holds all GPUs for as long as the gang is patient."""
+    if failure.failure_class != "Hang":
+        return False
+    nodes = {failure.node, same[0].node}
+    return len(same) > 1 or (None not in nodes and len(nodes) > 1)
 
 
 def _same(past: PastFailure, failure: Failure) -> bool:

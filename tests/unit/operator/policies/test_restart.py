@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from builders import (
@@ -41,6 +41,8 @@ SMALLEST = {
 LATE = {"activeDeadlineSeconds": 100, "workers": {"terminationGracePeriodSeconds": 30}}
 P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
 
+Known = TypeVar("Known", Failure, PastFailure)
+
 
 def failure(name: str = "NonFinite", step: int | None = 7, stage: StageName = T) -> Failure:
     return Failure(failure_class=name, stage=stage, attempt=1, step=step, message="so it is")
@@ -48,6 +50,11 @@ def failure(name: str = "NonFinite", step: int | None = 7, stage: StageName = T)
 
 def past(name: str = "NonFinite", step: int | None = 7, stage: StageName = T) -> PastFailure:
     return PastFailure(failure_class=name, stage=stage, attempt=0, step=step)
+
+
+def on(node: str, known: Known) -> Known:
+    """The same failure, of a pod on ``node``."""
+    return known.model_copy(update={"node": node})
 
 
 def facts(spec: dict[str, Any] | None = None, *, stage: StageName = T, **status: Any) -> Facts:
@@ -124,6 +131,20 @@ ROWS = [
         id="the same class at the same step, even with another failure in between",
     ),
     pytest.param(
+        facts(past_failures=(on("worker-1", past("Hang")),)),
+        on("worker-2", failure("Hang")),
+        "repeats_itself",
+        "RepeatedFailure",
+        id="a hang at the same step on another node",
+    ),
+    pytest.param(
+        facts(past_failures=(past("Hang"), past("Hang"))),
+        failure("Hang"),
+        "repeats_itself",
+        "RepeatedFailure",
+        id="a hang at the same step for the third time",
+    ),
+    pytest.param(
         facts(stage=P, past_failures=(past("Internal", None, P),)),
         failure("Internal", None, P),
         "repeats_itself",
@@ -181,6 +202,11 @@ GOES_ON = [
         facts(past_failures=(past("Evicted"),)),
         failure("Evicted"),
         id="an eviction at the same step is chance",
+    ),
+    pytest.param(
+        facts(past_failures=(on("worker-1", past("Hang")),)),
+        on("worker-1", failure("Hang")),
+        id="a second hang on the same node may be its fault",
     ),
     pytest.param(
         facts(past_failures=(past("UnknownFailure"),)),
