@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
+import mmap
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +27,11 @@ from finetune_trainer.durable import sync
 CHUNK_BYTES = 8 << 20
 """Hashed, written, and asked about at once."""
 SYNC_BYTES = 64 << 20
-"""Written before the disk has to follow: what a stop waits for, and what lies in the page cache."""
+"""Written before the disk has to follow: what a stop waits for, and what lies in the page cache.
+What comes after goes past the cache, where the file system can do that: pages for a GB cost the
+kernel up to 3 s of a CPU that training would use, and push other files out."""
+BLOCK_BYTES = 4096
+"""Past the cache, places and lengths are multiples of it."""
 _HEADER_ALIGNMENT = 8
 _NAMES = {
     torch.float64: "F64",
@@ -90,12 +96,15 @@ def write(path: Path, content: Iterable[memoryview], stop: Event | None = None) 
             for chunk in _chunks(content):
                 if stop is not None and stop.is_set():
                     raise Stopped
+                if len(chunk) % BLOCK_BYTES:
+                    _past_the_cache(file, False)
                 _write_all(file, chunk)
                 digest.update(chunk)
                 size, behind = size + len(chunk), behind + len(chunk)
-                if behind >= SYNC_BYTES:
+                if behind >= SYNC_BYTES and not _is_past_the_cache(file):
                     os.fdatasync(file.fileno())
                     behind = 0
+                    _past_the_cache(file, True)
             os.fsync(file.fileno())
         if (found := path.stat().st_size) != size:
             raise OSError(errno.EIO, f"{found} of {size} bytes arrived", str(path))
@@ -108,11 +117,36 @@ def write(path: Path, content: Iterable[memoryview], stop: Event | None = None) 
 
 
 def _chunks(content: Iterable[memoryview]) -> Iterator[memoryview]:
+    """The content in one piece of memory that begins with a page; all but the last fill it."""
+    memory = memoryview(mmap.mmap(-1, CHUNK_BYTES))
+    filled = 0
     for part in content:
-        for start in range(0, len(part), CHUNK_BYTES):
-            yield part[start : start + CHUNK_BYTES]
+        while part:
+            taken = min(len(part), CHUNK_BYTES - filled)
+            memory[filled : filled + taken] = part[:taken]
+            part, filled = part[taken:], filled + taken
+            if filled == CHUNK_BYTES:
+                yield memory
+                filled = 0
+    if filled:
+        yield memory[:filled]
 
 
 def _write_all(file: FileIO, chunk: memoryview) -> None:
     while chunk:
-        chunk = chunk[file.write(chunk) :]
+        try:
+            chunk = chunk[file.write(chunk) :]
+        except OSError as error:
+            if error.errno != errno.EINVAL or not _is_past_the_cache(file):
+                raise
+            _past_the_cache(file, False)  # its blocks are larger
+
+
+def _is_past_the_cache(file: FileIO) -> bool:
+    return bool(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT)
+
+
+def _past_the_cache(file: FileIO, wanted: bool) -> None:
+    flags = fcntl.fcntl(file, fcntl.F_GETFL) & ~os.O_DIRECT
+    with contextlib.suppress(OSError):  # a file system may not know it
+        fcntl.fcntl(file, fcntl.F_SETFL, flags | (os.O_DIRECT if wanted else 0))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from io import FileIO
 from pathlib import Path
 from threading import Event
 
@@ -57,6 +59,37 @@ def test_size_and_hash_are_those_of_the_file(
     content = (tmp_path / "a").read_bytes()
     assert facts == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     assert facts == manifest.fingerprint(tmp_path / "a")
+
+
+@pytest.mark.parametrize("block", [4096, 8], ids=["blocks", "larger blocks than was thought"])
+def test_a_large_file_goes_past_the_page_cache_where_that_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """A file system that refuses a block (here: it is none) gets the rest through its cache."""
+    chunk, ways = 2 * block, []
+    monkeypatch.setattr(tensor_file, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(tensor_file, "SYNC_BYTES", 2 * chunk)
+    monkeypatch.setattr(tensor_file, "BLOCK_BYTES", block)
+    write_all = tensor_file._write_all
+
+    def seen(file: FileIO, data: memoryview) -> None:
+        before = tensor_file._is_past_the_cache(file)
+        write_all(file, data)
+        ways.append((before, tensor_file._is_past_the_cache(file)))
+
+    monkeypatch.setattr(tensor_file, "_write_all", seen)
+    content = random.Random(0).randbytes(4 * chunk + 5)
+    facts = tensor_file.write(tmp_path / "a", [memoryview(content[:3]), memoryview(content[3:])])
+    assert (tmp_path / "a").read_bytes() == content
+    assert facts == manifest.fingerprint(tmp_path / "a")
+    with (tmp_path / "b").open("wb", buffering=0) as file:
+        tensor_file._past_the_cache(file, True)
+        if not tensor_file._is_past_the_cache(file):
+            assert ways == [(False, False)] * 5
+            pytest.skip(f"the file system of {tmp_path} has no way past its cache")
+    assert [before for before, _ in ways[:3]] == [False, False, True]
+    if block == 4096:
+        assert ways[2:] == [(True, True), (True, True), (False, False)]
 
 
 def test_a_full_disk_leaves_no_file_and_its_class(tmp_path: Path) -> None:
