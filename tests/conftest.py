@@ -18,7 +18,7 @@ from finetune_trainer import lean_imports
 # For tests/mutations: that a property breaks is all that counts, not its smallest example.
 settings.register_profile("mutations", phases=[Phase.explicit, Phase.generate])
 
-pytest_plugins = ["e2e.fixtures", "side_by_side", "pytester"]
+pytest_plugins = ["e2e.fixtures", "faults.others", "side_by_side", "pytester"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

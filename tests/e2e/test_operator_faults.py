@@ -23,7 +23,7 @@ from local_cluster import LocalCluster
 if TYPE_CHECKING:
     from e2e.fixtures import Images
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900)]
 
 RELEASE = "faults"
 

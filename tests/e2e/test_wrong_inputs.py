@@ -205,6 +205,7 @@ def applied(
     forget(cluster, LATE_MODEL)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", LATE)
 def test_what_can_heal_waits_with_a_sentence_and_goes_on(
     applied: Applied, late_trainer: str, name: str

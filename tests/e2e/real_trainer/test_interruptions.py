@@ -14,7 +14,7 @@ from e2e.host import processes_of
 from e2e.jobs import Jobs, conditions, evict
 from e2e.kubectl import Kubectl, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 IN_FLIGHT = 3
 """Steps while a checkpoint of the tiny model is written beside them, with some to spare."""

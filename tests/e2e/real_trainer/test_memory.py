@@ -14,7 +14,7 @@ from e2e.jobs import Jobs
 from e2e.kubectl import Kubectl, wait_for
 from e2e.place import chat_row
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 TO_SPARE = 512 << 20
 """Bytes for what a loaded rank still starts; the activations of the first step need far more."""
@@ -55,7 +55,6 @@ def test_a_container_that_is_too_small_gets_a_smaller_training_of_the_same_batch
     assert [step for step, _ in curve(attempts("tight") / str(status["attempt"]))] == [1, 2]
 
 
-@pytest.mark.faults
 @pytest.mark.long
 def test_a_rank_that_the_allocator_refuses_gets_a_smaller_training_of_the_same_batch(
     jobs: Jobs, kubectl: Kubectl, many: dict[str, Any], attempts: Any, place: str

@@ -12,7 +12,7 @@ from e2e.jobs import GRACE_SECONDS, Jobs
 from e2e.kubectl import Kubectl, wait_for
 from e2e.place import OperatorProcess
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 KILLS = {"Preparing": 3, "Training": 4, "Exporting": 3}
 """How often the operator is killed in each phase of a job."""

@@ -13,7 +13,7 @@ from e2e.host import processes_of
 from e2e.jobs import Jobs, conditions
 from e2e.kubectl import Kubectl, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 OVER_SECONDS = 10.0
 """From the death of a rank to the end of its gang."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+from faults import others
 from faults.matrix import Tally, load
 from faults.report import section
 
@@ -26,3 +28,35 @@ def test_every_row_says_what_it_does_and_what_must_hold() -> None:
     assert len(rows) >= 8
     assert all(row.name == name and row.fault and row.holds for name, row in rows.items())
     assert any(row.short for row in rows.values())
+
+
+@pytest.mark.parametrize(("keywords", "there"), [({"faults": 1}, True), ({"e2e": 1}, False)])
+def test_tests_that_are_no_rows_are_told_with_how_they_ended(
+    keywords: dict[str, int], there: bool
+) -> None:
+    told: dict[str, pytest.TestReport] = {}
+    listener = others._Listener(told)
+    for name, when, outcome in (
+        ("tests/faults/test_matrix.py::test_row[kills]", "call", "passed"),
+        ("tests/e2e/test_kueue.py::test_an_evicted_gang_waits[a|b]", "setup", "passed"),
+        ("tests/e2e/test_kueue.py::test_an_evicted_gang_waits[a|b]", "call", "passed"),
+        ("tests/e2e/test_kueue.py::test_no_cluster", "setup", "failed"),
+    ):
+        listener.pytest_runtest_logreport(
+            pytest.TestReport(
+                name,
+                ("", 0, ""),
+                keywords,
+                outcome,
+                None,
+                when,
+                duration=90.4,  # type: ignore[arg-type]
+            )
+        )
+    if not there:
+        assert not told
+        return
+    text = others.section(told)
+    assert "1 of 2 passed, 3 min." in text
+    assert "| test_kueue.py: an evicted gang waits[a\\|b] | 90 s | passed |" in text
+    assert text.endswith("| test_kueue.py: no cluster | 90 s | failed |")
