@@ -25,6 +25,7 @@ from benchmarks import trainer, training_data
 from benchmarks.training_data import LONGEST, Samples
 from benchmarks.training_peers import LEARNING_RATE, Settings
 from finetune_trainer.fast import matrix
+from finetune_trainer.launcher import HUGE_PAGES
 
 RANKS = 2
 ALIKE = 0.03
@@ -164,6 +165,7 @@ def run_peer(
                 [sys.executable, "-m", "benchmarks.training_peers", str(path)],
                 env={
                     **os.environ,
+                    **HUGE_PAGES,
                     "RANK": str(rank),
                     "LOCAL_RANK": str(rank),
                     "WORLD_SIZE": str(RANKS),

@@ -150,7 +150,8 @@ first round.
 
 Ours multiplies matrices by {library} on this processor. The ceiling: fp32 matrix products of both
 ranks at once by the faster of MKL and oneDNN, probed before and after each run; a token has 4 FLOPs
-by parameter with LoRA, 6 with full fine-tuning.
+by parameter with LoRA, 6 with full fine-tuning. All contestants' memory may lie in huge pages
+(`GLIBC_TUNABLES`), as our launcher asks for.
 """
 
 

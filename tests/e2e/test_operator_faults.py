@@ -16,6 +16,7 @@ import pytest
 from e2e.contract_trainer import upload_contract_trainer
 from e2e.jobs import GRACE_SECONDS, Jobs, evict
 from e2e.kubectl import Kubectl, wait_for
+from e2e.local_cluster_kit import pod
 from e2e.place import OperatorProcess, own_operator
 
 from local_cluster import LocalCluster
@@ -198,6 +199,47 @@ def test_deleted_and_evicted_pods_are_paid_by_the_other_budget(
     assert first["class"] in ("Preempted", "Evicted") and second["class"] == "Evicted"
     assert (first["budget"], second["budget"]) == ("Infrastructure", "Infrastructure")
     assert_gangs_follow_each_other(jobs, kubectl, "moved", 3)
+
+
+@pytest.mark.side_by_side
+def test_a_gang_that_the_scheduler_preempts_waits_for_room_at_no_cost_of_its_own(
+    jobs: Jobs, kubectl: Kubectl
+) -> None:
+    whole = {"count": 3, "gpusPerWorker": 2}  # each of the three nodes has two GPUs
+    recovery = {"maxRestarts": 0, "backoffSeconds": {"initial": 1}}
+    jobs.apply("humble", steps=25, workers=whole, recovery=recovery)
+    wait_for("steps", lambda: (jobs.status("humble").get("progress") or {}).get("step", 0) > 3)
+    important = f"{jobs.namespace}-important"
+    kubectl.apply(
+        {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": important},
+            "value": 1000,
+        }
+    )
+    try:
+        gpus = {"resources": {"limits": {"nvidia.com/gpu": 2}}}
+        sleeper = pod(important, "sleep 600", priorityClassName=important, container=gpus)
+        kubectl.apply(sleeper, namespace=jobs.namespace)
+        wait_for(
+            "it waits for room",
+            lambda: (
+                jobs.status("humble").get("attempt") == 1
+                and jobs.reason("humble") == "Unschedulable"
+            ),
+        )
+        assert "Insufficient nvidia.com/gpu" in jobs.status("humble")["pendingReason"]
+    finally:
+        kubectl("delete", "pod", important, "--ignore-not-found", namespace=jobs.namespace)
+        kubectl("delete", "priorityclass", important)
+    status = jobs.wait_phase("humble", "Succeeded", "Failed")
+    assert status["phase"] == "Succeeded", status
+    assert (status["restarts"]["program"], status["restarts"]["infrastructure"]) == (0, 1)
+    (past,) = status["pastFailures"]
+    assert (past["class"], past["budget"]) == ("Evicted", "Infrastructure")
+    assert status["resumedFrom"]["step"] > 3, "it saved within the grace period"
+    assert_gangs_follow_each_other(jobs, kubectl, "humble", 2)
 
 
 def test_an_operator_killed_while_a_gang_restarts_pays_once(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -210,6 +211,26 @@ def test_another_pod_than_the_first_leaves_result_json_alone(start: Start) -> No
     assert run.end() == 0
     assert run.message["outcome"] == "succeeded"
     assert not (run.workspace / "attempts/2/result.json").exists()
+
+
+BORROW = """
+import re, torch
+torch.ones(32 << 20, dtype=torch.float32)
+held = torch.ones(32 << 20, dtype=torch.float32)
+pages = re.search(r"AnonHugePages: *([0-9]+)", open("/proc/self/smaps_rollup").read())
+print("in huge pages:", int(pages[1]) >> 10, flush=True)
+"""
+
+
+def test_ranks_on_cpus_ask_for_huge_pages(start: Start, tmp_path: Path) -> None:
+    allowed = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    if "[never]" in allowed:
+        pytest.skip("this kernel gives nobody huge pages")
+    (tmp_path / "rank.py").write_text(BORROW)
+    run = start(f"exec {sys.executable} rank.py", ranks=1)
+    assert run.end(timeout=60) == 0
+    told = re.search(rb"in huge pages: (\d+)", run.output)
+    assert told and int(told[1]) >= 100, "of 128 MiB; the rest is at the ends"
 
 
 def test_a_wordy_death_still_fits_the_termination_message(start: Start) -> None:
