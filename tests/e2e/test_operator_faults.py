@@ -16,7 +16,7 @@ import pytest
 from e2e.contract_trainer import upload_contract_trainer
 from e2e.jobs import GRACE_SECONDS, Jobs, evict
 from e2e.kubectl import Kubectl, wait_for
-from e2e.local_cluster_kit import pod
+from e2e.local_cluster_kit import RESTRICTED, RESTRICTED_CONTAINER, pod
 from e2e.place import OperatorProcess, own_operator
 
 from local_cluster import LocalCluster
@@ -219,9 +219,9 @@ def test_a_gang_that_the_scheduler_preempts_waits_for_room_at_no_cost_of_its_own
         }
     )
     try:
-        gpus = {"resources": {"limits": {"nvidia.com/gpu": 2}}}
-        sleeper = pod(important, "sleep 600", priorityClassName=important, container=gpus)
-        kubectl.apply(sleeper, namespace=jobs.namespace)
+        gpus = {"resources": {"limits": {"nvidia.com/gpu": 2}}, **RESTRICTED_CONTAINER}
+        spec = {"priorityClassName": important, "container": gpus, **RESTRICTED}
+        kubectl.apply(pod(important, "sleep 600", **spec), namespace=jobs.namespace)
         wait_for(
             "it waits for room",
             lambda: (
