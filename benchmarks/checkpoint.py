@@ -1,12 +1,12 @@
-"""What a checkpoint costs training, read from the trainer's own metrics.jsonl."""
+"""What a checkpoint costs training, read from what the trainer, or its peer, told of each step."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
+from typing import Any
 
 WARM_UP = 2
 """First steps, which allocate memory; they do not count."""
@@ -30,13 +30,13 @@ class Save:
     """From its begin until it was published."""
 
 
-def saves(metrics: Path, every: int) -> list[Save]:
+def saves(told: Iterable[Mapping[str, Any]], every: int) -> list[Save]:
     """The checkpoints of a run with one every ``every`` steps, each with all steps up to the next.
 
-    A step undisturbed is the median of those that end before a save begins or begin after it was
-    published.
+    ``told``: the lines of metrics.jsonl. A step undisturbed is the median of those that end before
+    a save begins or begin after it was published.
     """
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = list(told)
     ended = {line["step"]: float(line["at"]) for line in lines if "computeSeconds" in line}
     saved = {line["step"]: line for line in lines if "stallSeconds" in line}
     took = {late: ended[late] - ended[early] for early, late in pairwise(sorted(ended))}
@@ -59,4 +59,22 @@ def saves(metrics: Path, every: int) -> list[Save]:
         )
         for begin, line in sorted(saved.items())
         if begin + every in took
+    ]
+
+
+def lines_of_peer(told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a rank of Hugging Face's Trainer told (`training_peers.Told`), as ours tells it."""
+    steps = [
+        {"step": step, "at": at, "computeSeconds": seconds}
+        for step, (at, seconds) in enumerate(zip(told["ended"], told["seconds"], strict=True), 1)
+    ]
+    return steps + [
+        {
+            "step": int(save["step"]),
+            "at": save["at"],
+            "checkpointBytes": int(save["bytes"]),
+            "stallSeconds": save["seconds"],
+            "seconds": save["seconds"],
+        }
+        for save in told["saved"]
     ]

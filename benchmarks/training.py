@@ -143,7 +143,12 @@ def peer(race: Race, model: Path, lora: dict[str, Any] | None, name: str, micro:
 
 
 def run_peer(
-    race: Race, model: Path, lora: dict[str, Any] | None, name: str, micro: int
+    race: Race,
+    model: Path,
+    lora: dict[str, Any] | None,
+    name: str,
+    micro: int,
+    save_every: int = 0,
 ) -> list[dict[str, Any]]:
     """What its ranks told: `training_peers.Told`."""
     settings = Settings(
@@ -154,6 +159,7 @@ def run_peer(
         per_step=race.samples_per_step,
         micro=micro,
         steps=race.steps,
+        save_every=save_every,
     )
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]

@@ -49,6 +49,8 @@ class Settings:
     micro: int
     """Samples of a micro-batch of one rank."""
     steps: int
+    save_every: int = 0
+    """Steps between two checkpoints of the Trainer; 0: it makes none."""
 
 
 @dataclass
@@ -60,6 +62,8 @@ class Told:
     losses: list[float] = field(default_factory=list)
     ended: list[float] = field(default_factory=list)
     """When each step was over, in Unix seconds; of the Trainer alone."""
+    saved: list[dict[str, float]] = field(default_factory=list)
+    """Of each of its checkpoints: ``step``, ``at`` (when it was there), ``seconds``, ``bytes``."""
 
 
 def main(path: Path) -> None:
@@ -95,7 +99,9 @@ def by_trainer(settings: Settings, samples: Samples, model: Any) -> Told:
         train_sampling_strategy=MODES[settings.peer],
         length_column_name="length",
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="steps" if settings.save_every else "no",
+        save_steps=settings.save_every or 500,
+        save_total_limit=2,
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
@@ -126,6 +132,14 @@ def trained(
                 torch.cuda.synchronize()
             told.seconds.append(time.monotonic() - self.began)
             told.ended.append(time.time())
+
+        def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            took = (now := time.time()) - told.ended[-1]
+            told.saved.append(
+                {"step": state.global_step, "at": now, "seconds": took, "bytes": size}
+            )
 
         def on_log(self, *_: Any, **given: Any) -> None:
             told.losses += [given["logs"]["loss"]] if "loss" in given["logs"] else []
