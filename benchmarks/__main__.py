@@ -30,6 +30,8 @@ SECTIONS: dict[str, Section] = {
     "recovery": recovery_section.SECTION,
     "trainer": trainer_section.SECTION,
     "training": training_section.SECTION,
+    "training-full": training_section.FULL,
+    "training-rows": training_section.FULL_ROWS,
     "first-step": first_step_section.SECTION,
     "checkpoint": checkpoint_section.SECTION,
     "memory": memory_section.SECTION,

@@ -1,11 +1,17 @@
-"""The section "Training": ours and its peers in alternation, as Markdown."""
+"""The sections "Training": ours and its peers in alternation, as Markdown.
+
+One for each kind of work, because one takes up to an hour.
+"""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,6 +21,7 @@ import torch
 from benchmarks import training, training_data
 from benchmarks.record import Section
 from benchmarks.training import LORA, OURS, Race, Result
+from benchmarks.training_data import Samples
 from benchmarks.training_peers import MODES
 from finetune_trainer.fast import matrix
 
@@ -44,13 +51,11 @@ class Board:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contestant")
     parser.add_argument(
         "--micro-batches", nargs="+", type=int, default=[1, 2, 4],
         help="of the peers, in samples; the first round tries all, the others the fastest",
     )  # fmt: skip
-    parser.add_argument("--no-full-rows", action="store_true", help="leave full rows out")
     parser.add_argument("--peers", nargs="+", choices=[*MODES, HAND], default=[*MODES, HAND])
     parser.add_argument("--steps", type=int, default=3, help="of each run, the first is warm-up")
     parser.add_argument(
@@ -59,28 +64,56 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=30, help="of the model, to run it small")
 
 
-def _measure(options: argparse.Namespace) -> str:
+def _on_chats(options: argparse.Namespace, method: str) -> str:
+    """One method on chats with a long tail, beside all peers."""
+    title, lora, flops = METHODS[method]
+    # Enough that no sampler comes to its end; an epoch's last step may be short.
+    samples = training_data.long_tailed(2 * options.rows * (options.steps + 1) * 8)
+    with _laid_out(options, samples, options.micro_batches) as (race, model):
+        micros = options.micro_batches
+        board = _compete(race, model, lora, flops, options.peers, options, micros)
+        lengths = sorted(samples.lengths)
+        data = f"""
+Chat data with a long tail: lengths are log-normal, median {median(lengths):.0f} tokens, 95th
+percentile {lengths[len(lengths) * 95 // 100]}, cut at {training_data.LONGEST}; two thirds of a
+sample are supervised. An optimizer step has {race.rows_per_step} packed rows or
+{race.samples_per_step} samples, which have as many tokens, within {training.ALIKE:.0%}.
+Hugging Face's Trainer at the micro-batch that was fastest in the first round."""
+        return "\n".join([_head(options, race), data, _table(title, board)])
+
+
+def _on_full_rows(options: argparse.Namespace) -> str:
+    """Both methods on rows that one sample fills, beside the Trainer."""
+    samples = training_data.full_rows(2 * options.rows * (options.steps + 1))
+    with _laid_out(options, samples, [1]) as (race, model):
+        boards = {
+            title: _compete(race, model, lora, flops, ["plain"], options, [1])
+            for title, lora, flops in METHODS.values()
+        }
+        data = f"""
+Each row is one sample of {training_data.LONGEST} tokens, two thirds of them supervised; one row a
+micro-batch, {race.rows_per_step} a step."""
+        return "\n".join([_head(options, race), data, _full_rows(boards)])
+
+
+@contextmanager
+def _laid_out(
+    options: argparse.Namespace, samples: Samples, micros: list[int]
+) -> Iterator[tuple[Race, Path]]:
+    """The race on ``samples``, and the model, in a folder of their own."""
     with tempfile.TemporaryDirectory(prefix="finetune-bench-") as name:
-        folder = Path(name)
-        model = folder / "model"
-        parameters = training.save_model(model, options.layers)
-        sizes = {"parameters": parameters, "rows": options.rows, "steps": options.steps}
-        # Enough that no sampler comes to its end; an epoch's last step may be short.
-        packed = 2 * options.rows * (options.steps + 1)
-        tail = training.race(
-            folder / "tail", training_data.long_tailed(packed * 8), micros=options.micro_batches,
-            **sizes,
-        )  # fmt: skip
-        full = training.race(folder / "full", training_data.full_rows(packed), micros=[1], **sizes)
-        parts = [_head(options, parameters, tail)]
-        for method in options.methods:
-            title, lora, flops = METHODS[method]
-            board = _compete(tail, model, lora, flops, options.peers, options)
-            parts.append(_table(title, board))
-            if not options.no_full_rows:
-                rows = _compete(full, model, lora, flops, ["plain"], options, micros=[1])
-                parts.append(_full_rows(rows))
-    return "\n\n".join(parts)
+        model = Path(name) / "model"
+        yield (
+            training.race(
+                Path(name) / "race",
+                samples,
+                parameters=training.save_model(model, options.layers),
+                rows=options.rows,
+                micros=micros,
+                steps=options.steps,
+            ),
+            model,
+        )
 
 
 def _compete(
@@ -90,13 +123,13 @@ def _compete(
     flops: int,
     peers: list[str],
     options: argparse.Namespace,
-    micros: list[int] | None = None,
+    micros: list[int],
 ) -> Board:
     board = Board()
     for number in range(options.rounds):
         for name in [OURS, *peers]:
             before = training.ceiling()
-            result = _run(board, race, model, lora, name, micros or options.micro_batches)
+            result = _run(board, race, model, lora, name, micros)
             rate = (before + training.ceiling()) / 2
             board.runs[name].append(result)
             board.shares[name].append(result.speed * flops * race.parameters / rate)
@@ -127,8 +160,7 @@ def _run(
     return tried[board.micros[name]]
 
 
-def _head(options: argparse.Namespace, parameters: int, race: Race) -> str:
-    lengths = race.samples.lengths
+def _head(options: argparse.Namespace, race: Race) -> str:
     processor = next(
         line.split(":")[1].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -136,23 +168,16 @@ def _head(options: argparse.Namespace, parameters: int, race: Race) -> str:
     )
     library = "oneDNN" if matrix.faster() else "torch's own library"
     return f"""
-A Llama in the shape of SmolLM2-135M ({options.layers} layers, {parameters / 1e6:.0f} M parameters,
-random weights) in FP32, ZeRO-2 (by hand: DDP), AdamW, clipping, two ranks with one thread each, on
-{processor} with torch {torch.__version__}.
-
-Chat data with a long tail: lengths are log-normal, median {median(lengths):.0f} tokens, 95th
-percentile {sorted(lengths)[len(lengths) * 95 // 100]}, cut at {training_data.LONGEST}; two thirds
-of a sample are supervised. An optimizer step has {race.rows_per_step} packed rows or
-{race.samples_per_step} samples, which have as many tokens, within {training.ALIKE:.0%}. Contestants
-alternate; medians of {options.rounds} runs with {options.steps - training.WARM_UP} steps after
-{training.WARM_UP} of warm-up; Hugging Face's Trainer at the micro-batch that was fastest in the
-first round.
+A Llama in the shape of SmolLM2-135M ({options.layers} layers, {race.parameters / 1e6:.0f} M
+parameters, random weights) in FP32, ZeRO-2 (by hand: DDP), AdamW, clipping, two ranks with one
+thread each, on {processor} with torch {torch.__version__}. Contestants alternate; medians of
+{options.rounds} runs with {options.steps - training.WARM_UP} steps after {training.WARM_UP} of
+warm-up.
 
 Ours multiplies matrices by {library} on this processor. The ceiling: fp32 matrix products of both
 ranks at once by the faster of MKL and oneDNN, probed before and after each run; a token has 4 FLOPs
 by parameter with LoRA, 6 with full fine-tuning. All contestants' memory may lie in huge pages
-(`GLIBC_TUNABLES`), as our launcher asks for.
-"""
+(`GLIBC_TUNABLES`), as our launcher asks for."""
 
 
 def _table(title: str, board: Board) -> str:
@@ -193,12 +218,29 @@ def _table(title: str, board: Board) -> str:
 Ours: {"; ".join(verdict) or "alone"}."""
 
 
-def _full_rows(board: Board) -> str:
-    own, theirs = board.speed(OURS), board.speed("plain")
-    return (
-        f"Full rows of {training_data.LONGEST} tokens, one a micro-batch: ours {own:.0f} tokens/s, "
-        f"HF Trainer + DeepSpeed {theirs:.0f}: **{own / theirs:.2f}** (goal ≥ 1.05)."
+def _full_rows(boards: Mapping[str, Board]) -> str:
+    lines = []
+    for title, board in boards.items():
+        own, theirs = board.speed(OURS), board.speed("plain")
+        spans = {
+            name: f"{median(speeds):.0f} ({min(speeds):.0f}–{max(speeds):.0f})"
+            for name, runs in board.runs.items()
+            for speeds in [[run.speed for run in runs]]
+        }
+        shares = f"{median(board.shares[OURS]):.2f}; {median(board.shares['plain']):.2f}"
+        lines.append(
+            f"| {title} | {spans[OURS]} | {spans['plain']} | **{own / theirs:.2f}** | {shares} |"
+        )
+    columns = (
+        *("method", "ours, tokens/s (from–to)", NAMES["plain"], "ours by it (goal ≥ 1.05)"),
+        "shares of the ceiling",
     )
+    return f"""
+| {" | ".join(columns)} |
+|{"---|" * len(columns)}
+{chr(10).join(lines)}"""
 
 
-SECTION = Section("Training", _measure, _add_options)
+SECTION = Section("Training", partial(_on_chats, method="lora"), _add_options)
+FULL = Section("Training, full fine-tuning", partial(_on_chats, method="full"), _add_options)
+FULL_ROWS = Section("Training, full rows", _on_full_rows, _add_options)

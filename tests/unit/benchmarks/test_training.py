@@ -70,5 +70,6 @@ def test_the_table_compares_medians() -> None:
 
 
 def test_full_rows_are_compared_with_plain() -> None:
-    assert "ours 300 tokens/s" in _full_rows(board())
-    assert "**3.00**" in _full_rows(board())
+    told = _full_rows({"LoRA": board(), "full": board()})
+    assert "| LoRA | 300 (291–390) | 100 (91–190) | **3.00** | 0.75; 0.25 |" in told
+    assert "| full | 300" in told
