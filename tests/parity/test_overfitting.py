@@ -93,7 +93,6 @@ def test_a_rate_that_is_much_too_high_is_named_and_does_no_harm_where_the_best_i
     metrics, said = state["metrics"], state["judgement"]
     base = metrics["baseline"]
     curve = [(point["evalLoss"], point["trainLoss"]) for point in state["curve"]]
-    print(base, curve, said)
     assert state["skipped"] == {}
     assert said["finding"] == "Diverged"
     assert "try a tenth of training.learningRate" in said["message"]
