@@ -115,6 +115,8 @@ the run did afterwards tells whether that was right:
 
 - Overfitting and NoImprovement are false where the held-out loss later falls below the best so far
   by more than {BETTER:.0%} of it; WorseThanBase where it falls below the base's by as much.
+- Diverged is not among them: it is said of runs whose loss on training rows lies above that of the
+  untouched model, which these curves do not hold.
 - Underfitting is what the rules say where the run is cut at {early} and {late} of its steps. It is
   false where {FOLLOWED:.0%} more steps bring less than it promises for {AHEAD:.0%}.
 - Missed is a run that ends more than {RISEN:.0%} above its best loss with no alarm at all.

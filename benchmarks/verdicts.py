@@ -25,7 +25,7 @@ FOLLOWED = 0.25
 """More steps, as a share of those done, that have to bring what Underfitting promises for fewer."""
 RISEN = 0.05
 """A run has overfitted whose last held-out loss lies above its best by more than this share."""
-ALARMS = "Overfitting", "NoImprovement"
+ALARMS = "Overfitting", "WorseThanBase", "NoImprovement"
 """Findings that end a run by policy StopKeepBest."""
 
 
@@ -139,7 +139,7 @@ def tally(runs: Sequence[Judged]) -> Tally:
                 sum(verdict.finding == finding for verdict in verdicts),
                 sum(verdict.finding == finding for verdict in false),
             )
-            for finding in (*ALARMS, "WorseThanBase", "Underfitting")
+            for finding in (*ALARMS, "Underfitting")
         },
     )
 

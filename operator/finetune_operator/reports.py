@@ -147,7 +147,9 @@ class AccountReport(_Report):
 class JudgementReport(_Report):
     """What was read from the losses so far."""
 
-    finding: Literal["Overfitting", "NoImprovement", "WorseThanBase", "Underfitting", "WellFitted"]
+    finding: Literal[
+        "Overfitting", "Diverged", "WorseThanBase", "NoImprovement", "Underfitting", "WellFitted"
+    ]
     message: Annotated[str, Field(max_length=1024)] = ""
 
 

@@ -246,12 +246,14 @@ def test_kubectl_get_answers_where_how_far_and_how_good(jobs: FineTuneJobs, stor
         )
     )
 
-    assert {name: cells[name] for name in ("Name", "Phase", "Progress", "Loss", "Eval Loss")} == {
+    shown = ("Name", "Phase", "Progress", "Loss", "Eval Loss", "Base Loss")
+    assert {name: cells[name] for name in shown} == {
         "Name": "full",
         "Phase": "Training",
         "Progress": "44% (40/90)",
         "Loss": "1.213",
         "Eval Loss": "1.341",
+        "Base Loss": "2.2",
     }
     assert (cells["ETA"], cells["Attempt"], cells["Reason"]) == ("13m32s", 1, "Training")
     assert cells["Pending"] == "1 of 2 pods waits for a node with 8 GPUs"

@@ -82,6 +82,28 @@ def test_a_warning_changes_nothing_of_what_is_learnt() -> None:
     assert metrics["generalizationGap"] == metrics["evalLoss"] - metrics["trainSampleLoss"] > 1
 
 
+@pytest.mark.parametrize("action", ["Warn", "StopKeepBest"])
+def test_a_rate_that_is_much_too_high_is_named_and_does_no_harm_where_the_best_is_kept(
+    action: str,
+) -> None:
+    """Every loss is finite, so no step is refused: it has to be read from the evaluations."""
+    small = job(action)
+    small.config["training"] |= {"learningRate": 10.0, "steps": 8}
+    state = run_gang(train, 2, small)[0]["state"]
+    metrics, said = state["metrics"], state["judgement"]
+    base = metrics["baseline"]
+    curve = [(point["evalLoss"], point["trainLoss"]) for point in state["curve"]]
+    assert state["skipped"] == {}
+    assert said["finding"] == "Diverged"
+    assert "try a tenth of training.learningRate" in said["message"]
+    assert curve[-1][0] > 1.5 * base["evalLoss"]
+    if action == "Warn":
+        assert state["step"] == 8 and metrics["evalLoss"] == curve[-1][0]
+    else:
+        assert state["step"] < 8 and metrics["evalLoss"] == pytest.approx(min(curve)[0])
+        assert f"stopped, step {state['best']['step']} is kept" in said["message"]
+
+
 def test_losses_on_both_sides_are_on_one_scale(tmp_path: Path) -> None:
     """Where the same rows are trained on and held out, there is no gap, dropout or not."""
     same = job("Warn", steps=3, lora=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import resource
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -13,11 +16,14 @@ from typing import Any
 import torch
 from torch import distributed
 from unit.trainer.self_test.ranks import loop_of
-from unit.trainer.train.jobs import Job, built, joined
+from unit.trainer.train.jobs import Job, built, joined, train_rows
+from unit.trainer.train.stretches import watch_first_gradient
 
 from finetune_trainer import engine as engines
+from finetune_trainer.batches import collate
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluate import evaluate
+from finetune_trainer.loss import loss_sum
 from finetune_trainer.rendezvous import Place
 
 EXCHANGES = ("all_reduce", "all_gather_object", "broadcast_object_list", "barrier")
@@ -137,3 +143,37 @@ def begun_before_its_name(place: Place, name: str, folder: Path) -> float:
     gang = joined(replace(place, master_addr=name))
     assert gang.sums(2.0) == [2.0]
     return time.monotonic() - began
+
+
+def windows(place: Place, job: Job, rows: dict[str, tuple[list[int], ...]]) -> dict[str, Any]:
+    """The gradient of each window, by its name: ``rows`` are its micro-batches on each rank, of one
+    row each. No weight changes between them."""
+    import deepspeed.accelerator
+
+    deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
+    joined(place)
+    engine = built(job, job.run_config(place.world_size))
+    if engine.precision == "FP16":
+        engine.restore_scaler({"cur_scale": 1.0})
+    data = train_rows(Path(tempfile.mkdtemp()) / "train", job)
+    told = {}
+    for name, by_rank in rows.items():
+        told[name] = watch_first_gradient(engine)
+        for row in by_rank[place.rank]:
+            engine.backward(loss_sum(engine, collate([data.row(row)]), logits_to_keep=True))
+        assert engine.step(0.0).applied
+    return told
+
+
+def buckets(place: Place, job: Job) -> None:
+    """Build an engine and take two steps with 64 MB that are not in use yet."""
+    gang = joined(place)
+    for allowed in (None, 64 << 20):  # the first engine brings what a process needs once
+        if allowed is not None:
+            used = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
+            assert used is not None
+            limit = int(used[1]) * 1024 + allowed
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+        loop, _ = loop_of(job, gang)
+        for window in (loop.windows[0], loop.windows[1]):
+            loop.train_window(window, 0.01)

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import save_tiny_model
+from unit.trainer.prepare.test_stage import chat, config, write
 
 import finetune_trainer
 from finetune_trainer import manifest
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.errors import NoValidCheckpoint
 from finetune_trainer.lineage import Parent
+from finetune_trainer.prepare import stage
+from finetune_trainer.session import identity
 
 SOURCES = sorted(Path(finetune_trainer.__file__).parent.rglob("*.py"))
 BANNED = ("save_16bit_model", "save_checkpoint(", "load_checkpoint(", "torchrun")
@@ -19,12 +23,18 @@ BANNED = ("save_16bit_model", "save_checkpoint(", "load_checkpoint(", "torchrun"
 
 
 def test_trap_s18_a_checkpoint_of_another_base_model_is_refused(tmp_path: Path) -> None:
-    manifest.write(tmp_path, {"files": {}, "identity": {"model": "sha256:a", "seed": 1}})
+    """Weights of the same shapes, the same rows, the same settings: only the numbers differ."""
+    rows = write(tmp_path / "rows.jsonl", [chat(n) for n in range(3)])
+    belongs = []
+    for seed in (0, 1):
+        model, workspace = tmp_path / f"model-{seed}", tmp_path / f"workspace-{seed}"
+        job = config(save_tiny_model(model, seed=seed), rows, evalFraction=0)
+        stage.run(job, workspace)
+        belongs.append(identity(job, workspace))
+    manifest.write(tmp_path, {"files": {}, "identity": belongs[0]})
     unused: Any = None
-    checkpoints = Checkpoints(
-        tmp_path, 1, unused, keep=1, identity={"model": "sha256:b", "seed": 1}
-    )
-    with pytest.raises(NoValidCheckpoint, match="model was 'sha256:a' and is 'sha256:b'"):
+    checkpoints = Checkpoints(tmp_path, 1, unused, keep=1, identity=belongs[1])
+    with pytest.raises(NoValidCheckpoint, match=r"model was 'sha256:\w+' and is 'sha256:\w+'$"):
         checkpoints.load(unused, Parent(0, 4, "digest", tmp_path))
 
 

@@ -65,6 +65,7 @@ COLUMNS = (
     ("Progress", "string", ".status.progress.summary", 0),
     ("Loss", "string", ".status.metrics.loss", 0),
     ("Eval Loss", "string", ".status.metrics.evalLoss", 0),
+    ("Base Loss", "string", ".status.metrics.baseline.evalLoss", 0),
     ("ETA", "string", ".status.progress.eta", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Model", "string", ".spec.model.uri", 1),

@@ -28,7 +28,7 @@ from .facts import (
     new_attempt,
     record_job,
 )
-from .fit import fit_condition
+from .fit import HARMFUL, fit_condition
 from .history import left_out, suspect_nodes, tell_skipped, tell_start
 from .numbers import progress_changes
 from .out_of_reach import silent_pods, tell_silent
@@ -212,9 +212,9 @@ def running(facts: Facts) -> Verdict:
         if left_out(status):
             reason = Reason.STEPS_SKIPPED
         fit = fit_condition(facts, facts.progress)
-        value, _, what = fit.get(ConditionType.OVERFITTING.value, ("", "", ""))
-        if value == "True":
-            reason, message = Reason.OVERFITTING, f"{message}; {what}"
+        _, finding, what = fit.get(ConditionType.OVERFITTING.value, ("", "", ""))
+        if finding in HARMFUL:
+            reason, message = Reason(finding), f"{message}; {what}"
         told |= fit
     return Verdict(
         phase=RUNNING_PHASES[stage.name],

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from ..api.types import ConditionType, FineTuneJobStatus, Reason
+from ..api.types import ConditionType, FineTuneJobStatus, Metrics, Reason
 from ..reports import LastWords, ProgressReport
 from .facts import Facts
 
-_TOLD = (
-    Reason.OVERFITTING,
-    Reason.NO_IMPROVEMENT,
-    Reason.WORSE_THAN_BASE,
-    Reason.UNDERFITTING,
-)
+HARMFUL = (Reason.OVERFITTING, Reason.DIVERGED, Reason.WORSE_THAN_BASE)
+"""Findings of training that makes the model worse: it goes on, and somebody should know."""
+_TOLD = (*HARMFUL, Reason.NO_IMPROVEMENT, Reason.UNDERFITTING)
 
 
 def fit_condition(
@@ -31,3 +28,16 @@ def tell_fit(status: FineTuneJobStatus) -> str:
         if condition.type == ConditionType.OVERFITTING and condition.reason in _TOLD:
             return f"; {condition.reason}: {condition.message}"
     return ""
+
+
+def worse_than_base(metrics: Metrics | None) -> str | None:
+    """A sentence, where held-out rows say that the final model is worse than it was before."""
+    base = metrics.baseline if metrics else None
+    if metrics is None or base is None or metrics.eval_loss is None or base.eval_loss is None:
+        return None
+    if float(metrics.eval_loss) <= float(base.eval_loss):
+        return None
+    return (
+        f"the result is worse than the untouched model on held-out rows (evalLoss "
+        f"{metrics.eval_loss}, before training {base.eval_loss})"
+    )

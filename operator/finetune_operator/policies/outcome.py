@@ -12,7 +12,7 @@ from .attempts import NOT_READY, gone_soon, overdue, waiting, write_ahead
 from .ending import POLL_SECONDS, name_pods
 from .facts import RUNNING_PHASES, Facts, State, Verdict, record_job
 from .failure import digest, digest_of_vanished, tell
-from .fit import fit_condition, tell_fit
+from .fit import fit_condition, tell_fit, worse_than_base
 from .gate import gate_passed
 from .history import tell_skipped
 from .human import bundle, held_back, needs_ratings
@@ -102,11 +102,13 @@ def _succeeded(facts: Facts, words: LastWords | None) -> Verdict | None:
         changes["human_evaluation"] = bundle(facts, words)
     if plan.spec.checkpoint.after_success is AfterSuccess.DELETE:
         changes["checkpoints"] = None
+    worse = worse_than_base(changes.get("metrics", facts.status.metrics))
     return Verdict(
         phase=Phase.SUCCEEDED,
         state=State.SUCCEEDED,
-        reason=Reason.SUCCEEDED,
-        message=f"the result lies at {changes['artifact'].uri}{_tell_reused(facts)}"
+        reason=Reason.WORSE_THAN_BASE if worse else Reason.SUCCEEDED,
+        message=f"{f'{worse}; ' if worse else ''}"
+        f"the result lies at {changes['artifact'].uri}{_tell_reused(facts)}"
         f"{tell_skipped(facts.status)}{tell_fit(facts.status)}",
         changes=changes,
         conditions={**gate_passed(facts, words), **told_published(words)},

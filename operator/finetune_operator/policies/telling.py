@@ -12,9 +12,10 @@ from typing import Any
 from ..api.types import MAX_EVENTS, ConditionType, Reason
 from ..objects.event import build_event
 from .facts import Facts, State, Verdict
+from .fit import HARMFUL
 
-GOES_ON_ALL_THE_SAME = (Reason.STEPS_SKIPPED, Reason.OVERFITTING, Reason.CHECKPOINT_DAMAGED)
-"""Reasons of jobs that train, and of which somebody should know."""
+GOES_ON_ALL_THE_SAME = (Reason.STEPS_SKIPPED, Reason.CHECKPOINT_DAMAGED, *HARMFUL)
+"""Reasons of jobs that go on, or have succeeded, and of which somebody should know."""
 
 
 def event_of(facts: Facts, verdict: Verdict) -> Mapping[str, Any] | None:

@@ -39,6 +39,8 @@ class Course:
     share: float
     """Of the planned steps that are done."""
     lora: bool
+    base_on_train: float | None = None
+    """Loss of the untouched model on the sample of training rows."""
 
     @property
     def last(self) -> Point:
@@ -57,10 +59,15 @@ class Course:
         return best
 
     @property
-    def lowest(self) -> int:
-        """Step of the lowest held-out loss, by however little."""
+    def lowest(self) -> Point:
+        """That of the lowest held-out loss, by however little."""
         finite = [point for point in self.points if math.isfinite(point.eval_loss)]
-        return min(finite, key=lambda point: point.eval_loss, default=self.last).step
+        return min(finite, key=lambda point: point.eval_loss, default=self.last)
+
+    @property
+    def result(self) -> Point:
+        """That of the weights which are the result, if this is the end."""
+        return self.lowest if self.policy.action == "StopKeepBest" else self.last
 
     @property
     def since_best(self) -> Sequence[Point]:

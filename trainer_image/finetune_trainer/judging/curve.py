@@ -28,7 +28,7 @@ ENOUGH = 0.5
 @dataclass(frozen=True)
 class Judgement:
     finding: str
-    """Overfitting, NoImprovement, WorseThanBase, Underfitting or WellFitted."""
+    """Overfitting, Diverged, WorseThanBase, NoImprovement, Underfitting or WellFitted."""
     message: str
     """What was seen, with numbers, and what to try."""
     stop: bool = False
@@ -46,7 +46,7 @@ def judge(course: Course) -> Judgement | None:
         return found
     if course.policy.action == "StopKeepBest":
         ended = "stopped, " if course.share < 1 else ""
-        message = f"{found.message}; {ended}step {course.lowest} is kept"
+        message = f"{found.message}; {ended}step {course.lowest.step} is kept"
         return Judgement(found.finding, message, stop=True)
     return Judgement(found.finding, found.message)
 
@@ -93,8 +93,8 @@ def no_improvement(course: Course) -> Judgement | None:
     return Judgement(
         "NoImprovement",
         f"the held-out loss has not improved on {best.eval_loss:.4g} of step {best.step} for "
-        f"{count} evaluations; fewer steps are enough, or try "
-        "another training.learningRate, or more varied data",
+        f"{count} evaluations and is {course.last.eval_loss:.4g} now; fewer steps are enough, or "
+        "try another training.learningRate, or more varied data",
         stop=True,
     )
 
@@ -108,16 +108,58 @@ def _wanders(course: Course) -> bool:
 
 def worse_than_base(course: Course) -> Judgement | None:
     """Training has not made the model better than it was."""
-    if course.share < ENOUGH or course.base is None or not math.isfinite(course.base):
+    stuck = no_improvement(course) is not None
+    if course.base is None or not math.isfinite(course.base):
         return None
-    best = course.points[course.best].eval_loss
-    if best < course.base - course.policy.min_delta:
+    if course.share < ENOUGH and not stuck:
         return None
+    loss = (course.result if course.share >= 1 else course.points[course.best]).eval_loss
+    if loss < course.base - course.policy.min_delta:
+        return None
+    whose = "" if course.share >= 1 else "best "
     return Judgement(
         "WorseThanBase",
-        f"the best held-out loss {best:.4g} is not below {course.base:.4g} of the untouched model; "
-        "try a lower training.learningRate if losses rose, a higher one if they stayed, and look "
-        "at the data report: do training and held-out rows belong to one task?",
+        f"the {whose}held-out loss {loss:.4g} is not below {course.base:.4g} of the untouched "
+        "model; try a lower training.learningRate if losses rose, a higher one if they stayed, and "
+        "look at the data report: do training and held-out rows belong to one task?"
+        f"{_better_before(course)}",
+        stop=stuck or course.share >= 1,
+    )
+
+
+def diverged(course: Course) -> Judgement | None:
+    """The steps lead away: losses lie above those of the untouched model, on training rows too.
+
+    Not said at once: a rise amid the steps may pass.
+    """
+    late = course.out_of_patience or course.share >= 1
+    if not late and worse_than_base(course) is None:
+        return None
+    last, base, base_on_train = course.last, course.base, course.base_on_train
+    if last.train_loss is None or base is None or base_on_train is None:
+        return None
+    pairs = (last.eval_loss, base), (last.train_loss, base_on_train)
+    if not all(now - before > max(course.policy.min_delta, RISE * before) for now, before in pairs):
+        return None
+    return Judgement(
+        "Diverged",
+        f"training made the model worse: the held-out loss rose from {base:.4g} of the untouched "
+        f"model to {last.eval_loss:.4g}, and that on training rows from {base_on_train:.4g} to "
+        f"{last.train_loss:.4g}; try a tenth of training.learningRate{_better_before(course)}",
+        stop=late,
+    )
+
+
+def _better_before(course: Course) -> str:
+    """Where the last weights are the result, and earlier ones were better than the base."""
+    if course.policy.action == "StopKeepBest" or course.base is None:
+        return ""
+    best = course.lowest
+    if not best.eval_loss < course.base:
+        return ""
+    return (
+        f"; step {best.step} had {best.eval_loss:.4g}: evaluation.overfitting.action StopKeepBest "
+        "makes such weights the result"
     )
 
 
@@ -141,7 +183,7 @@ def well_fitted(course: Course) -> Judgement | None:
     """Nothing is wrong; said at the end."""
     if course.share < 1:
         return None
-    best = course.points[course.best]
+    best = course.result
     before = f", {course.base:.4g} before training" if course.base is not None else ""
     return Judgement(
         "WellFitted", f"the held-out loss is {best.eval_loss:.4g} at step {best.step}{before}"
@@ -151,8 +193,9 @@ def well_fitted(course: Course) -> Judgement | None:
 RULES: tuple[Callable[[Course], Judgement | None], ...] = (
     gap_too_wide,
     learnt_by_heart,
-    no_improvement,
+    diverged,
     worse_than_base,
+    no_improvement,
     still_falling,
     well_fitted,
 )

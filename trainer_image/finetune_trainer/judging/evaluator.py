@@ -200,11 +200,13 @@ class Evaluator:
         self._reporter.evaluated(state, scored, baseline=state.step == 0)
 
     def _judge(self, state: TrainState, last: bool) -> None:
+        base = state.metrics.get("baseline") or {}
         found = judge(
             Course(
                 [Point(p["step"], p["evalLoss"], p["trainLoss"]) for p in state.curve],
                 self._policy,
-                base=(state.metrics.get("baseline") or {}).get("evalLoss"),
+                base=base.get("evalLoss"),
+                base_on_train=base.get("trainSampleLoss"),
                 share=1.0 if last else state.step / self._steps,
                 lora=self._config.method.lora is not None,
             )

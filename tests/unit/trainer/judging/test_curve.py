@@ -34,7 +34,7 @@ def course(
         if (t := step / (10 * evaluations) * share) is not None
     ]
     settings = Overfitting.model_validate(policy)
-    return Course(points, settings, base=BASE, share=share, lora=True)
+    return Course(points, settings, base=BASE, share=share, lora=True, base_on_train=BASE)
 
 
 def turning(low: float, at: float, rise: float) -> Curve:
@@ -75,6 +75,27 @@ def found(*args: Any, **policy: Any) -> Judgement | None:
         pytest.param(
             lambda t: BASE + t, fall(0.5), {"patience": 50}, "WorseThanBase", id="only worse"
         ),
+        pytest.param(
+            lambda t: BASE + 0.1 - 0.1 * t, fall(0.5), {}, "WorseThanBase", id="never better"
+        ),
+        pytest.param(
+            lambda t: BASE + 0.1, fall(0.5), {}, "WorseThanBase", id="no better, and stuck"
+        ),
+        pytest.param(
+            turning(1.0, 0.8, 20), turning(0.9, 0.8, 1), {}, "WorseThanBase",
+            id="better once, but not at the end",
+        ),
+        pytest.param(
+            turning(1.0, 0.8, 20), turning(0.9, 0.8, 1), {"action": "StopKeepBest"}, "WellFitted",
+            id="better once, and that is kept",
+        ),
+        pytest.param(
+            turning(1.0, 0.8, 20), turning(0.9, 0.8, 20), {}, "Diverged", id="away at the end"
+        ),
+        pytest.param(
+            turning(1.0, 0.4, 20), turning(0.9, 0.4, 20), {}, "Diverged", id="away for long"
+        ),
+        pytest.param(lambda t: BASE + 6 * t, lambda t: BASE + 6 * t, {}, "Diverged", id="at once"),
         pytest.param(lambda t: BASE, fall(0.5), {"patience": 50}, "WorseThanBase", id="unrelated"),
         pytest.param(lambda t: 3 - t, lambda t: 3 - t, {}, "Underfitting", id="a straight fall"),
         pytest.param(fall(1.0, speed=1.0), fall(0.9, speed=1.0), {}, "Underfitting", id="too slow"),
@@ -88,7 +109,7 @@ def found(*args: Any, **policy: Any) -> Judgement | None:
             lambda t: math.inf if 0.4 < t < 0.6 else 3 - t, None, {"patience": 50}, "WellFitted",
             id="no slope without numbers",
         ),
-        pytest.param(lambda t: math.nan, lambda t: math.nan, {}, "NoImprovement", id="no numbers"),
+        pytest.param(lambda t: math.nan, lambda t: math.nan, {}, "WorseThanBase", id="no numbers"),
     ],
 )  # fmt: skip
 def test_curves_of_known_fault(
@@ -112,6 +133,44 @@ def test_a_run_that_does_not_get_better_than_its_base_is_told_of_half_way() -> N
     assert judge(course(*flat, 2, share=0.4)) is None
     said = judge(course(*flat, 3, share=0.5))
     assert said is not None and said.finding == "WorseThanBase"
+
+
+def away(t: float) -> float:
+    """A learning rate that is too high, at first not by much: from 3 to 1, and on to 9."""
+    return BASE - 10 * t if t < 0.2 else 1 + 10 * (t - 0.2)
+
+
+@pytest.mark.parametrize(
+    ("action", "ends", "why"),
+    [
+        ("Warn", False, "; step 20 had 1: evaluation.overfitting.action StopKeepBest makes such"),
+        ("StopKeepBest", True, "; step 20 is kept"),
+    ],
+)
+def test_a_run_that_diverges_says_so_with_the_rate_to_try(
+    action: str, ends: bool, why: str
+) -> None:
+    said = found(away, away, action=action)
+    assert said is not None and said.finding == "Diverged" and said.stop == ends
+    assert said.message.startswith(
+        "training made the model worse: the held-out loss rose from 3 of the untouched model to 9, "
+        "and that on training rows from 3 to 9; try a tenth of training.learningRate"
+    )
+    assert why in said.message
+
+
+def test_a_run_that_diverges_is_told_of_once_patience_is_over_and_no_earlier() -> None:
+    said = [judge(course(away, away, n, share=n / 10)) for n in range(1, 11)]
+    findings = [each.finding if each else None for each in said]
+    assert findings[:4] == [None] * 4 and findings[-5:] == ["Diverged"] * 5, findings
+
+
+def test_what_was_never_measured_is_no_divergence() -> None:
+    points = [Point(1, 9.0, 9.0)]
+    told = Course(points, Overfitting(), base=2.0, share=1.0, lora=True)
+    said = judge(told)
+    assert said is not None and said.finding == "WorseThanBase"
+    assert "the held-out loss 9 is not below 2 of the untouched model" in said.message
 
 
 @pytest.mark.parametrize("speed", [0.5, 1.0, 2.0, 4.0, 8.0])
@@ -210,7 +269,7 @@ def test_the_best_of_a_long_run_is_not_forgotten() -> None:
         assert curve[-1] == entry
     points = [Point(p["step"], p["evalLoss"], p["trainLoss"]) for p in curve]
     whole = Course(points, Overfitting(), base=4.4, share=0.9, lora=True)
-    assert whole.lowest == points[whole.best].step == 50
+    assert whole.lowest.step == points[whole.best].step == 50
     said = judge(whole)
     assert said is not None
     assert "3.02" in said.message

@@ -1,4 +1,4 @@
-"""What DeepSpeed is told of offload."""
+"""What DeepSpeed is told of offload and of the size of its buckets."""
 
 from __future__ import annotations
 
@@ -41,3 +41,9 @@ def test_what_deepspeed_would_ignore_is_refused(
 ) -> None:
     with pytest.raises(ConfigInvalid, match=field):
         zero(stage, **offload)
+
+
+def test_buckets_are_even_and_have_a_largest_size() -> None:
+    for trainable, elements in ((1001, 1002), (10**9, 50_000_000)):
+        config = deepspeed_config(TRAINING, 2, "FP32", trainable=trainable)["zero_optimization"]
+        assert (config["reduce_bucket_size"], config["allgather_bucket_size"]) == (elements,) * 2

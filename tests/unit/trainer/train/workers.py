@@ -138,6 +138,7 @@ def train_in_fp16(place: Place, job: Job, scale: float | None = None) -> dict[st
 
     deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
     loop = assembled(job, place)
+    gradients = watch_first_gradient(loop.engine) if job.first_gradient else {}
     if scale is not None:
         loop.engine.restore_scaler({"cur_scale": scale})
     scales = [loop.engine.loss_scale]
@@ -153,6 +154,8 @@ def train_in_fp16(place: Place, job: Job, scale: float | None = None) -> dict[st
     return {
         "steps": getattr(loop.reporter, "steps", []),
         "scales": scales,
+        "masters": pieces(loop.engine, "master"),
+        "gradients": gradients,
         "state": loop.state.content(),
     }
 
