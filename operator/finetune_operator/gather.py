@@ -60,7 +60,7 @@ class Stores:
         for pod in pods:
             known = self.child_pods.get(pod.key, pod.name)
             news = known is None or known.uid != pod.uid or known.version < pod.version
-            if news and (pod.terminated or pod.disruption):
+            if news and (pod.terminated or pod.disruption or pod.overfull):
                 self.evidence.add(pod.job_uid, pod.name, pod, pod.version)
 
 
