@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from .api.types import FineTuneJobStatus, ModelCheckpoint, Phase, StageName
+from .api.workers import MAX_WORKERS
 from .cluster import Children, Cluster
 from .engine.dropped import DroppedFields
 from .engine.evidence import Evidence
@@ -50,7 +51,7 @@ class Stores:
     jobs: Store[StoredJob] = field(default_factory=Store)
     child_jobs: Store[ChildJob] = field(default_factory=Store)
     child_pods: Store[ChildPod] = field(default_factory=Store)
-    evidence: Evidence[ChildPod] = field(default_factory=Evidence)
+    evidence: Evidence[ChildPod] = field(default_factory=lambda: Evidence(per_owner=MAX_WORKERS))
     """Ended pods, by the UID of their Kubernetes Job."""
 
     def keep_last_words(self, pods: Iterable[ChildPod]) -> None:
@@ -60,7 +61,7 @@ class Stores:
         for pod in pods:
             known = self.child_pods.get(pod.key, pod.name)
             news = known is None or known.uid != pod.uid or known.version < pod.version
-            if news and (pod.terminated or pod.disruption):
+            if news and (pod.terminated or pod.disruption or pod.overfull):
                 self.evidence.add(pod.job_uid, pod.name, pod, pod.version)
 
 

@@ -147,6 +147,8 @@ class ChildPod:
     """When its kubelet first saw it, by the clock of the node."""
     overdue: bool = False
     """It was ended for its own deadline."""
+    overfull: str = ""
+    """What the kubelet said when it evicted it for going over its own limit of local disk."""
 
     @property
     def finished(self) -> bool:

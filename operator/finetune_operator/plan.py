@@ -35,7 +35,7 @@ from .fit_choice import device_of, kept, switch_of
 from .gang_size import bounds, fitting_sizes, misfits, present_workers, with_workers
 from .memory_ladder import Fit, descend
 from .preflight import predicted
-from .run_config import ratings_name, run_config
+from .run_config import CHECKPOINT_SECONDS, ratings_name, run_config
 from .settings import Settings
 from .sources import ClaimUse, ResolvedOutput, Source, locate_sources
 
@@ -264,6 +264,12 @@ def plan_training(
         alone = default.world_size == 1  # then the stage is not the one that was chosen
         told = planned.reasons.items()
         reasons |= {name: why for name, why in told if not (alone and name == "zeroStage")}
+    by_the_clock = wish.checkpoint.every_steps is None
+    if by_the_clock:
+        reasons["checkpointSeconds"] = (
+            "checkpoint.everySteps is absent: a lost node costs about half an hour at most, and "
+            "shorter training saves nothing"
+        )
     precision = wish.training.precision
     resizes = status.resolved.resizes if status.resolved else None
     if resizes and wish.workers.count != asked.workers.count:
@@ -283,6 +289,7 @@ def plan_training(
         activation_checkpointing=switch_of(fit),
         precision=precision.value if precision else "Auto",
         learning_rate=decimal_string(rate),
+        checkpoint_seconds=CHECKPOINT_SECONDS if by_the_clock else None,
         steps=status.resolved.steps if status.resolved else wish.training.steps,
         memory=predicted(wish, fit, status.model, status.data),
         planned=planned,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,13 @@ from .objects.labels import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL, STAGE_LABEL, 
 from .observed import Admission, ChildJob, ChildPod, Raw, StoredJob, Termination, pack
 
 MAX_TEXT = 1024
+_OVERFULL = re.compile(
+    r"Pod ephemeral local storage usage exceeds the total limit of containers "
+    r"|Container \S{1,63} exceeded its local ephemeral storage limit "
+    r'|Usage of EmptyDir volume "[^"]{1,63}" exceeds the limit '
+)
+"""How the kubelet begins to say that a pod is evicted for what it used itself. Where the node is
+short, it begins with "The node" (pkg/kubelet/eviction/helpers.go of Kubernetes 1.36)."""
 
 
 def read_job(raw: Raw) -> StoredJob:
@@ -88,6 +96,7 @@ def read_child_pod(raw: Raw) -> ChildPod:
     stuck, stuck_end = _failed_beginner(beginners)
     begins = any(_state(each).get("running") for each in beginners)
     scores = _label(meta, STAGE_LABEL) == StageName.SCORE.value
+    overfull = _overfull(status)
     return ChildPod(
         key=_key(meta),
         name=meta["name"],
@@ -112,7 +121,7 @@ def read_child_pod(raw: Raw) -> ChildPod:
         terminated=stuck_end or _of_all(ends),
         scheduled=_scheduled(conditions.get("PodScheduled", {})),
         acknowledged=_time(status["startTime"]) if status.get("startTime") else None,
-        disruption=_disruption(conditions.get("DisruptionTarget", {}), status),
+        disruption="" if overfull else _disruption(conditions.get("DisruptionTarget", {}), status),
         ended=tuple(
             (str(each.get("name", "")), end)
             for each, end in zip(containers, ends, strict=True)
@@ -120,6 +129,7 @@ def read_child_pod(raw: Raw) -> ChildPod:
         ),
         stuck_in=stuck,
         overdue=status.get("reason") == "DeadlineExceeded",
+        overfull=overfull,
     )
 
 
@@ -219,6 +229,11 @@ def _termination(state: Raw | None) -> Termination | None:
         message=state.get("message", ""),
         finished=_time(state["finishedAt"]) if state.get("finishedAt") else None,
     )
+
+
+def _overfull(status: Raw) -> str:
+    said = str(status.get("message", ""))[:MAX_TEXT].strip()
+    return said if status.get("reason") == "Evicted" and _OVERFULL.match(said) else ""
 
 
 def _disruption(condition: Raw, status: Raw) -> str:

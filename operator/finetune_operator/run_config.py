@@ -31,6 +31,9 @@ from .sources import (
     named_job,
 )
 
+CHECKPOINT_SECONDS = 1800
+"""Between checkpoints of a job that does not say after how many steps: what a lost node costs.
+Shorter trainings save nothing."""
 METRICS_PORT = 9400
 """Where local rank 0 of a pod serves /healthz, /metrics and, in rank 0's pod, /progress."""
 
@@ -72,6 +75,7 @@ def run_config(
             "gate": _gate(spec, accepted),
             "checkpoint": {
                 "everySteps": spec.checkpoint.every_steps,
+                "everySeconds": CHECKPOINT_SECONDS,
                 "asynchronous": spec.checkpoint.asynchronous is Switch.ENABLED
                 and (fit.checkpoint_copy or spec.checkpoint.every_steps is None),
                 "keep": spec.checkpoint.keep,

@@ -91,7 +91,13 @@ DEFAULTS = _asked_for(
         overfitting=_part(action="Warn", patience=3, minDelta=0.0),
     ),
     gate=_asked_for(scores=[], scorers=[]),
-    checkpoint=_part(asynchronous=True, keep=2, onDiskFull="RemoveOldest", afterSuccess="Keep"),
+    checkpoint=_part(
+        everySeconds=1800,
+        asynchronous=True,
+        keep=2,
+        onDiskFull="RemoveOldest",
+        afterSuccess="Keep",
+    ),
     recovery=_part(
         hangAfterSeconds=300,
         onNonFinite="Skip",

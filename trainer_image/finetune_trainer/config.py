@@ -403,12 +403,18 @@ class Gate(_Section):
 
 class Checkpoint(_Section):
     every_steps: int | None = None
-    """None: only on SIGTERM."""
+    every_seconds: int = 1800
+    """Where ``every_steps`` is None."""
     asynchronous: bool = True
     """Written beside the training, from a copy in host memory."""
     keep: int = 2
     on_disk_full: Literal["RemoveOldest", "Stop"] = "RemoveOldest"
     after_success: Literal["Keep", "Delete"] = "Keep"
+
+    @property
+    def seconds(self) -> int | None:
+        """After which the state is saved by the clock; None: it is not."""
+        return self.every_seconds if self.every_steps is None else None
 
 
 class SpikeRule(_Section):

@@ -27,9 +27,10 @@ from finetune_trainer.batches import (
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine, StepOutcome
-from finetune_trainer.errors import BadData, NonFinite, Preempted
+from finetune_trainer.errors import BadData, DiskFull, NonFinite, Preempted
 from finetune_trainer.gang import Gang
 from finetune_trainer.heartbeat import Phase
+from finetune_trainer.interval import Interval
 from finetune_trainer.judging.datasets import ScoredRows
 from finetune_trainer.judging.decode import Signals
 from finetune_trainer.judging.evaluator import Evaluator
@@ -83,6 +84,9 @@ class Loop:
         self._keep = accepts_logits_to_keep(self.engine.module)
         self._costs = self.engine.costs.of(self.train_rows)
         self._first = self.state.step
+        self._interval = Interval(self.config.checkpoint.seconds)
+        self._overdue = False
+        """All ranks know that it is over."""
         self.kept: int | None = None
         """The step that the final weights are of, where that is not the last one."""
         self._compute_seconds = 0.0
@@ -130,6 +134,8 @@ class Loop:
                 return
             if self._save_due():
                 self.saver.save(self.state)
+            elif self._overdue:
+                self._save_unasked()
             if self._step():
                 self._leave()
 
@@ -143,6 +149,21 @@ class Loop:
             or self.evaluator.kept(self.state) == self.state.step
         )
         return due and self.state.step > self._first
+
+    def _save_unasked(self) -> None:
+        """Training stands still, because no memory was planned for a copy. Where the volume has no
+        room for what nobody asked for, that is no reason to end."""
+        self._overdue = False
+        self.saver.finish(self.state)
+        began = time.monotonic()
+        try:
+            self.saver.save_now(self.state)
+        except DiskFull as full:
+            log.warning("no more checkpoints until training is asked to stop: %s", full)
+            self._interval.stop()
+            self._phase("train")
+        else:
+            self._interval.saved(time.monotonic() - began)
 
     def _conclude(self) -> None:
         """Choose the weights that are kept, and have them answer."""
@@ -175,7 +196,9 @@ class Loop:
         agreed: list[float] = []
 
         def exchange(mine: float) -> list[float]:
-            return list(self.gang.sums(mine, float(self.shutdown.agreed), self.saver.vote))
+            over = self.gang.is_first and self._interval.over
+            votes = float(self.shutdown.agreed), self.saver.vote, float(over)
+            return list(self.gang.sums(mine, *votes))
 
         def unwanted(mine: float) -> bool:
             agreed[:] = exchange(mine)
@@ -183,7 +206,8 @@ class Loop:
 
         early = unwanted if self.numbers.refuses_spikes else None
         mine, outcome = self.train_window(window, rate, early)
-        summed, stop, written = agreed or exchange(mine)
+        summed, stop, written, over = agreed or exchange(mine)
+        self._overdue = bool(over)
         loss = summed / window.supervised if window.supervised else math.nan
         seconds = time.monotonic() - began
         self._account(window)

@@ -155,6 +155,8 @@ class Reason(StrEnum):
     """The budget that would pay for another attempt is spent."""
     HOST_OOM = "HostOom"
     """The container went over its memory limit."""
+    EPHEMERAL_STORAGE_EXCEEDED = "EphemeralStorageExceeded"
+    """The pod went over its own limit for local disk, and was evicted for that."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     BUDGET_EXCEEDED = "BudgetExceeded"
     """GPU-hours are used up: training waits until there are more."""

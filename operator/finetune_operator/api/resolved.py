@@ -112,6 +112,8 @@ class Resolved(StatusModel):
     """Number format of forward and backward; Auto: the trainer asks its GPU."""
     learning_rate: Decimal | None = None
     """Peak learning rate."""
+    checkpoint_seconds: Counter | None = None
+    """Seconds between checkpoints, at least. Absent: `spec.checkpoint.everySteps` says when."""
     steps: Counter | None = None
     """Optimizer steps of the whole training; known after prepare."""
     memory: MemoryStatus | None = None

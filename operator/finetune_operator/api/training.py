@@ -248,7 +248,8 @@ class Checkpoint(SpecModel):
     """Saved training state, from which an interrupted job goes on."""
 
     every_steps: Steps | None = None
-    """Optimizer steps between checkpoints. Absent: only when the pods are asked to stop."""
+    """Optimizer steps between checkpoints. Absent: one every `status.resolved.checkpointSeconds`,
+    while training stands still, and when the pods are asked to stop."""
     asynchronous: Switch = Switch.ENABLED
     """Enabled: training goes on while a checkpoint is written, from a copy of the state in host
     memory: 12 bytes for each trained parameter with AdamW, 4 with SGD, shared among the ranks.

@@ -8,6 +8,7 @@ from .facts import Facts
 
 SEEN_FROM_OUTSIDE = {
     Reason.HOST_OOM.value: Budget.PROGRAM,
+    Reason.EPHEMERAL_STORAGE_EXCEEDED.value: Budget.PROGRAM,
     Reason.UNKNOWN_FAILURE.value: Budget.PROGRAM,
     Reason.EVICTED.value: Budget.INFRASTRUCTURE,
     Reason.POD_LOST.value: Budget.INFRASTRUCTURE,

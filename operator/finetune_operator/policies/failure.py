@@ -33,6 +33,7 @@ MAX_LINE = 1024
 
 SENTENCES = {
     Reason.HOST_OOM.value: "the container went over its memory limit",
+    Reason.EPHEMERAL_STORAGE_EXCEEDED.value: "the pod used more local disk than its limit allows",
     Reason.EVICTED.value: "the pod was evicted, preempted or lost its node",
     Reason.POD_LOST.value: "a pod is gone and left no word",
     Reason.NODE_LOST.value: "the node restarted under the pod",
@@ -46,11 +47,21 @@ HINTS = {
     ),
     (Reason.HOST_OOM.value, StageName.EXPORT): "raise spec.export.resources.limits.memory",
 }
+SHARED_MEMORY = 'EmptyDir volume "shm"'
+ROOMS = {
+    StageName.PREPARE: "spec.prepare.resources",
+    StageName.TRAIN: "spec.workers.resources",
+    StageName.SCORE: "spec.evaluation.generation.scorers[].resources",
+    StageName.EXPORT: "spec.export.resources",
+}
+"""Where the limits of a stage's pods stand."""
 
 
 def classify(pod: ChildPod, report: FailureReport | None) -> str:
     """The class of a pod's end: the kubelet's word on memory, the trainer's own, the code's."""
     ended = pod.terminated
+    if pod.overfull:
+        return Reason.EPHEMERAL_STORAGE_EXCEEDED.value
     if ended and ended.reason == OOM_KILLED:
         return Reason.HOST_OOM.value
     if pod.disruption:
@@ -85,6 +96,8 @@ def digest(facts: Facts) -> Failure:
         return _of_lost(lost[0], facts)
     if culprit is None:
         return _without_pod(facts)
+    if culprit.overfull:
+        return _of_overfull(culprit, facts)
     if (end := culprit.terminated) and culprit.stuck_in == AUGMENT and _its_own(culprit, end):
         return _of_augment(culprit, end, facts)
     report = _report(culprit)
@@ -110,6 +123,28 @@ def digest(facts: Facts) -> Failure:
         hint=(HINTS.get((name, stage.name)) or advice)[:1024] or None,
         lines=lines or None,
         at=ended_at(culprit, report),
+    )
+
+
+def _of_overfull(pod: ChildPod, facts: Facts) -> Failure:
+    """Its kubelet killed it: what its containers say of their end is no cause."""
+    name = Reason.EPHEMERAL_STORAGE_EXCEEDED.value
+    report = _report(pod)
+    return Failure(
+        failure_class=name,
+        stage=facts.stage.name,
+        attempt=facts.stage.attempt,
+        rank=_rank(pod, None, facts),
+        pod=pod.name,
+        node=pod.node or None,
+        exit_code=_exit_code(pod, report),
+        step=_step(report, facts),
+        message=f"{SENTENCES[name]}: {pod.overfull}"[:1024],
+        hint="raise spec.workers.sharedMemory"
+        if SHARED_MEMORY in pod.overfull
+        else f"raise limits.ephemeral-storage in {ROOMS[facts.stage.name]}; where that sets none, "
+        "the namespace's LimitRange does",
+        at=ended_at(pod, report),
     )
 
 
@@ -220,12 +255,15 @@ def find_culprit(pods: Iterable[ChildPod]) -> ChildPod | None:
 
 
 def _failed(pod: ChildPod) -> bool:
-    return bool(pod.disruption) or (pod.terminated is not None and pod.terminated.exit_code != 0)
+    return bool(pod.disruption or pod.overfull) or (
+        pod.terminated is not None and pod.terminated.exit_code != 0
+    )
 
 
 def _only_followed(pod: ChildPod, report: FailureReport | None) -> bool:
     return classify(pod, report) in CONSEQUENCES or (
         not pod.disruption
+        and not pod.overfull
         and pod.terminated is not None
         and pod.terminated.exit_code == SIGTERM_EXIT
     )

@@ -80,7 +80,7 @@ def progress_changes(facts: Facts) -> dict[str, Any]:
     fresh = _progress(report)
     changes: dict[str, Any] = {
         "metrics": read_metrics(report.metrics, facts.status.metrics),
-        "checkpoints": read_checkpoints(report.checkpoints, report.best, facts.status.checkpoints),
+        "checkpoints": read_checkpoints(report.checkpoints, report.best, _followed(facts)),
         **resumption_changes(facts, reported_start(facts)),
     }
     known = facts.status.progress
@@ -105,7 +105,7 @@ def trained_changes(facts: Facts, words: LastWords | None) -> dict[str, Any]:
 def final_numbers(facts: Facts, words: Any) -> dict[str, Any]:
     return {
         "metrics": read_metrics(words.metrics, facts.status.metrics),
-        "checkpoints": read_checkpoints(words.checkpoints, words.best, facts.status.checkpoints),
+        "checkpoints": read_checkpoints(words.checkpoints, words.best, _followed(facts)),
     }
 
 
@@ -153,6 +153,20 @@ def read_metrics(report: MetricsReport, known: Metrics | None) -> Metrics | None
         paired_prompts=tuple(map(_paired, report.paired_prompts)) or base.paired_prompts,
     )
     return metrics if metrics != Metrics() else None
+
+
+def _followed(facts: Facts) -> Checkpoints | None:
+    """What is known of checkpoints, without those that the present attempt left behind: it went on
+    from an earlier step, and no later attempt will find them."""
+    known = facts.status.checkpoints
+    start = reported_start(facts) if facts.stage.name is StageName.TRAIN else None
+    if known is None or start is None:
+        return known
+    latest, best = known.latest, known.best
+    return Checkpoints(
+        latest=latest if latest and (latest.step or 0) <= start.step else None,
+        best=best if best and (best.step or 0) <= start.step else None,
+    )
 
 
 def read_checkpoints(

@@ -101,7 +101,8 @@ def repeats_itself(facts: Facts, failure: Failure) -> Stop | None:
     same = [past for past in facts.status.past_failures or () if _same(past, failure)]
     if not same or not (payer(failure) is Budget.PROGRAM or _hangs_by_itself(same, failure)):
         return None
-    where = f" at step {failure.step}" if failure.stage is StageName.TRAIN else ""
+    here = failure.stage is StageName.TRAIN and failure.step == same[0].step is not None
+    where = f" at step {failure.step}" if here else ""
     return Stop(
         Reason.REPEATED_FAILURE.value,
         f"{tell(failure)}; attempt {same[0].attempt} failed in the same way{where}, so no "
@@ -240,6 +241,8 @@ def _same(past: PastFailure, failure: Failure) -> bool:
         return False
     if failure.failure_class == Reason.UNKNOWN_FAILURE:
         return False
+    if failure.failure_class == Reason.EPHEMERAL_STORAGE_EXCEEDED:
+        return True  # the kubelet measures now and then, so the step says little
     if failure.stage is not StageName.TRAIN:
         return True
     return failure.step is not None and past.step == failure.step

@@ -33,17 +33,18 @@ def scorers_ended(facts: Facts) -> Verdict | None:
     pods = (*facts.observed.last_words, *stage.pods)
     if any(pod.disruption or _lost_sight(pod) for pod in pods):
         return None  # none of their doing: see job_failed
-    pod = next((pod for pod in pods if pod.ended or pod.overdue), None)
+    pod = next((pod for pod in pods if pod.ended or pod.overdue or pod.overfull), None)
     ended = dict(pod.ended) if pod else {}
     late = pod is not None and pod.overdue
     late = late or (job.failure or job.failing or ("", ""))[0] == DEADLINE
     missing = [scorer for scorer in facts.known_plan.scorers if scorer.name not in ended]
-    if missing and not late:
+    killed = _killed(facts, pod, late=late)
+    if missing and not killed:
         return restart_or_end(facts, digest_of_vanished(facts)) if job.complete else None
     if facts.live_pods:
         return replace(waiting(facts, StageName.SCORE), again_after=POLL_SECONDS)
     found = tuple(
-        _outcome(facts, scorer, ended.get(scorer.name), late=late)
+        _outcome(facts, scorer, ended.get(scorer.name), killed)
         for scorer in facts.known_plan.scorers
     )
     return next_stage(facts, StageName.EXPORT, {"scored": facts.now, "scorers": found})
@@ -68,12 +69,20 @@ def _lost_sight(pod: ChildPod) -> bool:
     return any(end.reason in LOST_SIGHT for _, end in pod.ended)
 
 
-def _outcome(facts: Facts, scorer: Scorer, end: Termination | None, *, late: bool) -> ScorerStatus:
-    if end is None or (late and end.exit_code in KILLED):
-        generation = facts.spec.evaluation.generation
-        limit = generation.scorer_deadline_seconds if generation else 0
-        why = f"was not done within {limit} s (spec.evaluation.generation.scorerDeadlineSeconds)"
-        return ScorerStatus(name=scorer.name, failure=why)
+def _killed(facts: Facts, pod: ChildPod | None, *, late: bool) -> str:
+    """Why Kubernetes ended the scorers that were still at work; empty: it did not."""
+    if pod is not None and pod.overfull:
+        return f"was evicted: {pod.overfull} (raise its resources.limits.ephemeral-storage)"
+    if not late:
+        return ""
+    generation = facts.spec.evaluation.generation
+    limit = generation.scorer_deadline_seconds if generation else 0
+    return f"was not done within {limit} s (spec.evaluation.generation.scorerDeadlineSeconds)"
+
+
+def _outcome(facts: Facts, scorer: Scorer, end: Termination | None, killed: str) -> ScorerStatus:
+    if end is None or (killed and end.exit_code in KILLED):
+        return ScorerStatus(name=scorer.name, failure=killed[:512])
     if end.exit_code != 0:
         return ScorerStatus(name=scorer.name, failure=redact(_death(end)))
     try:

@@ -15,6 +15,7 @@ from finetune_operator.engine.queue import WorkQueue
 from finetune_operator.engine.store import Key
 from finetune_operator.gather import Stores
 from finetune_operator.handlers import CappedForever, pump_settings, register
+from finetune_operator.policies.failure import find_culprit
 from finetune_operator.settings import Settings
 from finetune_operator.watches import Watches
 
@@ -82,6 +83,23 @@ async def test_a_terminated_pod_leaves_evidence_that_outlives_it(pump: Pump) -> 
     await pump.event("pods", "DELETED", 6)
     (words,) = pump.stores.evidence.of("j1")
     assert words.terminated is not None and words.terminated.exit_code == 71
+
+
+async def test_the_culprit_of_a_large_gang_may_be_heard_last(pump: Pump) -> None:
+    """Its kubelet is slow; by then all others have lost it, and all pods go."""
+
+    def told(code: int, second: int) -> dict[str, Any]:
+        end = {"exitCode": code, "finishedAt": f"2026-11-23T12:00:{second:02}Z"}
+        return {"phase": "Failed", "containerStatuses": [{"state": {"terminated": end}}]}
+
+    for index in range(41):
+        code, second = (137, 1) if index == 40 else (74, 2)
+        meta = {**META, "name": f"demo-a0-{index}", "uid": f"u-{index}", "resourceVersion": "6"}
+        for kind in ("MODIFIED", "DELETED"):
+            raw = {"metadata": meta, "status": told(code, second)}
+            await pump.handlers["pods"](event={"type": kind, "object": raw})
+    culprit = find_culprit(pump.stores.evidence.of("j1"))
+    assert culprit is not None and culprit.name == "demo-a0-40"
 
 
 def test_the_watches_never_give_up() -> None:

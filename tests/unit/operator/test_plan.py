@@ -13,6 +13,7 @@ from finetune_operator.errors import InvalidSpec
 from finetune_operator.plan import Platform, stage_job_name
 from finetune_operator.settings import Settings
 from finetune_operator.sources import ResolvedOutput, named_job
+from finetune_trainer.config import Checkpoint as RunConfigCheckpoint
 
 
 def test_the_names_of_all_attempts_are_known_beforehand() -> None:
@@ -53,6 +54,15 @@ def test_what_is_absent_is_resolved(patch: dict[str, Any], field: str, value: ob
     words = {"learning_rate": "learningRate", "zero_stage": "zeroStage"}
     if not given and "learningRate" not in str(patch):
         assert words.get(field, field) in (resolved.reasons or {}), "the choice needs a reason"
+
+
+def test_a_job_that_names_no_interval_saves_by_the_clock_and_is_told_so() -> None:
+    resolved = make_plan().resolved
+    assert resolved.checkpoint_seconds == RunConfigCheckpoint().seconds == 1800
+    assert "half an hour" in (resolved.reasons or {})["checkpointSeconds"]
+    named = make_plan(make_spec(checkpoint={"everySteps": 5})).resolved
+    assert named.checkpoint_seconds is None
+    assert "checkpointSeconds" not in (named.reasons or {})
 
 
 @pytest.mark.parametrize(

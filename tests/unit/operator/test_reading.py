@@ -6,6 +6,8 @@ import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from finetune_operator.engine.store import Key
 from finetune_operator.reading import read_child_job, read_child_pod, read_job
 
@@ -129,6 +131,35 @@ def test_disruptions_are_told_from_failures() -> None:
     assert pod(conditions=[target]).disruption == "PreemptionByScheduler"
     assert pod(reason="Evicted").disruption == "Evicted"
     assert pod().disruption == ""
+
+
+@pytest.mark.parametrize(
+    "said",  # the formats in pkg/kubelet/eviction/helpers.go of Kubernetes 1.36.3, with their space
+    [
+        "Pod ephemeral local storage usage exceeds the total limit of containers 2Gi. ",
+        'Container trainer exceeded its local ephemeral storage limit "2Gi". ',
+        'Usage of EmptyDir volume "shm" exceeds the limit "1Gi". ',
+    ],
+)
+def test_an_eviction_for_what_the_pod_used_itself_is_no_disruption(said: str) -> None:
+    evicted = pod(phase="Failed", reason="Evicted", message=said)
+    assert (evicted.overfull, evicted.disruption) == (said.strip(), "")
+    assert pod(phase="Failed", reason="Error", message=said).overfull == ""
+
+
+@pytest.mark.parametrize(
+    "said",  # nodeLowMessageFmt with thresholdMetMessageFmt and containerMessageFmt, and
+    # nodeConditionMessageFmt of the same file
+    [
+        "The node was low on resource: ephemeral-storage. Threshold quantity: 5Gi, available: 4Gi. "
+        "Container trainer was using 3Gi, request is 0, has larger consumption of "
+        "ephemeral-storage. ",
+        "The node had condition: [DiskPressure]. ",
+    ],
+)
+def test_an_eviction_for_the_node_is_one_even_if_the_pod_used_much(said: str) -> None:
+    evicted = pod(phase="Failed", reason="Evicted", message=said)
+    assert (evicted.overfull, evicted.disruption) == ("", "Evicted")
 
 
 def test_a_kubernetes_job_is_known_by_its_true_conditions() -> None:

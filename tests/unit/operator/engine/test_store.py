@@ -81,3 +81,16 @@ def test_evidence_keeps_the_first_names_of_an_owner_and_the_newest_owners() -> N
     assert evidence.of("c")[0] == "later word"
     evidence.forget("c")
     assert len(evidence) == 2
+
+
+def test_evidence_of_large_gangs_is_bounded_by_all_that_is_kept() -> None:
+    evidence = Evidence[int](owners=9, per_owner=3, records=4)
+    for owner in ("a", "b", "c"):
+        for number in range(5):
+            evidence.add(owner, f"p{number}", number, 1)
+    assert (evidence.of("a"), evidence.of("b"), evidence.of("c")) == ((), (), (0, 1, 2))
+    assert len(evidence) == 3
+    alone = Evidence[int](per_owner=9, records=2)
+    for number in range(5):
+        alone.add("a", f"p{number}", number, 1)
+    assert alone.of("a") == (0, 1, 2, 3, 4), "one gang is never torn apart"

@@ -27,6 +27,7 @@ PAYERS = {
     "LossSpike": P,
     "PublishFailed": P,
     "HostOom": P,
+    "EphemeralStorageExceeded": P,
     "UnknownFailure": P,
     "CollectiveTimeout": I,
     "Preempted": I,

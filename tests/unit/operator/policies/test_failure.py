@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,10 @@ from finetune_operator.reports import read_progress
 
 P, T, X = StageName.PREPARE, StageName.TRAIN, StageName.EXPORT
 START = NOW.timestamp() - 10
+
+
+ROOT = Path(__file__).resolve().parents[4]
+OVERFULL = 'Container trainer exceeded its local ephemeral storage limit "2Gi".'
 
 
 def digest_of(*pods: ChildPod, stage: StageName = T, **fields: Any) -> Any:
@@ -83,6 +88,11 @@ def test_every_exit_code_of_the_table_has_its_class(failure: Any) -> None:
         ),
         pytest.param(ended_pod(code=143), "Evicted", id="asked to stop by nobody of us"),
         pytest.param(ended_pod(code=75, disruption="Preempted"), "Evicted", id="preempted"),
+        pytest.param(
+            ended_pod(code=75, overfull=OVERFULL, words=failure_words(**{"class": "Preempted"})),
+            "EphemeralStorageExceeded",
+            id="over its limit of local disk, whatever it says of the signal",
+        ),
         pytest.param(
             ended_pod(code=1, words=failure_words(**{"class": "NonFinite"})),
             "NonFinite",
@@ -350,3 +360,25 @@ def test_a_container_for_the_rows_that_fails_is_named(
     failure = digest(make_facts(status_in(P), jobs=(failed,), pods=(pod,)))
     assert failure.failure_class == name
     assert says in (failure.message or "")
+
+
+@pytest.mark.parametrize("stage", list(StageName))
+def test_a_pod_over_its_local_disk_is_told_with_the_field_of_its_stage(stage: StageName) -> None:
+    told = digest_of(ended_pod(0, stage, code=137, overfull=OVERFULL), stage=stage)
+    assert told.failure_class == "EphemeralStorageExceeded"
+    assert told.message == f"the pod used more local disk than its limit allows: {OVERFULL}"
+    fields = (ROOT / "tests/golden/api_fields.txt").read_text().splitlines()
+    field = told.hint.split(" in ")[1].split(";")[0]
+    assert f"{field}.limits{{}}" in {line.split()[0] for line in fields}
+    shm = 'Usage of EmptyDir volume "shm" exceeds the limit "1Gi".'
+    assert digest_of(ended_pod(code=137, overfull=shm)).hint == "raise spec.workers.sharedMemory"
+
+
+@pytest.mark.parametrize("code", [143, 75, None])
+def test_a_pod_over_its_local_disk_is_guilty_before_those_that_lost_it(code: int | None) -> None:
+    first = ended_pod(0, code=74, after=1)
+    second = make_pod(1, overfull=OVERFULL)
+    if code is not None:
+        second = ended_pod(1, code=code, after=3, overfull=OVERFULL)
+    told = digest_of(first, second)
+    assert (told.pod, told.failure_class) == (second.name, "EphemeralStorageExceeded")

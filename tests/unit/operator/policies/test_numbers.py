@@ -67,6 +67,28 @@ def test_a_report_that_only_says_it_is_later_changes_nothing() -> None:
     assert again["metrics"] == known.metrics and again["checkpoints"] == known.checkpoints
 
 
+@pytest.mark.parametrize("own", [{}, {"best": {"step": 15, "evalLoss": 2.0}}])
+def test_checkpoints_that_an_attempt_went_back_behind_are_forgotten(own: dict[str, Any]) -> None:
+    first = progress_changes(make_facts(status_in(StageName.TRAIN), progress=report()))
+    known = status_in(StageName.TRAIN, checkpoints=first["checkpoints"], attempt=1)
+    bare = {name: value for name, value in REPORT.items() if name not in ("best", "checkpoints")}
+
+    def after(start: int | None, **fields: Any) -> Any:
+        began = {} if start is None else {"resumedFrom": {"attempt": 0, "step": start}}
+        told = json.dumps({**bare, "attempt": 1, **began, **fields}).encode()
+        found = progress_changes(make_facts(known, progress=read_progress(told)))["checkpoints"]
+        return None if found is None else found.wire()
+
+    everything = first["checkpoints"].wire()
+    assert after(None) == everything, "it has not said yet where it goes on"
+    assert after(10) == everything
+    assert after(9) is None
+    # It goes on from step 5, where the held-out rows had not been asked yet.
+    saved = after(5, checkpoints=[{"step": 5}], **own)
+    told = {"step": 15, "evalLoss": "2"} if own else None
+    assert (saved["latest"]["step"], saved.get("best")) == (5, told)
+
+
 def test_a_number_that_is_not_reported_now_keeps_its_last_value() -> None:
     known = Metrics(loss="1.5", eval_loss="1.8")
     assert read_metrics(MetricsReport(loss=1.25), known) == Metrics(loss="1.25", eval_loss="1.8")

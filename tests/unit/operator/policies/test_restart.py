@@ -289,6 +289,18 @@ def test_a_repetition_names_the_attempt_and_the_step_that_it_repeats() -> None:
     assert "attempt 0 failed in the same way at step 7, so no other one is made" in message
 
 
+@pytest.mark.parametrize(("step", "where"), [(7, " at step 7"), (9, ""), (None, "")])
+def test_a_second_time_over_the_local_disk_is_the_last_wherever(
+    step: int | None, where: str
+) -> None:
+    name = "EphemeralStorageExceeded"
+    again = failure(name).model_copy(update={"step": step})
+    assert restart_or_end(facts(), again).phase is Phase.RESTARTING
+    verdict = restart_or_end(facts(past_failures=(past(name),)), again)
+    assert (verdict.phase, verdict.reason) == (Phase.FAILED, "RepeatedFailure")
+    assert f"attempt 0 failed in the same way{where}, so no" in verdict.message
+
+
 def test_a_last_attempt_that_was_never_asked_still_tells_what_the_one_before_it_lost() -> None:
     words = last_words(T, "failed", 1, resumedFrom={"attempt": 0, "step": 5})
     known = make_facts(

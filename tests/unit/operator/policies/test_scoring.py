@@ -156,6 +156,16 @@ def test_a_node_that_took_them_away_costs_no_score() -> None:
     assert "scored" not in verdict.changes
 
 
+def test_scorers_that_filled_the_local_disk_are_told_so_and_run_once() -> None:
+    said = "Pod ephemeral local storage usage exceeds the total limit of containers 2Gi."
+    ends = {"polite": end(137), "short": end(0, SHORT)}
+    status = decide(facts(pod(ends, overfull=said, phase="Failed"), failure=FAILED)).status
+    assert said in scorers(status)["polite"]["failure"]
+    assert "resources.limits.ephemeral-storage" in scorers(status)["polite"]["failure"]
+    assert "failure" not in scorers(status)["short"]
+    assert status["exportAttempt"] == 0
+
+
 def test_words_that_are_lost_are_asked_for_again() -> None:
     assert judge(facts(complete=True)).reason == "Restarting"
 

@@ -231,5 +231,5 @@ def train_on_a_full_disk(place: Place, job: Job, workspace: Path, foreseen: bool
     return {
         "step": loop.state.step,
         "published": [entry.step for entry in newest],
-        "bytes": newest[-1].bytes,
+        "bytes": newest[-1].bytes if newest else 0,
     }

@@ -160,3 +160,15 @@ def test_a_job_that_cannot_save_ends_with_what_it_has(
     assert steps(workspace) == left
     newest = lineage.newest_verified(workspace, 1)
     assert newest is not None and newest.step == left[-1]
+
+
+@needs_root
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_a_job_that_asked_for_no_checkpoint_ends_well_where_there_is_no_room_for_one(
+    disk: Callable[[int], Path], size: int, foreseen: bool
+) -> None:
+    workspace = disk(size * 6 // 10)
+    wish = job(steps=4, everySteps=None, everySeconds=0)
+    ends = run_gang(train_on_a_full_disk, 2, wish, workspace, foreseen)
+    assert [end.get("step") for end in ends] == [4, 4]
+    assert ends[0]["published"] == [] and steps(workspace) == []
