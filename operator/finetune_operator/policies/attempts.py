@@ -166,7 +166,8 @@ def pods_not_ready(facts: Facts) -> Verdict | None:
         return None
     seen, again = explain(facts)
     deadline = None
-    if stage.name is StageName.TRAIN and not stage.job.suspended:
+    held = stage.job.suspended or stage.job.deleting
+    if stage.name is StageName.TRAIN and not held:
         since = stage.job.started or stage.job.created  # time in a queue does not count
         deadline = facts.spec.start_deadline_seconds - facts.seconds_since(since)
     shrink = seconds_until_fewer(facts)

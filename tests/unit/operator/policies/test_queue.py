@@ -166,6 +166,11 @@ def test_the_suspended_job_is_deleted_before_the_next_attempt() -> None:
     assert [(action.verb, action.name) for action in decision.actions] == [(Verb.DELETE, "demo-a0")]
 
 
+def test_a_job_that_goes_already_is_looked_at_when_something_happens() -> None:
+    old = make_child_job(created=NOW - seconds(601), deleting=True)
+    assert decide(make_facts(status_in(T), jobs=(old,))).again_after is None
+
+
 def test_time_in_the_queue_does_not_count_against_the_start_deadline() -> None:
     spec = make_spec(queue={"name": "gold"}, startDeadlineSeconds=60)
     late = {"created": NOW - seconds(7200)}
