@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from finetune_trainer.judging.prompts import MAX_PROMPTS, Prompt
-from finetune_trainer.prepare.lists import cells
+from finetune_trainer.prepare.lists import cells, column_of
 from finetune_trainer.prepare.splits import Split
 from finetune_trainer.prepare.template import TemplateError
 from finetune_trainer.prepare.tokenize import Tokenization, Tokenized, with_extra
@@ -27,7 +27,7 @@ def held_out_prompts(
     They come in the order of a hash of their content, so the first n of them are a fair sample, and
     stay the same when the data grows a little.
     """
-    keys = np.asarray(split.samples.select_columns(["key"]).with_format("numpy")[:]["key"])
+    keys = column_of(split.samples, "key")
     kept = np.unique(tokenized.samples)
     ordered = kept[np.argsort(keys[kept], kind="stable")] if len(kept) else kept
     columns = ("source", "place", "messages", "tools")

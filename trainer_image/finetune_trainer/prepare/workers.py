@@ -89,6 +89,9 @@ def _in_processes(
     )
     waiting: deque[Future[Result]] = deque()
     failed: BaseException | None = None
+    # What is here before the fork is shared with the workers until somebody writes to it. Looking
+    # for cycles among it writes to nearly all of it, and then it is in memory twice.
+    gc.freeze()
     try:
         while failed is None:
             try:
@@ -110,6 +113,7 @@ def _in_processes(
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
+        gc.unfreeze()
     if failed is not None:
         raise failed
 
@@ -120,8 +124,6 @@ def _begin(work: Callable[[Any], Any], parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before that
         os._exit(1)
-    # What the caller has loaded is garbage to nobody here; looking at it would copy its pages.
-    gc.freeze()
     gc.set_threshold(_GARBAGE)
     _work = work
 

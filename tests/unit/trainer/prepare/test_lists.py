@@ -1,13 +1,14 @@
-"""Lists of numbers, read in place from a mapped table."""
+"""Lists and columns of numbers, read in place from a mapped table."""
 
 from __future__ import annotations
 
+import datasets  # type: ignore[import-untyped]
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.prepare.lists import Lists
+from finetune_trainer.prepare.lists import Lists, column_of
 
 ROWS = st.lists(st.lists(st.integers(-9, 9), max_size=4), max_size=6)
 
@@ -28,3 +29,10 @@ def test_every_row_is_the_one_that_arrow_tells(
     for outside in (-1, len(lists)):
         with pytest.raises(IndexError):
             lists[outside]
+
+
+@pytest.mark.parametrize("chosen", [None, [], [1, 2, 3], [4, 0, 2]])
+def test_a_column_has_the_rows_that_were_chosen(chosen: list[int] | None) -> None:
+    table = datasets.Dataset.from_dict({"key": [10, 11, 12, 13, 14], "text": list("abcde")})
+    samples = table if chosen is None else table.select(chosen)
+    assert column_of(samples, "key").tolist() == samples["key"][:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -49,6 +50,15 @@ def test_only_a_few_parts_are_on_the_way() -> None:
         assert asked[-1] <= part + 4
         if part == 20:
             break
+
+
+def test_nobody_looks_for_garbage_among_what_workers_share() -> None:
+    """It would write to all of it, and then each process has a copy."""
+    results = in_order(slow_at_first, PARTS, 2)
+    next(results)
+    assert gc.get_freeze_count() > 0
+    results.close()  # type: ignore[attr-defined]
+    assert gc.get_freeze_count() == 0
 
 
 def refusing(part: int) -> int:

@@ -24,7 +24,7 @@ from finetune_trainer.prepare.cleaning.near import (
 )
 from finetune_trainer.prepare.cleaning.outliers import outlying
 from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
-from finetune_trainer.prepare.lists import cells
+from finetune_trainer.prepare.lists import cells, column_of
 
 Mask = npt.NDArray[np.bool_]
 Finding = tuple[int, str]
@@ -57,9 +57,7 @@ class Table:
         self.source = self.column("source")
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        table = self.samples.select_columns([name]).with_format("arrow")[:]
-        values: npt.NDArray[Any] = table.column(name).to_numpy()
-        return values
+        return column_of(self.samples, name)
 
     def apply(self, rule: str, findings: Iterable[Finding]) -> None:
         """Drop, report or refuse the rows that a rule found."""

@@ -29,7 +29,7 @@ from finetune_trainer.prepare.report.balance import (
 from finetune_trainer.prepare.report.cautions import cautions
 from finetune_trainer.prepare.report.coverage import MAX_PROMPTS, coverage
 from finetune_trainer.prepare.report.diversity import clusters, diversity
-from finetune_trainer.prepare.report.language import MAX_CHARS, languages
+from finetune_trainer.prepare.report.language import MAX_CHARS, forget, languages
 from finetune_trainer.prepare.report.rows import Ints, Rows, Side, rows_of, source_of_segments
 from finetune_trainer.prepare.report.terms import count_terms
 
@@ -100,13 +100,15 @@ def _balance(
         (text.read[:MAX_CHARS], text.learnt[:MAX_CHARS]) for text in rows.texts("Assistant", fair)
     ]
     asked, answers = [read for read, _ in heads], [learnt for _, learnt in heads]
-    return [
+    told = [
         by_source(rows, [report.name for report in train.split.reports]),
         *(by_column(rows, values) for values in columns),
         *([by_language("prompts", rows, fair, languages(asked, processes))] if any(asked) else []),
         by_language("answers", rows, fair, languages(answers, processes)),
         by_length(rows, data.sequence_length),
     ]
+    forget()
+    return told
 
 
 def _told_of_tokens(data: Data, sides: Sequence[Side], found: Found) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Identifier(LanguageIdentifier):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # By edge of the automaton, not by state: one look-up less a byte.
-        self._next = np.asarray(self._rowbase, dtype=np.int64)[np.asarray(self.tk_nextmove)]
+        self._next = np.asarray(self._rowbase, dtype=np.int32)[np.asarray(self.tk_nextmove)]
         self._output = np.asarray(self.tk_output, dtype=np.int32)[np.asarray(self.tk_nextmove)]
         self._visits: dict[bytes, Counter[int]] = {}
 
@@ -51,7 +51,7 @@ class Identifier(LanguageIdentifier):  # type: ignore[misc]
         letters = np.ascontiguousarray(letters.T)
         found = np.full((longest, len(texts)), -1, dtype=np.int32)
         on_the_way = np.searchsorted(-lengths, -np.arange(longest)).tolist()
-        base = np.full(len(texts), self._rowbase[0], dtype=np.int64)
+        base = np.full(len(texts), self._rowbase[0], dtype=np.int32)
         for position, count in enumerate(on_the_way):
             edges = base[:count] + letters[position, :count]
             base[:count] = self._next[edges]

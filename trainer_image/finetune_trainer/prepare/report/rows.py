@@ -10,6 +10,7 @@ import datasets  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 
+from finetune_trainer.prepare.lists import column_of
 from finetune_trainer.prepare.splits import Split
 from finetune_trainer.prepare.tokenize import Tokenized
 
@@ -53,14 +54,13 @@ class Rows:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """A column of numbers of the samples, by row."""
-        table = self.samples.select_columns([name]).with_format("arrow")[:]
-        values: npt.NDArray[Any] = table.column(name).to_numpy()
-        return values[self.numbers]
+        values: npt.NDArray[Any] = column_of(self.samples, name)[self.numbers]
+        return values
 
     def fair(self, count: int) -> Ints:
         """Positions of at most ``count`` rows, by a hash of their content: the same ones whatever
         the order of the files, and nearly the same when the data grows."""
-        return np.argsort(self.column("key"), kind="stable")[:count]
+        return np.argsort(self.column("key"), kind="stable")[:count].copy()
 
     def batches(self, columns: list[str], at: Ints | None = None) -> Iterator[dict[str, list[Any]]]:
         """The named columns of the samples, a thousand rows at a time, by position."""
@@ -81,9 +81,7 @@ class Rows:
 
 def source_of_segments(split: Split, tokenized: Tokenized) -> Ints:
     """int64 [S]: the number of the source that each segment is of."""
-    columns = split.samples.select_columns(["source"]).with_format("numpy")[:]
-    source = np.asarray(columns["source"], dtype=np.int64)
-    return source[tokenized.samples]
+    return column_of(split.samples, "source")[tokenized.samples].astype(np.int64)
 
 
 def rows_of(side: Side) -> Rows:
