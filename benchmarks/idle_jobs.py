@@ -86,10 +86,11 @@ class IdleJobs:
         for number, name in enumerate(itertools.cycle(self._names)):
             if time.monotonic() > until and number >= len(self._names):
                 return found
-            wish = {"op": "add", "path": "/spec/activeDeadlineSeconds"}
-            body = [{**wish, "value": first_deadline + number}]
+            body = {"spec": {"activeDeadlineSeconds": first_deadline + number}}
             began = time.monotonic()
-            edited = self._custom.patch_namespaced_custom_object(*self._place, name, body)
+            edited = self._custom.patch_namespaced_custom_object(
+                *self._place, name, body, _content_type="application/merge-patch+json"
+            )
             found.append(self._answered(name, edited["metadata"]["generation"]) - began)
         raise AssertionError("there are no jobs")
 
