@@ -48,7 +48,8 @@ def section(told: Mapping[str, pytest.TestReport]) -> str:
         f"{passed} of {len(told)} passed, {seconds / 60:.0f} min.",
         "",
         "Real pods, Kubernetes 1.36.3 as before; in `real_trainer` and `of_trainer` with the real "
-        "trainer. The\ninvariants are checked here, too, over the life of every job.",
+        "trainer. The\ninvariants are checked here, too, over the life of every job. With 0 s: "
+        "beside the first of its file.",
         "",
         "| test | time | |",
         "|---|---|---|",
