@@ -14,12 +14,13 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from kubernetes import client, watch
+from urllib3.exceptions import ProtocolError
 
 GROUP = ("finetune.dev", "v1alpha1")
 SECONDS = 60
@@ -110,6 +111,11 @@ class IdleJobs:
 
         def read() -> None:
             stream = watcher.stream(self._custom.list_namespaced_custom_object, *self._place)
+            # After the block nobody reads what is seen; the server may end before the watch does.
+            with contextlib.suppress(ProtocolError):
+                note(stream)
+
+        def note(stream: Iterable[Any]) -> None:
             for event in stream:
                 now, job = time.monotonic(), event["object"]
                 generation = job.get("status", {}).get("observedGeneration", 0)
