@@ -56,10 +56,11 @@ class Api:
         self.edited: list[tuple[str, int]] = []
         self.jobs = [job("uid-0")]
 
-    def patch_namespaced_custom_object(self, *place: Any) -> Any:
-        *_, name, ((change),) = place
+    def patch_namespaced_custom_object(self, *place: Any, _content_type: str) -> Any:
+        *_, name, body = place
+        assert _content_type == "application/merge-patch+json"
         self.generation += 1
-        self.edited.append((name, change["value"]))
+        self.edited.append((name, body["spec"]["activeDeadlineSeconds"]))
         status = {"observedGeneration": self.generation}
         event = {"object": {"metadata": {"name": name}, "status": status}}
         threading.Timer(self.delay, self.events.put, [event]).start()
