@@ -21,10 +21,17 @@ def test_a_job_goes_on_from_the_adapter_of_another_and_its_data_and_result_are_u
     child = {**small, "model": {"uri": "job://parent"}}
     jobs.apply("child", **child)
     wait_for("a reason to wait", lambda: waits_for(jobs.status("child"), "does not exist"))
-    jobs.apply("parent", **small, output={"formats": ["Adapter"]})
+    judged = {"data": {**DATA, "evalFraction": 0.2}, "evaluation": {"everySteps": 2}}
+    adapter = {"output": {"formats": ["Adapter"]}}
+    jobs.apply("parent", **{**small, **judged, **adapter, "checkpoint": {"everySteps": 2}})
     wait_for("the parent", lambda: waits_for(jobs.status("child"), "waiting for it"))
     status = jobs.wait_phase("child", "Succeeded", "Failed", seconds=2 * WORK_SECONDS)
     assert status["phase"] == "Succeeded", status.get("failure")
+    for checkpoint in ({"step": 2}, {"best": {}}):
+        model = {"uri": "job://parent", "checkpoint": checkpoint}
+        jobs.apply(
+            f"from-{next(iter(checkpoint))}", **{**small, "steps": 1, "model": model}, **adapter
+        )
     parent = jobs.status("parent")
     assert parent["artifact"]["formats"] == ["Adapter"]
     [ancestor] = status["lineage"]["jobs"]
@@ -57,6 +64,12 @@ def test_a_job_goes_on_from_the_adapter_of_another_and_its_data_and_result_are_u
     assert again["metrics"]["loss"] == status["metrics"]["loss"]
     weights = files / again["artifact"]["path"] / "merged" / "model.safetensors"
     assert weights.read_bytes() == (merged / "model.safetensors").read_bytes()
+
+    best = parent["checkpoints"]["best"]["step"]
+    for name, step in (("from-step", 2), ("from-best", best)):
+        status = jobs.wait_phase(name, "Succeeded", "Failed", seconds=WORK_SECONDS)
+        assert status["phase"] == "Succeeded", status.get("failure")
+        assert status["lineage"]["summary"] == f"parent@{step} ← pvc://work/model"
 
 
 def waits_for(status: dict[str, Any], words: str) -> bool:
