@@ -21,7 +21,7 @@ def test_a_job_goes_on_from_the_adapter_of_another_and_its_data_and_result_are_u
     child = {**small, "model": {"uri": "job://parent"}}
     jobs.apply("child", **child)
     wait_for("a reason to wait", lambda: waits_for(jobs.status("child"), "does not exist"))
-    judged = {"data": {**DATA, "evalFraction": 0.2}, "evaluation": {"everySteps": 2}}
+    judged = {"data": {**DATA, "evalFraction": "0.2"}, "evaluation": {"everySteps": 2}}
     adapter = {"output": {"formats": ["Adapter"]}}
     jobs.apply("parent", **{**small, **judged, **adapter, "checkpoint": {"everySteps": 2}})
     wait_for("the parent", lambda: waits_for(jobs.status("child"), "waiting for it"))
