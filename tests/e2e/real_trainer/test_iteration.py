@@ -21,7 +21,8 @@ def test_a_job_goes_on_from_the_adapter_of_another_and_its_data_and_result_are_u
     child = {**small, "model": {"uri": "job://parent"}}
     jobs.apply("child", **child)
     wait_for("a reason to wait", lambda: waits_for(jobs.status("child"), "does not exist"))
-    judged = {"data": {**DATA, "evalFraction": "0.2"}, "evaluation": {"everySteps": 2}}
+    kept = {"everySteps": 2, "overfitting": {"action": "StopKeepBest"}}
+    judged = {"data": {**DATA, "evalFraction": "0.2"}, "evaluation": kept}
     adapter = {"output": {"formats": ["Adapter"]}}
     jobs.apply("parent", **{**small, **judged, **adapter, "checkpoint": {"everySteps": 2}})
     wait_for("the parent", lambda: waits_for(jobs.status("child"), "waiting for it"))
@@ -35,10 +36,11 @@ def test_a_job_goes_on_from_the_adapter_of_another_and_its_data_and_result_are_u
     parent = jobs.status("parent")
     assert parent["artifact"]["formats"] == ["Adapter"]
     [ancestor] = status["lineage"]["jobs"]
-    assert (ancestor["job"], ancestor["step"]) == ("parent", 4)
+    best = parent["checkpoints"]["best"]["step"]
+    assert (ancestor["job"], ancestor["step"]) == ("parent", best)
     assert ancestor["artifact"] == parent["artifact"]["digest"]
     assert ancestor["lock"] == parent["lock"]["digest"] != status["lock"]["digest"]
-    assert status["lineage"]["summary"] == "parent@4 ← pvc://work/model"
+    assert status["lineage"]["summary"] == f"parent@{best} ← pvc://work/model"
     wide = kubectl("get", "ftj", "child", "-o", "wide", namespace=place)
     assert status["lineage"]["summary"] in str(wide)
     merged = files / status["artifact"]["path"] / "merged"
@@ -65,7 +67,6 @@ def test_a_job_goes_on_from_the_adapter_of_another_and_its_data_and_result_are_u
     weights = files / again["artifact"]["path"] / "merged" / "model.safetensors"
     assert weights.read_bytes() == (merged / "model.safetensors").read_bytes()
 
-    best = parent["checkpoints"]["best"]["step"]
     for name, step in (("from-step", 2), ("from-best", best)):
         status = jobs.wait_phase(name, "Succeeded", "Failed", seconds=WORK_SECONDS)
         assert status["phase"] == "Succeeded", status.get("failure")
