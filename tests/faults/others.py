@@ -21,10 +21,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Listener(told))
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Of a run that came to its end: what was broken off, or asked for in part, is no record."""
     config = session.config
     narrowed = config.option.keyword or config.getoption("--row") or "::" in str(config.args)
-    if (told := config.stash.get(_TOLD, {})) and not narrowed:
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if (told := config.stash.get(_TOLD, {})) and ended and not narrowed:
         RESULTS.write_text(replaced(RESULTS.read_text(), TITLE, section(told)))
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from faults import others
@@ -60,3 +63,25 @@ def test_tests_that_are_no_rows_are_told_with_how_they_ended(
     assert "1 of 2 passed, 3 min." in text
     assert "| test_kueue.py: an evicted gang waits[a\\|b] | 90 s | passed |" in text
     assert text.endswith("| test_kueue.py: no cluster | 90 s | failed |")
+
+
+@pytest.mark.parametrize(
+    ("status", "keyword", "written"),
+    [(0, "", True), (1, "", True), (2, "", False), (0, "k", False)],
+)
+def test_a_run_that_was_broken_off_or_narrowed_is_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, keyword: str, written: bool
+) -> None:
+    record = tmp_path / "results.md"
+    record.write_text("# Record\n")
+    monkeypatch.setattr(others, "RESULTS", record)
+    one = SimpleNamespace(passed=True, duration=1.0, outcome="passed")
+    config = SimpleNamespace(
+        option=SimpleNamespace(keyword=keyword),
+        args=["tests"],
+        getoption=lambda _: [],
+        stash={others._TOLD: {"tests/e2e/test_kueue.py::test_it": one}},
+    )
+    session: Any = SimpleNamespace(config=config)
+    others.pytest_sessionfinish(session, status)
+    assert ("| test_kueue.py: it | 1 s | passed |" in record.read_text()) is written
