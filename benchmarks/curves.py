@@ -92,6 +92,7 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     warm.run("train", workspace, attempt)
     lines = (workspace / "attempts" / str(attempt) / "metrics.jsonl").read_text().splitlines()
     scored = [line for line in map(json.loads, lines) if "evalLoss" in line]
+    base = next(line for line in scored if line["baseline"])
     training = json.loads((workspace / "run.json").read_text())["training"]
     return {
         "name": run.name,
@@ -100,7 +101,8 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
         "method": {"lora": run.lora} if run.lora else {},
         "training": training,
         "steps": run.steps,
-        "baseLoss": next(line["evalLoss"] for line in scored if line["baseline"]),
+        "baseLoss": base["evalLoss"],
+        "baseTrainLoss": base["trainSampleLoss"],
         "points": [
             [line["step"], round(line["evalLoss"], 5), round(line["trainSampleLoss"], 5)]
             for line in scored

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from benchmarks.curve_rows import Rows, rows_of
-from benchmarks.curves_section import CHOICE, JUDGED
+from benchmarks.curves_section import ALL
 
-RUNS = {run.name: run for run in (*CHOICE, *JUDGED)}
+RUNS = {run.name: run for run in ALL}
 
 
 @pytest.mark.parametrize("name", RUNS)

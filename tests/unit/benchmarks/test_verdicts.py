@@ -16,7 +16,7 @@ BASE = 4.0
 def curve(held: Callable[[float], float], train: Callable[[float], float] | None = None) -> Curve:
     """Thirty evaluations; time goes from 0 to 1."""
     points = [Point(10 * n, held(n / 30), (train or held)(n / 30)) for n in range(1, 31)]
-    return Curve("drawn", lora=True, steps=300, base=BASE, points=points)
+    return Curve("drawn", lora=True, steps=300, base=BASE, points=points, base_on_train=BASE)
 
 
 def said(drawn: Curve) -> set[tuple[str, bool]]:
@@ -51,12 +51,32 @@ def test_a_gain_of_one_percent_makes_it_false(gain: float, right: bool) -> None:
     assert said(flat) == {("NoImprovement", right)}
 
 
-def test_worse_than_base_is_false_where_it_gets_below_it() -> None:
-    def late(t: float) -> float:
-        return BASE + 1 - t if t < 0.8 else 3.0
+def level(t: float) -> float:
+    return BASE + 0.1
 
-    assert ("WorseThanBase", False) in said(curve(late))
-    assert ("WorseThanBase", True) in said(curve(lambda t: BASE + 1 - t / 2))
+
+def late(t: float) -> float:
+    return BASE + 1 if t < 0.8 else 3.0
+
+
+def test_what_is_said_by_the_base_is_false_where_the_loss_gets_below_it() -> None:
+    assert ("WorseThanBase", False) in said(curve(late, lambda t: 3.0))
+    assert ("WorseThanBase", True) in said(curve(level, lambda t: 3.0))
+    assert ("Diverged", False) in said(curve(late))
+    assert said(curve(lambda t: BASE + 1)) == {("Diverged", True)}
+
+
+def test_a_run_that_ends_above_the_untouched_model_has_diverged() -> None:
+    """On training rows, too; it is told of before the end, or counts as not told."""
+    away = judged(curve(lambda t: BASE + 4 * t))
+    assert away.curve.diverged and away.told == 40 and away.end == "Diverged"
+    assert not curve(lambda t: BASE + 4 * t, lambda t: 3.0).diverged
+    assert not curve(level).diverged
+    sudden = judged(curve(lambda t: 3.0 if t < 1 else 6.0))
+    assert sudden.curve.diverged and sudden.told is None
+    counted = tally([away, sudden])
+    assert (counted.diverged, counted.untold) == (2, 1)
+    assert counted.findings["Diverged"] == (26, 0, 1, 0)
 
 
 def test_underfitting_has_to_bring_what_it_promises() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -57,6 +57,13 @@ class Course:
             if math.isfinite(point.eval_loss) and (first or gain > self.policy.min_delta):
                 best = number
         return best
+
+    def earlier(self, evaluations: int) -> Course | None:
+        """As it was so many evaluations ago; None: it had not begun."""
+        points = self.points[: len(self.points) - evaluations]
+        if not points:
+            return None
+        return replace(self, points=points, share=self.share * points[-1].step / self.last.step)
 
     @property
     def lowest(self) -> Point:

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from finetune_trainer.judging.course import Course
-from finetune_trainer.judging.trend import gain_ahead, mostly_by_heart
+from finetune_trainer.judging.trend import at_the_end, gain_ahead, mostly_by_heart
 
 RISE = 0.03
 """A rise by less than this share of the best is noise: the best of many losses is a lucky one."""
@@ -111,7 +111,7 @@ def worse_than_base(course: Course) -> Judgement | None:
     stuck = no_improvement(course) is not None
     if course.base is None or not math.isfinite(course.base):
         return None
-    if course.share < ENOUGH and not stuck:
+    if not stuck and (course.share < ENOUGH or _comes_below(course, course.base)):
         return None
     loss = (course.result if course.share >= 1 else course.points[course.best]).eval_loss
     if loss < course.base - course.policy.min_delta:
@@ -130,13 +130,15 @@ def worse_than_base(course: Course) -> Judgement | None:
 def diverged(course: Course) -> Judgement | None:
     """The steps lead away: losses lie above those of the untouched model, on training rows too.
 
-    Not said at once: a rise amid the steps may pass.
+    Not said at once: a rate that is high in the beginning makes losses rise and fall again.
     """
-    late = course.out_of_patience or course.share >= 1
-    if not late and worse_than_base(course) is None:
-        return None
     last, base, base_on_train = course.last, course.base, course.base_on_train
     if last.train_loss is None or base is None or base_on_train is None:
+        return None
+    stuck = no_improvement(course) is not None or course.share >= 1
+    late = stuck or course.out_of_patience
+    many = course.share >= ENOUGH or len(course.points) >= WANDERING * course.policy.patience
+    if not stuck and (not (late or many) or _comes_below(course, (1 + RISE) * base)):
         return None
     pairs = (last.eval_loss, base), (last.train_loss, base_on_train)
     if not all(now - before > max(course.policy.min_delta, RISE * before) for now, before in pairs):
@@ -148,6 +150,14 @@ def diverged(course: Course) -> Judgement | None:
         f"{last.train_loss:.4g}; try a tenth of training.learningRate{_better_before(course)}",
         stop=late,
     )
+
+
+def _comes_below(course: Course, bound: float) -> bool:
+    """Whether the held-out loss ends below this, if it goes on to fall as of late: by the last
+    evaluation, or by the one before."""
+    views = course, course.earlier(1)
+    ahead = [at_the_end(view) for view in views if view is not None]
+    return course.share < 1 and any(loss is not None and loss < bound for loss in ahead)
 
 
 def _better_before(course: Course) -> str:

@@ -47,6 +47,17 @@ def gain_ahead(course: Course) -> float | None:
     return -max(slopes) * AHEAD * end
 
 
+def at_the_end(course: Course) -> float | None:
+    """The held-out loss after the last step, if it goes on to fall as over the last third of the
+    steps so far. None: it does not fall, or there are too few points to tell."""
+    late = course.points[-max(LEAST_POINTS, len(_late(course))) :]
+    if len(late) < LEAST_POINTS or not all(math.isfinite(point.eval_loss) for point in late):
+        return None
+    slope = _slope(_held(late))
+    left = course.last.step / course.share - fmean(point.step for point in late)
+    return fmean(point.eval_loss for point in late) + slope * left if slope < 0 else None
+
+
 def mostly_by_heart(course: Course) -> bool:
     """Whether less than ``SHARED`` of what is learnt on training rows shows on held-out ones."""
     late = _late(course)

@@ -159,10 +159,54 @@ def test_a_run_that_diverges_says_so_with_the_rate_to_try(
     assert why in said.message
 
 
+def findings(held: Curve, train: Curve, evaluations: int = 10, **policy: Any) -> list[str | None]:
+    """What is said at each evaluation of a run."""
+    said = [
+        judge(course(held, train, n, share=n / evaluations, **policy))
+        for n in range(1, evaluations + 1)
+    ]
+    return [each.finding if each else None for each in said]
+
+
 def test_a_run_that_diverges_is_told_of_once_patience_is_over_and_no_earlier() -> None:
-    said = [judge(course(away, away, n, share=n / 10)) for n in range(1, 11)]
-    findings = [each.finding if each else None for each in said]
-    assert findings[:4] == [None] * 4 and findings[-5:] == ["Diverged"] * 5, findings
+    told = findings(away, away)
+    assert told == [None] * 4 + ["Diverged"] * 6
+
+
+def jolt(back: float) -> Curve:
+    """Above the base at once, by 2; then it falls in a line, by so much until the end."""
+    return lambda t: BASE + 2 - back * t
+
+
+def test_a_run_that_stays_far_above_its_base_is_told_of_after_twice_the_patience() -> None:
+    """Each evaluation is better than the one before, so patience is never over."""
+    told = findings(jolt(0.5), jolt(0.5), 30)
+    assert told == [None] * 5 + ["Diverged"] * 25
+    assert findings(jolt(0.5), jolt(0.5), 30, patience=5) == [None] * 9 + ["Diverged"] * 21
+
+
+@pytest.mark.parametrize("evaluations", [8, 10, 30])
+@pytest.mark.parametrize("train", [jolt(3), lambda t: BASE], ids=["with training rows", "alone"])
+def test_a_run_that_is_on_its_way_back_is_left_alone(train: Curve, evaluations: int) -> None:
+    """Half way the held-out loss still lies above that of the untouched model."""
+    told = findings(jolt(3), train, evaluations)
+    assert not {"Diverged", "WorseThanBase"} & set(told), told
+
+
+def test_one_evaluation_alone_does_not_say_that_a_run_stays_away() -> None:
+    """On its way back it rests for three evaluations, which are as many as tell a slope."""
+    losses = [5.0, 4.8, 4.6, 4.4, 4.2, 4.0, 3.9, 3.9, 3.9, 3.6, 3.4, 3.2]
+    points = [Point(step, loss, loss) for step, loss in enumerate(losses, 1)]
+    for count in range(1, 13):
+        seen = Course(points[:count], Overfitting(), BASE, count / 24, False, BASE)
+        assert judge(seen) is None, count
+
+
+def test_what_leaps_about_far_above_the_base_is_told_of_although_it_falls_now_and_then() -> None:
+    losses = [9.0, 60.0, 200.0, 90.0, 300.0, 40.0, 20.0, 12.0]
+    points = [Point(step, loss, loss) for step, loss in enumerate(losses, 1)]
+    told = judge(Course(points, Overfitting(), BASE, 0.3, False, BASE))
+    assert told is not None and told.finding == "Diverged"
 
 
 def test_what_was_never_measured_is_no_divergence() -> None:
