@@ -6,13 +6,13 @@ added up, and one backward pass over the whole window divides by its number of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional
-from unit.trainer.train.jobs import Job, starting_model
-from unit.trainer.train.tiny import random_rows
+from unit.trainer.train.jobs import Job, made_up, starting_model
 
 from finetune_trainer.batches import epoch_order
 from finetune_trainer.config import RunConfig
@@ -24,14 +24,15 @@ from finetune_trainer.session import adapt
 def train_plainly(
     job: Job, world_size: int, rewrite: Callable[[Any], None] = lambda _model: None
 ) -> dict[str, Any]:
-    """Losses by step, first gradient and final weights by parameter name.
+    """Losses by step, first gradient and final weights by parameter name. A window without targets
+    has the loss NaN and changes no weight.
 
     ``rewrite`` may put formulas of its own in place of the adapted model's. NEFTune: for one rank
     and micro-batches of one row, whose noise is drawn for the row and scaled sample by sample.
     """
     config = job.run_config(world_size)
     training = config.training
-    rows = random_rows(1, job.lengths, supervised=job.supervised)
+    rows = made_up(job)
     model = starting_model(job)
     torch.manual_seed(training.seed)
     model = adapt(model, _without_noise(config))
@@ -71,6 +72,9 @@ def train_plainly(
                 sums.append(loss)
                 total += loss.detach()
                 count += int(targets.sum())
+        if not sums:
+            losses.append(math.nan)
+            continue
         (torch.stack(sums).sum() / count).backward()
         losses.append(float(total) / count)
         if not first:

@@ -9,17 +9,22 @@ import resource
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
 from unit.trainer.self_test.ranks import loop_of
-from unit.trainer.train.jobs import Job, built, joined, train_rows
+from unit.trainer.train.jobs import TIMEOUT, Job, built, joined, train_rows
 from unit.trainer.train.stretches import watch_first_gradient
 
 from finetune_trainer import engine as engines
+from finetune_trainer import evaluate as evaluation
+from finetune_trainer import shards
 from finetune_trainer.batches import collate
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluate import evaluate
@@ -27,28 +32,33 @@ from finetune_trainer.loss import loss_sum
 from finetune_trainer.rendezvous import Place
 
 EXCHANGES = ("all_reduce", "all_gather_object", "broadcast_object_list", "barrier")
+GRADIENTS_WAIT = timedelta(seconds=0.5)
+SLOW_SECONDS = 1.0
 
 
 def look(place: Place, job: Job) -> dict[str, Any]:
-    """A gathered model, the groups that a save and an evaluation use, and the threads that a save
-    beside the training does."""
+    """A gathered model, a save and an evaluation in which one rank is slow, and the threads that
+    talk to other ranks in a save beside the training."""
     gang = joined(place)
     found: dict[str, Any] = {}
+    whole, _ = loop_of(replace(job, config={**job.config, "zeroStage": 1}), gang)
     loop, _ = loop_of(job, gang)
     held = [p.numel() for p in loop.engine.module.parameters()]
     gathered = loop.engine.gather_weights(trainable_only=False)
     found["gathered"] = sum(weight.numel() for weight in gathered.values())
     found["held"] = (sum(held), sum(p.numel() for p in loop.engine.module.parameters()))
-    groups: list[Any] = []
+    with _one_slow_rank(place, (shards, "write")):
+        loop.checkpoints.save(loop.engine, 1, {})
+    found["saved"] = [published.step for published in loop.checkpoints.published]
+    with _one_slow_rank(place, (evaluation, "losses_and_hits")):
+        scored = evaluate(
+            whole.engine, gang, whole.train_rows, micro_batch_size=2, logits_to_keep=True
+        )
+    assert scored is not None
+    found["tokens"] = scored.tokens
     callers: list[str] = []
     for name in EXCHANGES:
-        setattr(distributed, name, _watched(getattr(distributed, name), groups, callers))
-    loop.checkpoints.save(loop.engine, 1, {})
-    found["save"] = [group is gang.control for group in groups]
-    groups.clear()
-    evaluate(loop.engine, gang, loop.train_rows, micro_batch_size=2, logits_to_keep=True)
-    found["evaluate"] = [group is gang.control for group in groups]
-    callers.clear()
+        setattr(distributed, name, _watched(getattr(distributed, name), callers))
     for step in (2, 3):
         loop.checkpoints.begin(loop.engine, step, {})
         loop.checkpoints.finish()
@@ -56,11 +66,32 @@ def look(place: Place, job: Job) -> dict[str, Any]:
     return found
 
 
-def _watched(exchange: Any, groups: list[Any], callers: list[str]) -> Any:
-    def call(*arguments: Any, group: Any = None, **rest: Any) -> Any:
-        groups.append(group)
+@contextmanager
+def _one_slow_rank(place: Place, where: tuple[Any, str]) -> Iterator[None]:
+    """The last rank takes longer for a function than the group of the gradients waits."""
+    module, name = where
+    work = getattr(module, name)
+
+    def slow(*arguments: Any, **rest: Any) -> Any:
+        setattr(module, name, work)
+        if place.rank == place.world_size - 1:
+            time.sleep(SLOW_SECONDS)
+        return work(*arguments, **rest)
+
+    group = distributed.distributed_c10d._get_default_group()
+    usual = timedelta(seconds=TIMEOUT)
+    distributed.barrier()
+    setattr(module, name, slow)
+    distributed.distributed_c10d._set_pg_timeout(GRADIENTS_WAIT, group)
+    yield
+    distributed.distributed_c10d._set_pg_timeout(usual, group)
+    assert getattr(module, name) is work, "it was called"
+
+
+def _watched(exchange: Any, callers: list[str]) -> Any:
+    def call(*arguments: Any, **rest: Any) -> Any:
         callers.append(threading.current_thread().name)
-        return exchange(*arguments, group=group, **rest)
+        return exchange(*arguments, **rest)
 
     return call
 

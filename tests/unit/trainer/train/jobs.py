@@ -15,7 +15,7 @@ from finetune_trainer.config import RunConfig
 from finetune_trainer.engine import Engine
 from finetune_trainer.gang import Gang
 from finetune_trainer.model import load_model, load_quantized
-from finetune_trainer.prepare.store import PackedDataset
+from finetune_trainer.prepare.store import PackedDataset, Segment
 from finetune_trainer.rendezvous import Place
 from finetune_trainer.session import adapt
 from finetune_trainer.zero_config import effective_stage, resolve_precision
@@ -40,6 +40,8 @@ class Job:
     first_gradient: bool = False
     bad_row: int | None = None
     """The only train row with the token ``BAD_TOKEN``."""
+    silent_row: int | None = None
+    """The only train row without a target."""
     general_lengths: list[list[int]] = field(default_factory=list)
     paired_lengths: list[list[int]] = field(default_factory=list)
     """Rows for the paired prompts of ``config``, two for each."""
@@ -119,9 +121,17 @@ def rows_in(folder: Path, seed: int, lengths: list[list[int]], supervised: float
     return PackedDataset(folder)
 
 
+def made_up(job: Job) -> list[list[Segment]]:
+    """The rows to train on, without a bad one."""
+    rows = random_rows(1, job.lengths, supervised=job.supervised)
+    for segment in [] if job.silent_row is None else rows[job.silent_row]:
+        segment.supervised[:] = 0
+    return rows
+
+
 def train_rows(folder: Path, job: Job) -> PackedDataset:
     """The rows to train on, one of them bad if the job says so."""
-    rows = random_rows(1, job.lengths, supervised=job.supervised)
+    rows = made_up(job)
     for number, row in enumerate(rows) if job.bad_row is not None else ():
         for segment in row:
             ids = segment.input_ids
