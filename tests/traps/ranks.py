@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import resource
+import shutil
 import tempfile
 import threading
 import time
@@ -21,14 +23,17 @@ from torch import distributed
 from unit.trainer.self_test.ranks import loop_of
 from unit.trainer.train.jobs import TIMEOUT, Job, built, joined, train_rows
 from unit.trainer.train.stretches import watch_first_gradient
+from unit.trainer.train.workers import train_from_folder
 
 from finetune_trainer import engine as engines
 from finetune_trainer import evaluate as evaluation
-from finetune_trainer import shards
+from finetune_trainer import session, shards
 from finetune_trainer.batches import collate
+from finetune_trainer.config import RunConfig
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.loss import loss_sum
+from finetune_trainer.prepare import stage
 from finetune_trainer.rendezvous import Place
 
 EXCHANGES = ("all_reduce", "all_gather_object", "broadcast_object_list", "barrier")
@@ -151,29 +156,94 @@ def without_compilers(place: Place, job: Job, tools: Path) -> dict[str, Any]:
 
 
 NEW_MOUNTS, NEW_USER, BIND, PRIVATE = 0x20000, 0x10000000, 0x1000, 0x44000
+REMOUNT_READ_ONLY = 0x20 | BIND | 0x1
+
+
+def _system(function: str, *arguments: Any) -> None:
+    if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments):
+        raise OSError(ctypes.get_errno(), function)
+
+
+def _own_mounts() -> None:
+    _system("unshare", NEW_MOUNTS | (NEW_USER if os.geteuid() else 0))
+    _system("mount", b"none", b"/", None, PRIVATE, None)
 
 
 def begun_before_its_name(place: Place, name: str, folder: Path) -> float:
     """Join under a name that the system knows only a second later. Returns the seconds it took."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def call(function: str, *arguments: Any) -> None:
-        if getattr(libc, function)(*arguments):
-            raise OSError(ctypes.get_errno(), function)
-
-    call("unshare", NEW_MOUNTS | (NEW_USER if os.geteuid() else 0))
-    call("mount", b"none", b"/", None, PRIVATE, None)
+    _own_mounts()
     hosts, order = folder / "hosts", folder / "nsswitch.conf"
     hosts.write_text("127.0.0.1 localhost\n")
     order.write_text("hosts: files\n")
     for file in (hosts, order):
-        call("mount", bytes(file), b"/etc/" + file.name.encode(), None, BIND, None)
+        _system("mount", bytes(file), b"/etc/" + file.name.encode(), None, BIND, None)
     began = time.monotonic()
     appears = threading.Timer(1.0, hosts.write_text, [f"127.0.0.1 localhost {name}\n"])
     appears.start()
     gang = joined(replace(place, master_addr=name))
     assert gang.sums(2.0) == [2.0]
     return time.monotonic() - began
+
+
+def in_pods(
+    place: Place, job: Job, prepare: RunConfig, workspace: Path, home: Path
+) -> dict[str, Any]:
+    """Prepare on rank 0, take away what it read, and train with a checkpoint on all, where nothing
+    but the home, the workspace and the gang's own folder can be written to, and shared memory is
+    one page.
+
+    Brings home what was prepared, the steps, the prepared files as this rank maps them, and where
+    it could not write.
+    """
+    _own_mounts()
+    os.environ["HOME"] = str(home)
+    own = (home, workspace, Path(tempfile.gettempdir()))
+    others = Path(__file__).parent, Path(session.__file__).parent, Path("/")
+    for folder in (*own, *others[:-1]):
+        _system("mount", bytes(folder), bytes(folder), None, BIND, None)
+    for folder in others:
+        _system("mount", b"none", bytes(folder), None, REMOUNT_READ_ONLY, None)
+    _system("mount", b"none", b"/dev/shm", b"tmpfs", 0, b"size=4096")
+    gang = joined(place)
+    prepared = None
+    if gang.is_first:
+        prepared = stage.run(prepare, workspace)
+        for source in prepare.data.train:
+            Path(source.path).unlink()
+        for file in (workspace / "model").glob("*token*"):
+            file.unlink()
+    gang.barrier()
+    kept: list[Any] = []
+    open_rows = session.open_rows
+
+    def watched(folder: Path) -> Any:
+        kept.append(open_rows(folder))
+        return kept[-1]
+
+    session.open_rows = watched
+    trained = train_from_folder(place, job, workspace, gang)
+    mapped = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    return {
+        "prepared": prepared,
+        "steps": trained["steps"],
+        "mapped": {
+            Path(fields[5]).name: (fields[1], fields[4])
+            for fields in mapped
+            if len(fields) > 5 and fields[5].startswith(f"{workspace}/data/")
+        },
+        "shared_bytes": shutil.disk_usage("/dev/shm").total,
+        "refused": [not _may_write(folder) for folder in others],
+        "checkpoints": sorted(p.name for p in workspace.glob("attempts/0/checkpoints/*")),
+    }
+
+
+def _may_write(folder: Path) -> bool:
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        assert error.errno == errno.EROFS, error
+        return False
+    return True
 
 
 def windows(place: Place, job: Job, rows: dict[str, tuple[list[int], ...]]) -> dict[str, Any]:

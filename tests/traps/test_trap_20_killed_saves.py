@@ -1,4 +1,4 @@
-"""A save that is killed at each of its file operations in turn, by the signal that nobody catches."""
+"""A save that is killed at each of its file operations in turn, by SIGKILL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -96,7 +97,7 @@ def test_trap_20_a_save_that_is_killed_at_any_file_leaves_a_state_to_go_on_from(
     found = []
     for number in range(1000):
         workspace = shutil.copytree(before, tmp_path / str(number))
-        over = not killed_at(number, lambda: save(workspace, 2))
+        over = not killed_at(number, partial(save, workspace, 2))
         going_on, state = checkpoints(workspace, 1), State(0)
         parent = going_on.choose_parent()
         assert parent is not None and not parent.damaged, number

@@ -17,6 +17,7 @@ from finetune_trainer.batches import collate
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.config import RunConfig
 from finetune_trainer.evaluate import evaluate
+from finetune_trainer.gang import Gang
 from finetune_trainer.judging.decode import Signals, decode
 from finetune_trainer.loop import Loop
 from finetune_trainer.loss import loss_sum
@@ -160,7 +161,9 @@ def train_in_fp16(place: Place, job: Job, scale: float | None = None) -> dict[st
     }
 
 
-def train_from_folder(place: Place, job: Job, workspace: Path) -> dict[str, Any]:
+def train_from_folder(
+    place: Place, job: Job, workspace: Path, gang: Gang | None = None
+) -> dict[str, Any]:
     """Train the prepared model of a workspace, loaded as the trainer loads it."""
     from finetune_trainer import session
 
@@ -173,7 +176,7 @@ def train_from_folder(place: Place, job: Job, workspace: Path) -> dict[str, Any]
 
     session.adapt = watch
     config = job.run_config(place.world_size)
-    gang = joined(place)
+    gang = gang or joined(place)
     engine = session.build_engine(config, workspace / "model", "FP32")
     loop = Loop(
         config=config,
