@@ -41,8 +41,10 @@ class Idle:
     """The same while another job fails."""
     failures: int
     """How often it did."""
+    quiet_passes: float
+    """99th percentile of the operator's passes, as Prometheus estimates it from the buckets."""
     passes: float
-    """99th percentile of the operator's passes meanwhile: the end of its bucket."""
+    """The same while another job fails, whose own passes are among them."""
 
     @property
     def ratio(self) -> float:
@@ -67,6 +69,7 @@ class IdleJobs:
     def run(self) -> Idle:
         """Edit, first while all is quiet, then beside failures."""
         with self._watching():
+            start = buckets_of(self._metrics(), PASSES)
             quiet = self._answers(10_000)
             before = buckets_of(self._metrics(), PASSES)
             with self._failing() as failures:
@@ -77,7 +80,8 @@ class IdleJobs:
             quiet=percentile(quiet, 99),
             beside_failures=percentile(beside, 99),
             failures=failures(),
-            passes=bucket_of_percentile(before, after, 99),
+            quiet_passes=histogram_percentile(start, before, 99),
+            passes=histogram_percentile(before, after, 99),
         )
 
     def _answers(self, first_deadline: int) -> list[float]:
@@ -170,13 +174,19 @@ def buckets_of(text: str, name: str) -> dict[float, float]:
     return {float(bound): float(count) for bound, count in found}
 
 
-def bucket_of_percentile(
+def histogram_percentile(
     before: dict[float, float], after: dict[float, float], share: float
 ) -> float:
-    """Upper bound of the bucket in which the percentile of what came in between lies."""
+    """The percentile of what came in between, by the rule of Prometheus' ``histogram_quantile``:
+    evenly spread within its bucket, and no more than the last finite bound."""
     counts = {bound: after[bound] - before.get(bound, 0.0) for bound in sorted(after)}
-    wanted = counts[math.inf] * share / 100
-    return next(bound for bound, count in counts.items() if count >= wanted)
+    wanted, lower, below = counts[math.inf] * share / 100, 0.0, 0.0
+    for bound, count in counts.items():
+        if count >= wanted and bound < math.inf:
+            return lower + (bound - lower) * (wanted - below) / (count - below or 1.0)
+        if bound < math.inf:
+            lower, below = bound, count
+    return lower
 
 
 def rows(idle: Idle) -> str:
@@ -186,5 +196,6 @@ def rows(idle: Idle) -> str:
         f"| p99 from an edit of one of {idle.jobs} idle jobs to its verdict in status; while "
         f"another one fails {idle.failures} times in {SECONDS} s | ≤ 1.5 × | {quiet:.0f} ms; "
         f"{beside:.0f} ms = {idle.ratio:.1f} × |\n"
-        f"| p99 of the operator's passes meanwhile | ≤ 50 ms | ≤ {1000 * idle.passes:g} ms |\n"
+        f"| p99 of the operator's passes meanwhile; with those over the one that fails | ≤ 50 ms | "
+        f"{1000 * idle.quiet_passes:.0f} ms; {1000 * idle.passes:.0f} ms |\n"
     )

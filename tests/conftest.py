@@ -7,6 +7,7 @@ import os
 from collections.abc import Generator
 from typing import Any
 
+import loaded_once
 import pytest
 from cluster_scheduling import ON_A_CLUSTER, OneForEachCluster, scope_of
 from hypothesis import Phase, settings
@@ -15,8 +16,11 @@ from xdist.scheduler import Scheduling
 
 from finetune_trainer import lean_imports
 
+# A busy machine is slow at any moment, and no property is about time.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 # For tests/mutations: that a property breaks is all that counts, not its smallest example.
-settings.register_profile("mutations", phases=[Phase.explicit, Phase.generate])
+settings.register_profile("mutations", deadline=None, phases=[Phase.explicit, Phase.generate])
 
 pytest_plugins = ["e2e.fixtures", "faults.others", "side_by_side", "pytester"]
 
@@ -68,6 +72,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_identifier() -> None:
+    loaded_once.keep_identifier()
+
+
 @pytest.fixture
 def all_of_the_cluster(request: pytest.FixtureRequest) -> bool:
     """Whether all tests of this test's cluster were selected, and none has failed so far."""
@@ -90,6 +99,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Where processes share the cores, threads of torch's own only wait for one another."""
     if hasattr(config, "workerinput") and "not e2e" in config.option.markexpr:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if "not gang" in config.option.markexpr:
+        os.environ["WITHOUT_GANGS"] = "run_gang refuses"
 
 
 def pytest_xdist_auto_num_workers() -> int:

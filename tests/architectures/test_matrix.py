@@ -8,6 +8,8 @@ import pytest
 from architectures.cells import ARCHITECTURES, CELLS, GGUF, STEPS, run_cells
 from unit.trainer.train.gangs import run_gang
 
+pytestmark = pytest.mark.gang
+
 NAMES = [f"{name}-{method}" for name, method in CELLS]
 
 

@@ -122,7 +122,7 @@ def nothing_is_created_beside_living_pods_or_under_a_name_that_is_not_stored(
 
 
 @given(JOBS, PODS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_leftover_of_any_kind_lets_a_second_gang_begin(
     jobs: tuple[ChildJob, ...], pods: tuple[ChildPod, ...]
 ) -> None:
@@ -168,7 +168,7 @@ RULES = (
 
 
 @given(FACTS | ENDED | LOSING)
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=800)
 def test_no_verdict_breaks_a_rule(facts: Facts) -> None:
     """One test for all rules: making up facts takes longer than judging them."""
     for rule in RULES:
@@ -176,7 +176,7 @@ def test_no_verdict_breaks_a_rule(facts: Facts) -> None:
 
 
 @given(LOSING)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_nothing_ends_or_begins_beside_a_pod_that_is_not_given_up_yet(facts: Facts) -> None:
     """By itself, because few facts come near the end of patience."""
     nothing_ends_while_a_pod_is_left(facts)

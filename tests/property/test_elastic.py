@@ -156,7 +156,7 @@ class ElasticLife(AnyLife):
             before = each
 
 
-ElasticLife.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+ElasticLife.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
 TestElasticLife = ElasticLife.TestCase
 
 

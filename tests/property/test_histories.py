@@ -442,5 +442,5 @@ class JobLife(RuleBasedStateMachine):
         return status
 
 
-JobLife.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+JobLife.TestCase.settings = settings(max_examples=100, stateful_step_count=50)
 TestJobLife = JobLife.TestCase

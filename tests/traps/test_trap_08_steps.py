@@ -7,6 +7,8 @@ from unit.trainer.train.gangs import run_gang
 from unit.trainer.train.jobs import Job
 from unit.trainer.train.workers import train
 
+pytestmark = pytest.mark.gang
+
 PEAK, FINAL = 0.01, 0.1
 ROWS = [[9], [3, 4, 30], [40], [2], [2], [7, 5], [3], [60], [2], [25], [4]]
 """Packed badly on purpose: their 196 tokens would fit into four rows of 64."""

@@ -10,6 +10,8 @@ from traps.ranks import without_compilers
 from unit.trainer.train.gangs import run_gang
 from unit.trainer.train.jobs import Job
 
+pytestmark = pytest.mark.gang
+
 TOOLS = ("c++", "cc", "clang", "g++", "gcc", "hipcc", "ninja", "nvcc")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from builders import make_plan
 from traps.ranks import begun_before_its_name
 from unit.trainer.train.gangs import run_gang
@@ -11,6 +12,7 @@ from unit.trainer.train.gangs import run_gang
 from finetune_operator.objects.headless_service import build_headless_service
 
 
+@pytest.mark.gang
 def test_trap_36_a_rank_that_begins_before_its_name_waits_and_joins(tmp_path: Path) -> None:
     (seconds,) = run_gang(begun_before_its_name, 1, "tiny-a0-0.tiny", tmp_path)
     assert 1 <= seconds < 10

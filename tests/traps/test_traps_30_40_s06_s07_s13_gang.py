@@ -12,6 +12,8 @@ from unit.trainer.train.tiny import tiny_llama
 
 from finetune_trainer.schedule import learning_rate
 
+pytestmark = pytest.mark.gang
+
 ROWS = [[2], [12, 20], [9], [3, 4, 30], [10], [7], [2, 2], [25]]
 
 

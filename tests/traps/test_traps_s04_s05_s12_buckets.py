@@ -15,6 +15,8 @@ from unit.trainer.train.gangs import run_gang
 from unit.trainer.train.jobs import Job
 from unit.trainer.train.stretches import whole
 
+pytestmark = pytest.mark.gang
+
 REPEATED = 64
 ROUNDED = 2**-10
 """Of one rounding to the 8 bits of bf16, at least; fp32 rounds to 24."""

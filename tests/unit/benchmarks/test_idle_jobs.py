@@ -16,8 +16,8 @@ from benchmarks import idle_jobs
 from benchmarks.idle_jobs import (
     FAILING,
     IdleJobs,
-    bucket_of_percentile,
     buckets_of,
+    histogram_percentile,
     percentile,
     rows,
 )
@@ -38,13 +38,22 @@ def test_a_percentile_is_one_of_the_values(values: Any, share: float, expected: 
     assert percentile(values[::-1], share) == expected
 
 
-def test_the_bucket_of_a_percentile_counts_only_what_came_in_between() -> None:
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ((109, 600, 1100), 0.01),  # the last of the first 99
+        ((108, 600, 1100), 0.1 - 0.09 / 2),  # the first of two in the second bucket
+        ((10, 600, 1100), 0.1 - 0.09 / 100),
+        ((10, 598, 1100), 0.1),  # beyond the last bound
+    ],
+)
+def test_a_percentile_of_a_histogram_counts_only_what_came_in_between(
+    after: tuple[int, int, int], expected: float
+) -> None:
     before = buckets_of(HISTOGRAM % (10, 500, 1000), idle_jobs.PASSES)
     assert before == {0.01: 10, 0.1: 500, math.inf: 1000}
-    after = buckets_of(HISTOGRAM % (109, 600, 1100), idle_jobs.PASSES)
-    assert bucket_of_percentile(before, after, 99) == 0.01
-    after = buckets_of(HISTOGRAM % (108, 600, 1100), idle_jobs.PASSES)
-    assert bucket_of_percentile(before, after, 99) == 0.1
+    found = histogram_percentile(before, buckets_of(HISTOGRAM % after, idle_jobs.PASSES), 99)
+    assert found == pytest.approx(expected)
 
 
 class Api:
@@ -94,15 +103,16 @@ def test_edits_are_timed_with_and_without_failures(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(idle_jobs.client, "BatchV1Api", lambda _: api)
     monkeypatch.setattr(idle_jobs.watch, "Watch", lambda: api)
     monkeypatch.setattr(idle_jobs, "SECONDS", 0.4)
-    counts = iter([(10, 10, 10), (20, 110, 110)])
+    counts = iter([(0, 0, 0), (10, 10, 10), (10, 110, 110)])
     began = time.monotonic()
     found = IdleJobs(None, "idle", ["a", "b"], lambda: HISTOGRAM % next(counts)).run()
     assert time.monotonic() - began < 10
     assert {name for name, _ in api.edited} == {"a", "b"}
     values = [value for _, value in api.edited]
     assert len(set(values)) == len(values), "each edit changes something"
-    assert found.jobs == 2 and found.failures == 3 and found.passes == 0.1
+    assert found.jobs == 2 and found.failures == 3
+    assert found.quiet_passes == pytest.approx(0.0099) and found.passes == pytest.approx(0.0991)
     assert found.quiet >= 0.02 and found.beside_failures >= 0.06
     first, second, end = rows(found).split("\n")
     assert first.count("|") == second.count("|") == 4 and not end
-    assert "another one fails 3 times" in first and "≤ 100 ms" in second
+    assert "another one fails 3 times" in first and "| 10 ms; 99 ms |" in second

@@ -7,6 +7,7 @@ all files, by which jobs find the data of each other. Where a source lies is no 
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,16 @@ def program_digest() -> str:
                 if path.suffix != ".pyc"
             },
             "python": platform.python_version(),
-            "installed": sorted(
-                [str(each.metadata["Name"]), str(each.version)] for each in metadata.distributions()
-            ),
+            "installed": _installed(),
         }
+    )
+
+
+@cache
+def _installed() -> list[list[str]]:
+    """Names and versions of all packages; a process sees no other ones."""
+    return sorted(
+        [str(each.metadata["Name"]), str(each.version)] for each in metadata.distributions()
     )
 
 

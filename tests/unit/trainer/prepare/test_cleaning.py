@@ -287,7 +287,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=ROWS, held=st.none() | ROWS, fraction=st.sampled_from([0, 0.2]))
 def test_every_row_is_kept_held_out_or_rejected(
     tmp_path_factory: pytest.TempPathFactory,

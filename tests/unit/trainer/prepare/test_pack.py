@@ -30,7 +30,7 @@ def test_each_sample_goes_into_the_fullest_row_that_holds_it(
 
 
 @given(st.lists(st.integers(1, 64), max_size=200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_sample_stands_in_one_row_and_no_row_overflows(lengths: list[int]) -> None:
     rows = pack(lengths, 64)
     assert sorted(sample for row in rows for sample in row) == list(range(len(lengths)))

@@ -12,6 +12,8 @@ from unit.trainer.self_test.ranks import spoiled, with_and_without
 from unit.trainer.train.gangs import run_gang
 from unit.trainer.train.jobs import Job
 
+pytestmark = pytest.mark.gang
+
 ROWS = [[2], [12, 20], [9], [3, 4, 30], [10], [7], [2, 2], [25]]
 LORA = {"lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
 

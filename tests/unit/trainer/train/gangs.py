@@ -26,6 +26,7 @@ def run_gang(
 
     ``work`` must be importable by name. An exception in any rank fails the test with its traceback.
     """
+    assert "WITHOUT_GANGS" not in os.environ, "a test that starts a gang has the mark of it"
     context = _server()
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import loaded_once
+
 from finetune_trainer import lean_imports
 
 lean_imports.begin()
@@ -39,3 +41,4 @@ def _with_split_weights() -> None:
 
 
 _with_split_weights()
+loaded_once.keep_identifier()

@@ -61,7 +61,7 @@ def test_the_cursor_counts_rows_over_epochs(data: PackedDataset, step: int, rows
     assert Windows(data, seed=7, global_batch_size=4).samples_before(step) == rows
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4))
 def test_trap_s20_ranks_share_all_rows_in_equally_many_micro_batches(
     rows: int, world_size: int, micro_batch_size: int

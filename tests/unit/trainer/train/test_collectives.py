@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from unit.trainer.train.gangs import run_gang
 from unit.trainer.train.jobs import joined
 
@@ -33,6 +34,7 @@ def come_late(place: Place, folder: Path) -> tuple[int, int]:
     return seen
 
 
+@pytest.mark.gang
 def test_the_count_says_who_has_not_come(tmp_path: Path) -> None:
     _, seen = run_gang(come_late, 2, tmp_path)
     assert seen == (4, 3)

@@ -37,7 +37,7 @@ def test_tied_weights_are_the_output_layer_s_alone() -> None:
     assert costs_of(tiny_llama(tie_word_embeddings=True)) == costs_of(tiny_llama())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.integers(1, 1000), min_size=1, max_size=40), st.integers(2, 4), st.integers(1, 3)
 )

@@ -116,6 +116,7 @@ def size(tmp_path_factory: pytest.TempPathFactory) -> int:
     return int(end["bytes"])
 
 
+@pytest.mark.gang
 @needs_root
 @pytest.mark.parametrize(
     ("asynchronous", "foreseen"),
@@ -138,6 +139,7 @@ def test_training_goes_on_to_its_end_on_a_disk_for_three_checkpoints(
         manifest.verify(workspace / f"attempts/0/checkpoints/step-{step}")
 
 
+@pytest.mark.gang
 @needs_root
 @pytest.mark.parametrize(
     ("wish", "foreseen", "checkpoints", "left"),
@@ -162,6 +164,7 @@ def test_a_job_that_cannot_save_ends_with_what_it_has(
     assert newest is not None and newest.step == left[-1]
 
 
+@pytest.mark.gang
 @needs_root
 @pytest.mark.parametrize("foreseen", [True, False])
 def test_a_job_that_asked_for_no_checkpoint_ends_well_where_there_is_no_room_for_one(

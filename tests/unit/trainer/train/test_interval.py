@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from unit.trainer.train.gangs import run_gang
 from unit.trainer.train.jobs import Job
@@ -74,6 +75,7 @@ def job(**checkpoint: Any) -> Job:
     )
 
 
+@pytest.mark.gang
 def test_a_gang_saves_by_the_clock_of_rank_0_and_goes_on_from_there(tmp_path: Path) -> None:
     straight = run_gang(train, 2, job(), tmp_path / "straight")
     assert newest_verified(tmp_path / "straight", 1) is None, "a short job saves nothing"

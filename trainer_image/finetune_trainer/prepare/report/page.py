@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ _STRONG = 4.0
 """Times the usual share, or a fourth of it: the strongest colour."""
 
 
-def render_page(facts: dict[str, Any]) -> str:
-    """HTML of the facts of ``report_facts``."""
+@cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -32,8 +33,13 @@ def render_page(facts: dict[str, Any]) -> str:
         "short": short,
         "duration": duration,
     }
+    return environment.get_template("page.html.j2")
+
+
+def render_page(facts: dict[str, Any]) -> str:
+    """HTML of the facts of ``report_facts``."""
     found = [rule for rule in facts["rules"] if rule["dropped"] or rule["reported"]]
-    return environment.get_template("page.html.j2").render(
+    return _template().render(
         **facts,
         found=found,
         calm=[rule["rule"] for rule in facts["rules"] if rule not in found],
