@@ -17,6 +17,8 @@ from unit.trainer.train.workers import train
 
 from finetune_trainer.batches import epoch_order
 
+pytestmark = pytest.mark.gang
+
 SILENT, RANKS, SEED = 0, 2, 42
 JOB = Job(
     [[5, 6], [12, 20], [2, 2], [3], [14, 3]],

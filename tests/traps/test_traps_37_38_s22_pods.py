@@ -69,12 +69,14 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.gang
 def test_trap_37_batches_take_no_shared_memory(ranks: list[dict[str, Any]]) -> None:
     """There is one page of it, into which two tensors of a batch would not fit."""
     assert [rank["shared_bytes"] for rank in ranks] == [4096, 4096]
     assert len(ranks[0]["steps"]) == 3
 
 
+@pytest.mark.gang
 def test_trap_38_what_one_pod_prepared_is_mapped_by_every_rank(ranks: list[dict[str, Any]]) -> None:
     """They train without the rows and without a tokenizer, and share the pages of the files."""
     for workers in (1, 4):
@@ -97,6 +99,7 @@ def test_trap_s22_the_root_is_read_only_and_the_home_has_a_place() -> None:
         assert "emptyDir" in mounted(pod, home)
 
 
+@pytest.mark.gang
 def test_trap_s22_a_job_is_prepared_and_trained_on_a_read_only_root(
     ranks: list[dict[str, Any]],
 ) -> None:
