@@ -130,7 +130,8 @@ def worse_than_base(course: Course) -> Judgement | None:
 def diverged(course: Course) -> Judgement | None:
     """The steps lead away: losses lie above those of the untouched model, on training rows too.
 
-    Not said at once: a rate that is high in the beginning makes losses rise and fall again.
+    Not said at once: a rate that is high in the beginning makes losses rise and fall again. Losses
+    that leap about fall steeply now and then: those have had twice the patience.
     """
     last, base, base_on_train = course.last, course.base, course.base_on_train
     if last.train_loss is None or base is None or base_on_train is None:
