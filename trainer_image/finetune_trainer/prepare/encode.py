@@ -7,13 +7,15 @@ token is not one, and an end-of-turn token that the span misses is added.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import chat_template_utils
 
@@ -24,7 +26,8 @@ _CHARS_AT_ONCE = 2**18
 """Of texts that are tokenised together: enough to be fast, and memory stays small."""
 
 Ids = list[int]
-Offsets = list[Span]
+Offsets = Sequence[Span]
+"""The characters of each token, in the order of the text: no begin and no end goes back."""
 Mask = npt.NDArray[np.uint8]
 
 _START = chat_template_utils._CONTROL_TOKEN_START
@@ -71,7 +74,6 @@ class Encoder:
         self._encode: Callable[..., Any] = partial(
             tokenizer.__call__,
             add_special_tokens=False,
-            return_offsets_mapping=True,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,
@@ -100,10 +102,10 @@ class Encoder:
     def _know(self, texts: list[str], as_text: bool) -> None:
         if texts:
             found = self._encode(texts, **({"split_special_tokens": True} if as_text else {}))
-            for text, *tokens in zip(
-                texts, found["input_ids"], found["offset_mapping"], strict=True
+            for text, ids, encoding in zip(
+                texts, found["input_ids"], found.encodings, strict=True
             ):
-                self._known[text, as_text] = (tokens[0], tokens[1])
+                self._known[text, as_text] = (ids, _Characters(encoding))
 
     def chat(self, rendered: Rendered, spans: tuple[Span, ...]) -> Encoded:
         """A conversation whose targets are the characters in ``spans``."""
@@ -145,12 +147,10 @@ class Encoder:
     def _tokens(self, ids: Ids, offsets: Offsets, span: Span, text: str) -> Span:
         """The token range of a character span, from its first token to its end-of-turn token."""
         start, end = span
-        inside = (i for i, (a, b) in enumerate(offsets) if a < end and b > start)
-        first = next(inside, None)
-        if first is None:
+        first = bisect_right(offsets, start, key=lambda token: token[1])
+        last = bisect_left(offsets, end, key=lambda token: token[0])
+        if first >= last:
             return (0, 0)
-        backwards = range(len(offsets), 0, -1)
-        last = next(i for i in backwards if offsets[i - 1][0] < end and offsets[i - 1][1] > start)
         for position in range(last - 1, first - 1, -1):
             if ids[position] in self._control:
                 if not text[offsets[position][1] : end].strip():
@@ -183,9 +183,9 @@ class Encoder:
             if known := self._known.get((text, False)):
                 return known
             encoded = self._encode(text)
-            return list(encoded["input_ids"]), list(encoded["offset_mapping"])
+            return list(encoded["input_ids"]), _Characters(encoded.encodings[0])
         ids: Ids = []
-        offsets: Offsets = []
+        offsets: list[Span] = []
         at, as_text = 0, False
         while at < len(text):
             marker = min((i for m in (_START, _END) if (i := text.find(m, at)) >= 0), default=None)
@@ -210,18 +210,32 @@ class Encoder:
             return [(at, piece[:1]), (at + 1, piece[1:])]
         return [(at, piece)]
 
-    def _encode_piece(self, piece: str, at: int, as_text: bool) -> tuple[Ids, Offsets]:
+    def _encode_piece(self, piece: str, at: int, as_text: bool) -> tuple[Ids, list[Span]]:
         """A piece from the middle of a text; behind a newline, lest a space is put in front."""
         lead = self._encode("\n")["input_ids"] if at else []
         encoded = self._encode("\n" * bool(lead) + piece, split_special_tokens=as_text)
-        ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        ids, offsets = list(encoded["input_ids"]), encoded.encodings[0].offsets
         if ids[: len(lead)] == lead:
             shift = at - bool(lead)
             ids, offsets = ids[len(lead) :], offsets[len(lead) :]
         else:
             encoded = self._encode(piece, split_special_tokens=as_text)
-            ids, offsets, shift = list(encoded["input_ids"]), list(encoded["offset_mapping"]), at
+            ids, offsets, shift = list(encoded["input_ids"]), encoded.encodings[0].offsets, at
         return ids, [(a + shift, b + shift) for a, b in offsets]
+
+
+class _Characters(Sequence[Span]):
+    """The characters of a text's tokens, looked up one by one: few are asked for, and a list of
+    them all takes as much time as the tokens do."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self._encoding = encoding
+
+    def __len__(self) -> int:
+        return len(self._encoding)
+
+    def __getitem__(self, token: int) -> Span:  # type: ignore[override]
+        return self._encoding.token_to_chars(token)
 
 
 def _is_marked(text: str) -> bool:

@@ -100,15 +100,17 @@ def _balance(
         (text.read[:MAX_CHARS], text.learnt[:MAX_CHARS]) for text in rows.texts("Assistant", fair)
     ]
     asked, answers = [read for read, _ in heads], [learnt for _, learnt in heads]
-    told = [
+    if not any(asked):
+        asked = []
+    spoken = list(languages([*asked, *answers], processes))
+    forget()
+    return [
         by_source(rows, [report.name for report in train.split.reports]),
         *(by_column(rows, values) for values in columns),
-        *([by_language("prompts", rows, fair, languages(asked, processes))] if any(asked) else []),
-        by_language("answers", rows, fair, languages(answers, processes)),
+        *([by_language("prompts", rows, fair, spoken[: len(asked)])] if asked else []),
+        by_language("answers", rows, fair, spoken[len(asked) :]),
         by_length(rows, data.sequence_length),
     ]
-    forget()
-    return told
 
 
 def _told_of_tokens(data: Data, sides: Sequence[Side], found: Found) -> dict[str, Any]:
