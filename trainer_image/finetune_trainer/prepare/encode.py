@@ -7,8 +7,7 @@ token is not one, and an end-of-turn token that the span misses is added.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,14 +19,13 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import chat_template_utils
 
 from finetune_trainer.model import implied_bos
+from finetune_trainer.prepare.characters import Characters, InOrder, Listed, keeps_order
 from finetune_trainer.prepare.template import Rendered, Span
 
 _CHARS_AT_ONCE = 2**18
 """Of texts that are tokenised together: enough to be fast, and memory stays small."""
 
 Ids = list[int]
-Offsets = Sequence[Span]
-"""The characters of each token, in the order of the text: no begin and no end goes back."""
 Mask = npt.NDArray[np.uint8]
 
 _START = chat_template_utils._CONTROL_TOKEN_START
@@ -78,7 +76,8 @@ class Encoder:
             return_token_type_ids=False,
             verbose=False,
         )
-        self._known: dict[tuple[str, bool], tuple[Ids, Offsets]] = {}
+        self._in_order = keeps_order(tokenizer.backend_tokenizer)
+        self._known: dict[tuple[str, bool], tuple[Ids, Characters]] = {}
         """Texts that are tokenised already, and whether control tokens in them are text."""
 
     def sample(self, written: Written) -> Encoded:
@@ -102,17 +101,15 @@ class Encoder:
     def _know(self, texts: list[str], as_text: bool) -> None:
         if texts:
             found = self._encode(texts, **({"split_special_tokens": True} if as_text else {}))
-            for text, ids, encoding in zip(
-                texts, found["input_ids"], found.encodings, strict=True
-            ):
-                self._known[text, as_text] = (ids, _Characters(encoding))
+            for text, ids, encoding in zip(texts, found["input_ids"], found.encodings, strict=True):
+                self._known[text, as_text] = (ids, self._characters(encoding))
 
     def chat(self, rendered: Rendered, spans: tuple[Span, ...]) -> Encoded:
         """A conversation whose targets are the characters in ``spans``."""
-        ids, offsets = self._encode_marked(rendered.text)
+        ids, characters = self._encode_marked(rendered.text)
         mask = np.zeros(len(ids), dtype=np.uint8)
         for span in spans:
-            first, last = self._tokens(ids, offsets, span, rendered.text)
+            first, last = self._tokens(ids, characters, span, rendered.text)
             mask[first:last] = 1
         if spans and spans[-1][1] >= len(rendered.text.rstrip()):
             ids, mask = self._ended(ids, mask)
@@ -144,16 +141,18 @@ class Encoder:
         encoded = self._encode(text, split_special_tokens=True)
         return list(encoded["input_ids"])
 
-    def _tokens(self, ids: Ids, offsets: Offsets, span: Span, text: str) -> Span:
+    def _characters(self, encoding: Encoding) -> Characters:
+        return InOrder(encoding) if self._in_order else Listed(encoding.offsets)
+
+    def _tokens(self, ids: Ids, characters: Characters, span: Span, text: str) -> Span:
         """The token range of a character span, from its first token to its end-of-turn token."""
-        start, end = span
-        first = bisect_right(offsets, start, key=lambda token: token[1])
-        last = bisect_left(offsets, end, key=lambda token: token[0])
-        if first >= last:
+        end = span[1]
+        first, last = characters.tokens(span)
+        if first == last:
             return (0, 0)
         for position in range(last - 1, first - 1, -1):
             if ids[position] in self._control:
-                if not text[offsets[position][1] : end].strip():
+                if not text[characters[position][1] : end].strip():
                     return (first, position + 1)
                 break  # one within the answer
         if last < len(ids) and ids[last] in self._end_of_turn:
@@ -177,13 +176,13 @@ class Encoder:
             mask[0] = 0
         return Encoded(np.asarray(ids, dtype=np.int32), mask.astype(np.uint8))
 
-    def _encode_marked(self, text: str) -> tuple[Ids, Offsets]:
-        """Ids and offsets of a rendered text; control tokens between markers become plain text."""
+    def _encode_marked(self, text: str) -> tuple[Ids, Characters]:
+        """Ids and characters of a rendered text; marked control tokens become plain text."""
         if not _is_marked(text):
             if known := self._known.get((text, False)):
                 return known
             encoded = self._encode(text)
-            return list(encoded["input_ids"]), _Characters(encoded.encodings[0])
+            return list(encoded["input_ids"]), self._characters(encoded.encodings[0])
         ids: Ids = []
         offsets: list[Span] = []
         at, as_text = 0, False
@@ -196,7 +195,7 @@ class Encoder:
                 offsets += piece_offsets
             as_text = marker is not None and text[marker] == _START
             at = end + 1
-        return ids, offsets
+        return ids, Listed(offsets)
 
     def _pieces(self, piece: str, at: int, as_text: bool) -> list[tuple[int, str]]:
         if not piece:
@@ -222,20 +221,6 @@ class Encoder:
             encoded = self._encode(piece, split_special_tokens=as_text)
             ids, offsets, shift = list(encoded["input_ids"]), encoded.encodings[0].offsets, at
         return ids, [(a + shift, b + shift) for a, b in offsets]
-
-
-class _Characters(Sequence[Span]):
-    """The characters of a text's tokens, looked up one by one: few are asked for, and a list of
-    them all takes as much time as the tokens do."""
-
-    def __init__(self, encoding: Encoding) -> None:
-        self._encoding = encoding
-
-    def __len__(self) -> int:
-        return len(self._encoding)
-
-    def __getitem__(self, token: int) -> Span:  # type: ignore[override]
-        return self._encoding.token_to_chars(token)
 
 
 def _is_marked(text: str) -> bool:
