@@ -38,8 +38,8 @@ from finetune_trainer.prepare.store import Segment
 from finetune_trainer.prepare.template import ChatRenderer, Message, TemplateError
 from finetune_trainer.prepare.workers import in_order
 
-_AT_ONCE = 1000
-"""Rows."""
+_AT_ONCE = 250
+"""Rows: few, so that a share that is held out keeps all processes busy, too."""
 MAX_REASON = 400
 """Characters: a template may say anything."""
 Ints = npt.NDArray[np.int64]
