@@ -91,12 +91,14 @@ class Encoder:
     def samples(self, written: Iterable[Written]) -> Iterator[Encoded]:
         """Many samples in order; their texts are tokenised together, which is faster."""
         for group in _groups(written):
-            for plain in (False, True):
-                own = [sample for sample in group if (sample.rendered is None) is plain]
-                texts = dict.fromkeys(text for sample in own for text in sample.texts())
-                self._know([text for text in texts if text and not _is_marked(text)], plain)
-            yield from map(self.sample, group)
-            self._known.clear()
+            try:
+                for plain in (False, True):
+                    own = [sample for sample in group if (sample.rendered is None) is plain]
+                    texts = dict.fromkeys(text for sample in own for text in sample.texts())
+                    self._know([text for text in texts if text and not _is_marked(text)], plain)
+                yield from map(self.sample, group)
+            finally:  # also where nobody asks for more than the last sample
+                self._known.clear()
 
     def _know(self, texts: list[str], as_text: bool) -> None:
         if texts:

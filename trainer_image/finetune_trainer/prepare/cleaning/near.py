@@ -99,9 +99,17 @@ def pairs_across(sketches: Sketches, among: Mask, side: Mask) -> Iterator[Pairs]
 
 def likeness(one: bytes, other: bytes) -> float:
     """The share of 8-byte pieces that two texts have in common (Jaccard), from 0 to 1."""
-    first, second = np.unique(_pieces([one])[0]), np.unique(_pieces([other])[0])
+    first, second = _distinct(one), _distinct(other)
     common = len(np.intersect1d(first, second, assume_unique=True))
     return common / (len(first) + len(second) - common)
+
+
+def _distinct(text: bytes) -> Hashes:
+    # Much faster than numpy's unique, which hashes first.
+    pieces = np.sort(_pieces([text])[0])
+    new = np.ones(len(pieces), dtype=bool)
+    new[1:] = pieces[1:] != pieces[:-1]
+    return pieces[new]
 
 
 class Likeness:
