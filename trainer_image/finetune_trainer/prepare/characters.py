@@ -55,7 +55,9 @@ class InOrder:
         return len(self._encoding)
 
     def __getitem__(self, token: int) -> Span:
-        characters: Span = self._encoding.token_to_chars(token)
+        characters = self._encoding.token_to_chars(token)
+        if characters is None:
+            raise IndexError(f"token {token} of {len(self)}")
         return characters
 
     def tokens(self, span: Span) -> Span:

@@ -7,7 +7,7 @@ the same report.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -123,7 +123,7 @@ def _words(data: Data, rows: Rows, fair: Ints, processes: int) -> _Words:
             asked, answers = ([head[n] for head in heads] for n in (0, 1))
             return any(asked), languages(asked), languages(answers)
 
-        tasks = [diverse, *(partial(spoken, part) for part in parts)]
+        tasks: list[Callable[[], Any]] = [diverse, *(partial(spoken, part) for part in parts)]
         facts, *told = in_order(lambda number: tasks[number](), range(len(tasks)), processes)
     has_prompts, asked, answers = zip(*told, strict=True)
     return _Words(
