@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import chat_template_utils
 
 from finetune_trainer.model import implied_bos
+from finetune_trainer.prepare.characters import Characters, InOrder, Listed, keeps_order
 from finetune_trainer.prepare.template import Rendered, Span
 
 _CHARS_AT_ONCE = 2**18
 """Of texts that are tokenised together: enough to be fast, and memory stays small."""
 
 Ids = list[int]
-Offsets = list[Span]
 Mask = npt.NDArray[np.uint8]
 
 _START = chat_template_utils._CONTROL_TOKEN_START
@@ -71,12 +72,12 @@ class Encoder:
         self._encode: Callable[..., Any] = partial(
             tokenizer.__call__,
             add_special_tokens=False,
-            return_offsets_mapping=True,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,
         )
-        self._known: dict[tuple[str, bool], tuple[Ids, Offsets]] = {}
+        self._in_order = keeps_order(tokenizer.backend_tokenizer)
+        self._known: dict[tuple[str, bool], tuple[Ids, Characters]] = {}
         """Texts that are tokenised already, and whether control tokens in them are text."""
 
     def sample(self, written: Written) -> Encoded:
@@ -90,27 +91,27 @@ class Encoder:
     def samples(self, written: Iterable[Written]) -> Iterator[Encoded]:
         """Many samples in order; their texts are tokenised together, which is faster."""
         for group in _groups(written):
-            for plain in (False, True):
-                own = [sample for sample in group if (sample.rendered is None) is plain]
-                texts = dict.fromkeys(text for sample in own for text in sample.texts())
-                self._know([text for text in texts if text and not _is_marked(text)], plain)
-            yield from map(self.sample, group)
-            self._known.clear()
+            try:
+                for plain in (False, True):
+                    own = [sample for sample in group if (sample.rendered is None) is plain]
+                    texts = dict.fromkeys(text for sample in own for text in sample.texts())
+                    self._know([text for text in texts if text and not _is_marked(text)], plain)
+                yield from map(self.sample, group)
+            finally:  # also where nobody asks for more than the last sample
+                self._known.clear()
 
     def _know(self, texts: list[str], as_text: bool) -> None:
         if texts:
             found = self._encode(texts, **({"split_special_tokens": True} if as_text else {}))
-            for text, *tokens in zip(
-                texts, found["input_ids"], found["offset_mapping"], strict=True
-            ):
-                self._known[text, as_text] = (tokens[0], tokens[1])
+            for text, ids, encoding in zip(texts, found["input_ids"], found.encodings, strict=True):
+                self._known[text, as_text] = (ids, self._characters(encoding))
 
     def chat(self, rendered: Rendered, spans: tuple[Span, ...]) -> Encoded:
         """A conversation whose targets are the characters in ``spans``."""
-        ids, offsets = self._encode_marked(rendered.text)
+        ids, characters = self._encode_marked(rendered.text)
         mask = np.zeros(len(ids), dtype=np.uint8)
         for span in spans:
-            first, last = self._tokens(ids, offsets, span, rendered.text)
+            first, last = self._tokens(ids, characters, span, rendered.text)
             mask[first:last] = 1
         if spans and spans[-1][1] >= len(rendered.text.rstrip()):
             ids, mask = self._ended(ids, mask)
@@ -142,18 +143,18 @@ class Encoder:
         encoded = self._encode(text, split_special_tokens=True)
         return list(encoded["input_ids"])
 
-    def _tokens(self, ids: Ids, offsets: Offsets, span: Span, text: str) -> Span:
+    def _characters(self, encoding: Encoding) -> Characters:
+        return InOrder(encoding) if self._in_order else Listed(encoding.offsets)
+
+    def _tokens(self, ids: Ids, characters: Characters, span: Span, text: str) -> Span:
         """The token range of a character span, from its first token to its end-of-turn token."""
-        start, end = span
-        inside = (i for i, (a, b) in enumerate(offsets) if a < end and b > start)
-        first = next(inside, None)
-        if first is None:
+        end = span[1]
+        first, last = characters.tokens(span)
+        if first == last:
             return (0, 0)
-        backwards = range(len(offsets), 0, -1)
-        last = next(i for i in backwards if offsets[i - 1][0] < end and offsets[i - 1][1] > start)
         for position in range(last - 1, first - 1, -1):
             if ids[position] in self._control:
-                if not text[offsets[position][1] : end].strip():
+                if not text[characters[position][1] : end].strip():
                     return (first, position + 1)
                 break  # one within the answer
         if last < len(ids) and ids[last] in self._end_of_turn:
@@ -177,15 +178,15 @@ class Encoder:
             mask[0] = 0
         return Encoded(np.asarray(ids, dtype=np.int32), mask.astype(np.uint8))
 
-    def _encode_marked(self, text: str) -> tuple[Ids, Offsets]:
-        """Ids and offsets of a rendered text; control tokens between markers become plain text."""
+    def _encode_marked(self, text: str) -> tuple[Ids, Characters]:
+        """Ids and characters of a rendered text; marked control tokens become plain text."""
         if not _is_marked(text):
             if known := self._known.get((text, False)):
                 return known
             encoded = self._encode(text)
-            return list(encoded["input_ids"]), list(encoded["offset_mapping"])
+            return list(encoded["input_ids"]), self._characters(encoded.encodings[0])
         ids: Ids = []
-        offsets: Offsets = []
+        offsets: list[Span] = []
         at, as_text = 0, False
         while at < len(text):
             marker = min((i for m in (_START, _END) if (i := text.find(m, at)) >= 0), default=None)
@@ -196,7 +197,7 @@ class Encoder:
                 offsets += piece_offsets
             as_text = marker is not None and text[marker] == _START
             at = end + 1
-        return ids, offsets
+        return ids, Listed(offsets)
 
     def _pieces(self, piece: str, at: int, as_text: bool) -> list[tuple[int, str]]:
         if not piece:
@@ -210,17 +211,17 @@ class Encoder:
             return [(at, piece[:1]), (at + 1, piece[1:])]
         return [(at, piece)]
 
-    def _encode_piece(self, piece: str, at: int, as_text: bool) -> tuple[Ids, Offsets]:
+    def _encode_piece(self, piece: str, at: int, as_text: bool) -> tuple[Ids, list[Span]]:
         """A piece from the middle of a text; behind a newline, lest a space is put in front."""
         lead = self._encode("\n")["input_ids"] if at else []
         encoded = self._encode("\n" * bool(lead) + piece, split_special_tokens=as_text)
-        ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        ids, offsets = list(encoded["input_ids"]), encoded.encodings[0].offsets
         if ids[: len(lead)] == lead:
             shift = at - bool(lead)
             ids, offsets = ids[len(lead) :], offsets[len(lead) :]
         else:
             encoded = self._encode(piece, split_special_tokens=as_text)
-            ids, offsets, shift = list(encoded["input_ids"]), list(encoded["offset_mapping"]), at
+            ids, offsets, shift = list(encoded["input_ids"]), encoded.encodings[0].offsets, at
         return ids, [(a + shift, b + shift) for a, b in offsets]
 
 

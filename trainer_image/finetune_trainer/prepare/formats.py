@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from finetune_trainer.config import DataSource
@@ -102,15 +103,25 @@ def recognise(
 def columns_of(source: DataSource, values: Mapping[str, Any]) -> dict[str, str]:
     """The columns of a row by role. One that ``fields`` gives to a role has no other text."""
     found = {}
-    taken = set(source.fields.values())
-    for role, usual in COLUMNS.items():
-        free = usual if role == "id" else tuple(name for name in usual if name not in taken)
-        names = (source.fields[role],) if role in source.fields else free
+    for role, names in _names_of(tuple(source.fields.items())).items():
         for name in names:
             if name in values:
                 found[role] = name
                 break
     return found
+
+
+@cache
+def _names_of(fields: tuple[tuple[str, str], ...]) -> dict[str, tuple[str, ...]]:
+    """Names of columns by role, in order of preference; ``fields`` of a source, as a tuple."""
+    given = dict(fields)
+    taken = set(given.values())
+    return {
+        role: (given[role],)
+        if role in given
+        else tuple(name for name in usual if role == "id" or name not in taken)
+        for role, usual in COLUMNS.items()
+    }
 
 
 def optional_columns(source: DataSource) -> dict[str, str]:

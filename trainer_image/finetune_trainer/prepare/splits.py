@@ -81,7 +81,7 @@ def read_sides(data: Data, sides: Sides, scratch: Path, ledger: Ledger) -> AllSi
     if data.general:
         general = _read("general", data, sides, scratch, ledger)
         general_table = Table(general.samples, general.accounts, ledger)
-    cleaned = clean(table, held_table, general_table, data, scratch)
+    cleaned = clean(table, held_table, general_table, data, scratch, usable_processes())
     return AllSides(
         replace(train, samples=cleaned.train),
         replace(held, samples=cleaned.held),

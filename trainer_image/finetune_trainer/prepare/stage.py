@@ -56,7 +56,7 @@ from finetune_trainer.prepare.tokenize import (
 )
 from finetune_trainer.prepare.witnesses import choose_witnesses
 from finetune_trainer.prepare.words import counts_of, summary_of
-from finetune_trainer.prepare.workers import usable_processes
+from finetune_trainer.prepare.workers import little_garbage, usable_processes
 from finetune_trainer.reuse import published_result
 from finetune_trainer.stage_attempt import StageAttempt
 from finetune_trainer.steps import planned_steps
@@ -111,6 +111,7 @@ def run(
     return told | ({"published": found} if found else {})
 
 
+@little_garbage()
 def prepare_data(
     config: RunConfig,
     workspace: Path,

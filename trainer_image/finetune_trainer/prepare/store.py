@@ -155,19 +155,18 @@ def write_split(
     segment_samples, row_supervised = compact("q"), compact("q")
     at = 0
     for row in rows:
-        targets = 0
+        start = at
         for segment in row:
             end = at + len(segment.input_ids)
             input_ids[at:end] = segment.input_ids
             supervised[at:end] = segment.supervised
             supervised[at] = 0
-            targets += int(supervised[at:end].sum())
             segment_offsets.append(end)
             segment_samples.append(segment.sample)
             at = end
         row_offsets.append(at)
         row_segments.append(len(segment_samples))
-        row_supervised.append(targets)
+        row_supervised.append(int(supervised[start:at].sum()))
     if at != num_tokens:
         raise ValueError(f"the rows hold {at} tokens, planned were {num_tokens}")
     _flush(input_ids, supervised)

@@ -30,7 +30,7 @@ from finetune_trainer.prepare.cleaning.rules import (
     TEMPLATE_REFUSALS,
     TOO_LONG,
 )
-from finetune_trainer.prepare.encode import Encoded, Encoder, Written
+from finetune_trainer.prepare.encode import Encoded, Encoder, Mask, Written
 from finetune_trainer.prepare.formats import SourceReport
 from finetune_trainer.prepare.lists import Lists
 from finetune_trainer.prepare.segments import FEATURES, Segments
@@ -38,11 +38,12 @@ from finetune_trainer.prepare.store import Segment
 from finetune_trainer.prepare.template import ChatRenderer, Message, TemplateError
 from finetune_trainer.prepare.workers import in_order
 
-_AT_ONCE = 1000
-"""Rows."""
+_AT_ONCE = 250
+"""Rows: few, so that a share that is held out keeps all processes busy, too."""
 MAX_REASON = 400
 """Characters: a template may say anything."""
 Ints = npt.NDArray[np.int64]
+Tokens = npt.NDArray[np.int32]
 
 _COLUMNS = ["source", "place", "messages", "text", "tools"]
 
@@ -75,6 +76,12 @@ class Tokenized:
         """The segment at this place of ``kept``."""
         row = int(self.kept[place])
         return Segment(self._ids[row], self._supervised[row], int(self.samples[place]))
+
+    def segments(self, places: Ints) -> tuple[Tokens, Mask, Ints]:
+        """Tokens and mask of the segments at these places, at least one, back to back; and the
+        length of each."""
+        ids, lengths = self._ids.together(self.kept[places])
+        return ids, self._supervised.together(self.kept[places])[0], lengths
 
     @cached_property
     def _ids(self) -> Lists:

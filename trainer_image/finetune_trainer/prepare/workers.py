@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from finetune_trainer.container import available_cpus
@@ -28,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 _ALONE = 4
 """So many parts the caller works on itself: for less, processes cost more than they save."""
 _GARBAGE = 100_000
-"""New objects until a worker looks for cycles: tokens are very many, and in none."""
+"""New objects until Python looks for cycles: words and tokens are very many, and in none."""
 _WAITING = 2
 """Parts on the way for each process."""
 
@@ -42,6 +43,17 @@ _work: Callable[[Any], Any]
 def usable_processes() -> int:
     """So many processes can compute at the same time here."""
     return min(_MAX_PROCESSES, available_cpus())
+
+
+@contextmanager
+def little_garbage() -> Iterator[None]:
+    """Python looks for cycles more seldom."""
+    usual = gc.get_threshold()
+    gc.set_threshold(_GARBAGE)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def in_order(

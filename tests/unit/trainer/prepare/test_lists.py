@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datasets  # type: ignore[import-untyped]
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -29,6 +30,20 @@ def test_every_row_is_the_one_that_arrow_tells(
     for outside in (-1, len(lists)):
         with pytest.raises(IndexError):
             lists[outside]
+
+
+@given(st.lists(ROWS, min_size=1, max_size=4), st.data())
+def test_lists_of_many_rows_are_those_of_each_row(
+    parts: list[list[list[int]]], data: st.DataObject
+) -> None:
+    lists = Lists(pa.chunked_array(parts, pa.list_(pa.int32())))
+    rows = [row for part in parts for row in part]
+    if rows:
+        chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1))
+        for numbers in (chosen, sorted(chosen), range(len(rows))):
+            values, lengths = lists.together(np.array(numbers))
+            assert values.tolist() == [value for number in numbers for value in rows[number]]
+            assert lengths.tolist() == [len(rows[number]) for number in numbers]
 
 
 @pytest.mark.parametrize("chosen", [None, [], [1, 2, 3], [4, 0, 2]])

@@ -192,3 +192,12 @@ def test_loss_on_everything_leaves_out_only_the_first_token() -> None:
     rendered = ChatRenderer(tokenizer).render(TWO_TURNS)
     encoded = Encoder(tokenizer).everything(rendered.text)
     assert encoded.supervised.tolist() == [0] + [1] * (len(encoded.input_ids) - 1)
+
+
+def test_what_is_known_of_texts_is_forgotten_with_their_samples() -> None:
+    encoder = Encoder(make_tokenizer())
+    samples = encoder.samples([Written(None, prompt="a ", text="gang")])
+    next(samples)
+    assert encoder._known
+    del samples
+    assert not encoder._known

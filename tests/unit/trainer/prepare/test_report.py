@@ -14,7 +14,9 @@ from tiny_models import save_tiny_model
 
 from finetune_trainer.config import RunConfig
 from finetune_trainer.errors import BadData
-from finetune_trainer.prepare import stage
+from finetune_trainer.prepare import samples, splits, stage, tokenize
+from finetune_trainer.prepare.cleaning import compare
+from finetune_trainer.prepare.report import facts as report_facts
 from finetune_trainer.prepare.report.page import percent, render_page
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'&amp; {{ 7 * 7 }} 🙂"
@@ -237,6 +239,31 @@ def test_the_same_data_gives_the_same_report(
         assert (tmp_path / "ws/data" / name).read_bytes() == (
             folder / "ws/data" / name
         ).read_bytes()
+
+
+def test_several_processes_make_the_same_data_and_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_model(tmp_path / "model")
+    made = {}
+    for processes in (1, 3):
+        for module in (stage, splits):
+            monkeypatch.setattr(module, "usable_processes", lambda processes=processes: processes)
+        for module, name in (
+            (samples, "_ROWS_AT_ONCE"),
+            (compare, "_AT_ONCE"),
+            (tokenize, "_AT_ONCE"),
+            (report_facts, "_AT_ONCE"),
+        ):
+            monkeypatch.setattr(module, name, 1000 if processes == 1 else 9)
+        workspace = tmp_path / f"ws{processes}"
+        prepare(tmp_path, workspace, report=REPORT, evalFraction=0.3)
+        made[processes] = {
+            str(path.relative_to(workspace)): path.read_bytes()
+            for path in (workspace / "data").rglob("*")
+            if path.is_file() and path.name != "manifest.json"
+        }
+    assert made[1] == made[3]
 
 
 def test_a_report_is_rendered_from_its_json_alone(prepared: tuple[Path, dict[str, Any]]) -> None:

@@ -8,8 +8,8 @@ import datasets
 import numpy as np
 import pytest
 
-from finetune_trainer.prepare.report import balance, language
-from finetune_trainer.prepare.report.language import languages
+from finetune_trainer.prepare.report import balance
+from finetune_trainer.prepare.report.language import told_apart
 from finetune_trainer.prepare.report.rows import Rows
 from finetune_trainer.prepare.values import as_value
 
@@ -91,11 +91,7 @@ def test_cells_of_any_kind_have_a_name(cell: object, value: str | None) -> None:
     assert as_value(cell) == value
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_languages_are_told_where_the_text_says_enough(
-    processes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(language, "_AT_ONCE", 1)
+def test_languages_are_told_where_the_text_says_enough() -> None:
     texts = {
         "en": "The invoice is wrong, and nobody answers my messages.",
         "de": "Die Rechnung ist falsch, und niemand antwortet auf meine Nachrichten.",
@@ -103,7 +99,8 @@ def test_languages_are_told_where_the_text_says_enough(
         "ja": "請求書が間違っていて、誰も返事をくれません。",
         None: "12 34 56",
     }
-    assert list(languages(texts.values(), processes)) == list(texts)
+    with told_apart() as languages:
+        assert languages(list(texts.values())) == list(texts)
 
 
 def test_many_texts_at_once_are_told_as_each_by_itself() -> None:

@@ -38,7 +38,12 @@ class Sides:
 
 
 def clean(
-    train: Table, held: Table | None, general: Table | None, data: Data, scratch: Path
+    train: Table,
+    held: Table | None,
+    general: Table | None,
+    data: Data,
+    scratch: Path,
+    processes: int = 1,
 ) -> Sides:
     """Apply all rules that compare rows; where there is no ``held``, hold out a share of train.
 
@@ -52,7 +57,7 @@ def clean(
     train.apply(rules.LENGTH_OUTLIERS, length_outliers(train))
     train.apply(rules.RATIO_OUTLIERS, ratio_outliers(train))
     similarity = data.cleaning.near_duplicates.similarity
-    corpus = Corpus(tables, similarity, scratch / "bands")
+    corpus = Corpus(tables, similarity, scratch / "bands", processes)
     train.apply(rules.NEAR_DUPLICATES, corpus.near_duplicates())
     if held is None:
         side = _side(train, data.eval_fraction)

@@ -6,6 +6,7 @@ policy. Columns of numbers are in memory, texts stay on disk.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,12 @@ from finetune_trainer.prepare.cleaning.near import (
 from finetune_trainer.prepare.cleaning.outliers import outlying
 from finetune_trainer.prepare.cleaning.rejects import Account, Ledger
 from finetune_trainer.prepare.lists import cells, column_of
+from finetune_trainer.prepare.workers import in_order
 
 Mask = npt.NDArray[np.bool_]
 Finding = tuple[int, str]
+_AT_ONCE = 1000
+"""Rows whose texts are read together."""
 _EQUAL = 2.0
 """More than any likeness: the content is equal, also in case and white space."""
 
@@ -118,7 +122,9 @@ class Corpus:
     Samples of one declared group are meant to be related: they are never compared.
     """
 
-    def __init__(self, tables: Sequence[Table], similarity: float, scratch: Path) -> None:
+    def __init__(
+        self, tables: Sequence[Table], similarity: float, scratch: Path, processes: int = 1
+    ) -> None:
         self._tables = tables
         self._similarity = similarity
         rows = [np.flatnonzero(table.alive) for table in tables]
@@ -127,7 +133,7 @@ class Corpus:
         self.part = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
         """The number of that table."""
         self._group = self._column("group")
-        self._sketches = Sketches(scratch, similarity, self._texts())
+        self._sketches = Sketches(scratch, similarity, self._texts(processes))
         self._likeness = Likeness(self._text)
         self.clusters: list[int] = []
         """Sizes of the groups of near duplicates, once those were looked for."""
@@ -199,14 +205,20 @@ class Corpus:
         parts = [t.column(name)[self.rows[self.part == n]] for n, t in enumerate(self._tables)]
         return np.asarray(np.concatenate(parts))
 
-    def _texts(self) -> Iterator[bytes]:
-        for number, table in enumerate(self._tables):
-            rows = self.rows[self.part == number]
-            texts = table.samples.select_columns(["messages", "text"])
-            for start in range(0, len(rows), 1000):
-                batch = texts[rows[start : start + 1000]]
-                for messages, text in zip(batch["messages"], batch["text"], strict=True):
-                    yield plain(text_of({"messages": messages, "text": text}))
+    def _texts(self, processes: int) -> Iterator[bytes]:
+        tables = [table.samples.select_columns(["messages", "text"]) for table in self._tables]
+        starts = range(0, len(self.rows), _AT_ONCE)
+
+        def texts(start: int) -> list[bytes]:
+            part, rows = (each[start : start + _AT_ONCE] for each in (self.part, self.rows))
+            batches = (tables[number][rows[part == number]] for number in np.unique(part))
+            return [
+                plain(text_of({"messages": messages, "text": text}))
+                for batch in batches
+                for messages, text in zip(batch["messages"], batch["text"], strict=True)
+            ]
+
+        return itertools.chain.from_iterable(in_order(texts, starts, processes))
 
     def _text(self, number: int) -> bytes:
         return plain(self._tables[self.part[number]].text(self.rows[number]))

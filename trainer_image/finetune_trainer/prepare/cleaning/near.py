@@ -20,7 +20,8 @@ _MAX_BYTES = 64 * 1024
 """Of longer texts the beginning is compared."""
 _HASHES = 128
 _SEED = 20250
-_BATCH_BYTES = 4 * 2**20
+_BATCH_BYTES = 2**20
+"""Of texts whose pieces, eight times as much, are in memory together: few are much faster."""
 _FOUND = 0.95
 
 Mask = npt.NDArray[np.bool_]
@@ -98,9 +99,17 @@ def pairs_across(sketches: Sketches, among: Mask, side: Mask) -> Iterator[Pairs]
 
 def likeness(one: bytes, other: bytes) -> float:
     """The share of 8-byte pieces that two texts have in common (Jaccard), from 0 to 1."""
-    first, second = np.unique(_pieces([one])[0]), np.unique(_pieces([other])[0])
+    first, second = _distinct(one), _distinct(other)
     common = len(np.intersect1d(first, second, assume_unique=True))
     return common / (len(first) + len(second) - common)
+
+
+def _distinct(text: bytes) -> Hashes:
+    # Much faster than numpy's unique, which hashes first.
+    pieces = np.sort(_pieces([text])[0])
+    new = np.ones(len(pieces), dtype=bool)
+    new[1:] = pieces[1:] != pieces[:-1]
+    return pieces[new]
 
 
 class Likeness:
@@ -163,20 +172,23 @@ def _pieces(texts: list[bytes]) -> tuple[Hashes, Pairs]:
     """All overlapping 8-byte pieces, hashed, and where those of each text begin."""
     padded = [text.ljust(_PIECE, b"\0") for text in texts]
     lengths = np.fromiter((len(text) for text in padded), dtype=np.int64, count=len(padded))
-    content = np.frombuffer(b"".join(padded), dtype=np.uint8)
-    windows = np.lib.stride_tricks.sliding_window_view(content, _PIECE)
+    content = b"".join(padded)
+    # Each begins one byte behind the one before.
+    pieces = np.ndarray(len(content) - _PIECE + 1, "<u8", content, strides=(1,))
     starts = np.cumsum(lengths) - lengths
-    inside = np.ones(len(windows), dtype=bool)
+    inside = np.ones(len(pieces), dtype=bool)
     for shift in range(1, _PIECE):
         # Pieces that begin in the last bytes of a text reach into the next one.
         inside[starts[1:] - shift] = False
-    pieces = np.ascontiguousarray(windows[inside]).view("<u8").reshape(-1).astype(np.uint64)
     offsets = np.concatenate([[0], np.cumsum(lengths - _PIECE + 1)])
-    return mixed(pieces), offsets
+    return mixed(pieces[inside].astype(np.uint64, copy=False)), offsets
 
 
 def mixed(values: Hashes) -> Hashes:
     """A bijection that spreads similar numbers (the finalizer of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    values = values ^ (values >> np.uint64(30))
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values

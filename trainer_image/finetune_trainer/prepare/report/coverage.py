@@ -88,10 +88,7 @@ def _first_segments(side: Side, samples: Ints) -> Ints:
 
 def _bags(side: Side, places: Ints) -> _Bags:
     """The prompt tokens of the segments at these places of ``kept``; all, where all are learnt."""
-    table = side.tokenized.table.with_format("arrow")
-    rows = table[side.tokenized.kept[places]]
-    tokens, lengths = _flat(rows.column("input_ids"))
-    supervised, _ = _flat(rows.column("supervised"))
+    tokens, supervised, lengths = side.tokenized.segments(places)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     read = supervised == 0
     # The first token is never learnt.
@@ -102,12 +99,6 @@ def _bags(side: Side, places: Ints) -> _Bags:
     pairs = pairs[np.diff(pairs, prepend=-1) != 0]
     counts = np.bincount(pairs >> 32, minlength=len(lengths))
     return _Bags(pairs & (2**32 - 1), np.concatenate([[0], np.cumsum(counts)]))
-
-
-def _flat(column: Any) -> tuple[Ints, Ints]:
-    lists = column.combine_chunks()
-    lengths = np.asarray(lists.value_lengths(), dtype=np.int64)
-    return np.asarray(lists.flatten(), dtype=np.int64), lengths
 
 
 def _of_batches(side: Side, work: Callable[[_Bags], _Found], processes: int) -> Iterator[_Found]:

@@ -7,6 +7,7 @@ compared.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -28,9 +29,10 @@ _WORD = re.compile(
 _SIZES = ((2, 2), (3, 5), (6, 20), (21, 100), (101, None))
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words, without punctuation."""
-    return _WORD.findall(text[:_MAX_CHARS].lower())
+def words(text: str, most: int | None = None) -> list[str]:
+    """Lower-case words, without punctuation: all, or the first ``most``."""
+    found = _WORD.finditer(text[:_MAX_CHARS].lower())
+    return [word.group() for word in itertools.islice(found, most)]
 
 
 def diversity(texts: Iterable[Text]) -> dict[str, Any]:
@@ -41,10 +43,10 @@ def diversity(texts: Iterable[Text]) -> dict[str, Any]:
     rows = counted = 0
     for text in texts:
         rows += 1
-        answer = words(text.learnt)
+        room = max(0, MAX_WORDS - counted)
+        answer = words(text.learnt, max(room, _BEGINNING))
         if answer:
             beginnings[" ".join(answer[:_BEGINNING])] += 1
-        room = max(0, MAX_WORDS - counted)
         counted += len(answer[:room])
         for index, order in enumerate(_ORDERS):
             grams = list(zip(*(answer[n:room] for n in range(order)), strict=False))

@@ -7,8 +7,9 @@ the same report.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,10 @@ from finetune_trainer.prepare.report.balance import (
 from finetune_trainer.prepare.report.cautions import cautions
 from finetune_trainer.prepare.report.coverage import MAX_PROMPTS, coverage
 from finetune_trainer.prepare.report.diversity import clusters, diversity
-from finetune_trainer.prepare.report.language import MAX_CHARS, forget, languages
+from finetune_trainer.prepare.report.language import MAX_CHARS, told_apart
 from finetune_trainer.prepare.report.rows import Ints, Rows, Side, rows_of, source_of_segments
 from finetune_trainer.prepare.report.terms import count_terms
+from finetune_trainer.prepare.workers import in_order
 
 VERSION = 3
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -40,6 +42,19 @@ _MAX_CHARS = 1500
 _BINS = 24
 SAMPLE = 10_000
 """Rows of a fair sample, by which languages and the diversity of answers are told."""
+_AT_ONCE = 1000
+"""Rows whose languages are told together."""
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What is told of the words of a fair sample of rows."""
+
+    diversity: dict[str, Any]
+    asked: list[str | None]
+    """Languages of the prompts; empty where there are none."""
+    answers: list[str | None]
+    """Languages of the answers."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +83,16 @@ def report_facts(
     rows = rows_of(train)
     columns = read_columns(rows, data.report.columns)
     fair = rows.fair(SAMPLE)
+    words = _words(data, rows, fair, processes)
     held_rows = rows_of(held)
     facts |= {
         "plan": found.plan,
-        "balance": _balance(data, train, rows, columns, fair, processes),
+        "balance": _balance(data, train, rows, columns, fair, words),
         "terms": count_terms(data.report.terms, rows.texts(data.loss_on), columns)
         if data.report.terms
         else [],
         "diversity": {
-            "answers": diversity(rows.texts(data.loss_on, fair)),
+            "answers": words.diversity,
             "nearDuplicates": clusters(found.clusters),
             "coverage": coverage(
                 train, held, held_rows.numbers[held_rows.fair(MAX_PROMPTS)], processes
@@ -93,22 +109,40 @@ def planned_anew(report: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]
     return facts | {"warnings": cautions(facts)}
 
 
+def _words(data: Data, rows: Rows, fair: Ints, processes: int) -> _Words:
+    """In worker processes, which read the texts themselves."""
+    parts = [fair[start : start + _AT_ONCE] for start in range(0, len(fair), _AT_ONCE)]
+    with told_apart() as languages:
+
+        def diverse() -> dict[str, Any]:
+            return diversity(rows.texts(data.loss_on, fair))
+
+        def spoken(at: Ints) -> tuple[bool, list[str | None], list[str | None]]:
+            texts = rows.texts("Assistant", at)
+            heads = [(text.read[:MAX_CHARS], text.learnt[:MAX_CHARS]) for text in texts]
+            asked, answers = ([head[n] for head in heads] for n in (0, 1))
+            return any(asked), languages(asked), languages(answers)
+
+        tasks: list[Callable[[], Any]] = [diverse, *(partial(spoken, part) for part in parts)]
+        facts, *told = in_order(lambda number: tasks[number](), range(len(tasks)), processes)
+    has_prompts, asked, answers = zip(*told, strict=True)
+    return _Words(
+        facts,
+        [*itertools.chain.from_iterable(asked)] if any(has_prompts) else [],
+        [*itertools.chain.from_iterable(answers)],
+    )
+
+
 def _balance(
-    data: Data, train: Side, rows: Rows, columns: list[Values], fair: Ints, processes: int
+    data: Data, train: Side, rows: Rows, columns: list[Values], fair: Ints, words: _Words
 ) -> list[dict[str, Any]]:
-    heads = [
-        (text.read[:MAX_CHARS], text.learnt[:MAX_CHARS]) for text in rows.texts("Assistant", fair)
-    ]
-    asked, answers = [read for read, _ in heads], [learnt for _, learnt in heads]
-    told = [
+    return [
         by_source(rows, [report.name for report in train.split.reports]),
         *(by_column(rows, values) for values in columns),
-        *([by_language("prompts", rows, fair, languages(asked, processes))] if any(asked) else []),
-        by_language("answers", rows, fair, languages(answers, processes)),
+        *([by_language("prompts", rows, fair, words.asked)] if words.asked else []),
+        by_language("answers", rows, fair, words.answers),
         by_length(rows, data.sequence_length),
     ]
-    forget()
-    return told
 
 
 def _told_of_tokens(data: Data, sides: Sequence[Side], found: Found) -> dict[str, Any]:

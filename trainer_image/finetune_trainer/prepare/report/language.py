@@ -5,42 +5,32 @@ A naive Bayes over character pieces, so words alone are often unsure; those are 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
-from functools import cache
-from typing import Any
-
-from finetune_trainer.prepare.workers import in_order
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 MAX_CHARS = 1000
 """Of a text; more changes the answer rarely and costs time."""
-_AT_ONCE = 1000
 _SURE = 0.5
 """Probability among all languages from which an answer counts; code and figures stay far below."""
 
-
-def languages(texts: Iterable[str], processes: int = 1) -> Iterator[str | None]:
-    """ISO 639 codes, such as ``en``; None where the text is too short or fits several languages."""
-    identifier = _identifier()
-    heads = (text[:MAX_CHARS] for text in texts)
-
-    def told(group: list[str]) -> list[str | None]:
-        return [
-            str(language) if probability >= _SURE else None
-            for language, probability in identifier.classify_all(group)
-        ]
-
-    groups = iter(lambda: list(itertools.islice(heads, _AT_ONCE)), [])
-    return itertools.chain.from_iterable(in_order(told, groups, processes))
+Languages = Callable[[Sequence[str]], list[str | None]]
+"""ISO 639 codes, such as ``en``; None where the text is too short or fits several languages."""
 
 
-def forget() -> None:
-    """Give back what telling languages needs, some 150 MB."""
-    _identifier.cache_clear()
-
-
-@cache
-def _identifier() -> Any:
+@contextmanager
+def told_apart() -> Iterator[Languages]:
+    """Tells the languages of texts. What it needs, some 150 MB, is in memory as long; worker
+    processes that begin meanwhile share it."""
     from finetune_trainer.prepare.report.identifier import Identifier  # a second of import
 
-    return Identifier.load()
+    identifier = Identifier.load()
+
+    def languages(texts: Sequence[str]) -> list[str | None]:
+        return [
+            str(language) if probability >= _SURE else None
+            for language, probability in identifier.classify_all(
+                [text[:MAX_CHARS] for text in texts]
+            )
+        ]
+
+    yield languages
