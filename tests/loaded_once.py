@@ -8,5 +8,5 @@ from finetune_trainer.prepare.report import language
 
 
 def keep_identifier() -> None:
-    """Languages are told by one model a process, which no ``forget`` gives back."""
-    language._identifier = cache(cache(language._identifier.__wrapped__))
+    """Languages are told by one model a process, which no stage gives back."""
+    language._load = cache(language._load)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 MAX_CHARS = 1000
 """Of a text; more changes the answer rarely and costs time."""
@@ -21,9 +22,7 @@ Languages = Callable[[Sequence[str]], list[str | None]]
 def told_apart() -> Iterator[Languages]:
     """Tells the languages of texts. What it needs, some 150 MB, is in memory as long; worker
     processes that begin meanwhile share it."""
-    from finetune_trainer.prepare.report.identifier import Identifier  # a second of import
-
-    identifier = Identifier.load()
+    identifier = _load()
 
     def languages(texts: Sequence[str]) -> list[str | None]:
         return [
@@ -34,3 +33,9 @@ def told_apart() -> Iterator[Languages]:
         ]
 
     yield languages
+
+
+def _load() -> Any:
+    from finetune_trainer.prepare.report.identifier import Identifier  # a second of import
+
+    return Identifier.load()
