@@ -240,7 +240,8 @@ class KubernetesCluster:
             found = await self._request("GET", kind, _path(kind, namespace, name))
         except NotThere:
             return None
-        return Claim(tuple((found.get("spec") or {}).get("accessModes") or ()))
+        modes = (found.get("spec") or {}).get("accessModes") or ()
+        return Claim(tuple(modes), bound=(found.get("status") or {}).get("phase") == "Bound")
 
     async def config_map_keys(self, namespace: str, name: str) -> frozenset[str] | None:
         data = await self.config_map(namespace, name)

@@ -25,7 +25,7 @@ from .policies.ancestry import output_of
 from .policies.facts import Facts, NamespaceBudget, Obstacle, PublishedResult
 from .policies.gpu_budget import CONFIG_MAP, read_hours
 from .policies.human import wants_ratings
-from .policies.pending import warning_about
+from .policies.pending import claims_waited_for, warning_about
 from .policies.queue import held_by_queue
 from .policies.ratings import Ratings, read_ratings
 from .policies.reuse import published_result, wants_results
@@ -155,6 +155,10 @@ class Gatherer:
             said = await self._ask("warning", job.key.namespace, uid)
             warning = (said.reason, said.message) if isinstance(said, Obstacle) else said
             observed = replace(observed, warning=warning)
+        if names := claims_waited_for(facts):
+            found = [(name, await self._ask("claim", job.key.namespace, name)) for name in names]
+            unbound = (name for name, it in found if isinstance(it, Claim) and not it.bound)
+            observed = replace(observed, unbound=tuple(unbound))
         if held_by_queue(facts) and facts.stage.job is not None:
             admission = await self._ask("admission", job.key.namespace, facts.stage.job.uid)
             observed = replace(observed, admission=admission)

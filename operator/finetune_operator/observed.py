@@ -183,6 +183,8 @@ class Observed:
     """Reason and message of the newest Warning event that explains why pods do not come up."""
     admission: Admission | None = None
     """Of the present attempt's Job, where a queue holds it; None: not asked, or not readable."""
+    unbound: tuple[str, ...] = ()
+    """Claims of the stage's pods that have no volume, asked for where pods wait for one."""
 
     def job(self, name: str, owner_uid: str) -> ChildJob | None:
         for job in self.jobs:

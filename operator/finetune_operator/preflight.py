@@ -21,6 +21,8 @@ from .memory_plan import Memory, Setup, Shape, predict
 
 LARGEST = 3
 """Parts that a sentence names."""
+MOST = (1 << 63) - 1
+"""Bytes that a status has room for. A model that needs more is none."""
 
 
 def predicted(
@@ -28,7 +30,8 @@ def predicted(
 ) -> MemoryStatus | None:
     """What a rank will need, and the nearest smaller fit where that is too much.
 
-    None as long as prepare has not told the model's shape.
+    None as long as prepare has not told the model's shape, or where somebody made it up: numbers
+    that contradict each other, or beyond all bounds.
     """
     shape = _shape(model)
     if shape is None:
@@ -38,6 +41,8 @@ def predicted(
     host, host_available = None, None
     if fit.on_gpu:
         host, host_available = host_bytes(shape, setup, fit), _share_of_pod(spec)
+    if max(need.total, host or 0) > MOST:
+        return None
     short = available is not None and need.total > available
     return MemoryStatus(
         predicted_bytes=need.total,
@@ -145,9 +150,10 @@ def _shape(model: ModelStatus | None) -> Shape | None:
         return None
     told = model.shape.model_dump(exclude_none=True)
     try:
-        return Shape(parameters=model.parameters, **told)
+        shape = Shape(parameters=model.parameters, **told)
     except TypeError:  # an incomplete report
         return None
+    return shape if shape.quantized <= shape.parameters else None
 
 
 def _setup(spec: FineTuneJobSpec, data: DataStatus | None, fit: Fit) -> Setup:

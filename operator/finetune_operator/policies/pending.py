@@ -36,8 +36,9 @@ CONFIG_REASONS = frozenset(
 _NOISE = re.compile(
     r"^(Back-off pulling image \"[^\"]*\": )?(ErrImagePull: )?(rpc error: code = \w+ desc = )?"
 )
-_ASIDES = re.compile(r" (no new claims to deallocate|preemption:).*$", re.DOTALL)
+_ASIDES = re.compile(r"( (no new claims to deallocate|preemption:).*|\. not found)$", re.DOTALL)
 """What the scheduler also tried; the numbers before it are what counts."""
+_CLAIM = "persistentvolumeclaim"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,13 @@ def warning_about(facts: Facts, *, soon: bool = False) -> str | None:
     return None
 
 
+def claims_waited_for(facts: Facts) -> tuple[str, ...]:
+    """Claims of which the scheduler says that one has no volume."""
+    pods = (pod for pod in facts.stage.pods if pod.unscheduled and not pod.node)
+    waits = any(_CLAIM in pod.unscheduled[1].lower() for pod in pods if pod.unscheduled)
+    return _mounted(facts) if waits else ()
+
+
 def _unread(facts: Facts, job: ChildJob) -> Waiting | None:
     """The operator may not list Events."""
     warning = facts.observed.warning
@@ -130,7 +138,7 @@ def _unscheduled(pods: list[ChildPod], facts: Facts) -> Waiting | None:
     _, message, _ = waiting[0].unscheduled or ("", "", None)
     count = f"{len(waiting)} of {len(pods)} pods cannot be scheduled"
     text = _ASIDES.sub("", message).rstrip(". ")
-    if "persistentvolumeclaim" in message.lower():
+    if _CLAIM in message.lower():
         return Waiting(Reason.VOLUME_PENDING, f"{count}: {text}; look at {_claims(facts, message)}")
     return Waiting(Reason.UNSCHEDULABLE, advised(f"{count}: {text}"))
 
@@ -147,16 +155,22 @@ def _gated(gated: list[ChildPod], of: int) -> Waiting | None:
 
 
 def _claims(facts: Facts, message: str) -> str:
-    """The claims that the stage's pods mount; of these, the one that the scheduler names."""
+    """The one that the scheduler names, or those without a volume, or all."""
+    mounted = _mounted(facts)
+    named = [name for name in mounted if f'"{name}"' in message]
+    told = named or facts.observed.unbound or mounted
+    return f"PersistentVolumeClaim{'s' if told[1:] else ''} {', '.join(told)}"
+
+
+def _mounted(facts: Facts) -> tuple[str, ...]:
+    """The claims that the stage's pods mount."""
     plan = facts.known_plan
     names = [plan.claim_name]
     if facts.stage.name is StageName.PREPARE:
         names += [source.claim for source in plan.sources if source.claim]
     if facts.stage.name is StageName.EXPORT and plan.output_claim:
         names.append(plan.output_claim)
-    all_of_them = list(dict.fromkeys(names))
-    told = [name for name in all_of_them if f'"{name}"' in message] or all_of_them
-    return f"PersistentVolumeClaim{'s' if told[1:] else ''} {', '.join(told)}"
+    return tuple(dict.fromkeys(names))
 
 
 def _image(pods: list[ChildPod], facts: Facts) -> Waiting | None:

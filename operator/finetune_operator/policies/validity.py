@@ -20,6 +20,8 @@ class Claim:
     """A PersistentVolumeClaim, as far as it matters here."""
 
     access_modes: tuple[str, ...]
+    bound: bool = True
+    """It has a volume."""
 
 
 @dataclass(frozen=True)

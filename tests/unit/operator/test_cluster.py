@@ -25,6 +25,7 @@ from finetune_operator.errors import (
     Unavailable,
 )
 from finetune_operator.observed import Admission
+from finetune_operator.policies.validity import Claim
 
 OWNED = {"ownerReferences": [{"uid": UID}]}
 CONFIG_MAP = {
@@ -363,7 +364,9 @@ async def test_claims_and_config_maps_are_cut_down_to_what_matters(
     budget = {"data": {"gpuHours": "100", "a": "b"}}
     script.on("GET", "/api/v1/namespaces/ns/configmaps/budget", (200, budget))
     found = await cluster.claim("ns", "claim")
-    assert found is not None and found.access_modes == ("ReadWriteMany",)
+    assert found == Claim(("ReadWriteMany",), bound=True)
+    claim["status"]["phase"] = "Pending"
+    assert await cluster.claim("ns", "claim") == Claim(("ReadWriteMany",), bound=False)
     assert await cluster.config_map_keys("ns", "map") == {"a"}
     assert await cluster.config_map("ns", "map") == {"a": "secret"}
     assert await cluster.gpu_hours("ns", "map") is None

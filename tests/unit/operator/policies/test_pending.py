@@ -54,7 +54,7 @@ def gang(*pods: Any, warning: tuple[str, str] | None = None, **fields: Any) -> F
     return make_facts(status_in(T), jobs=(job,), pods=pods, warning=warning)
 
 
-def preparing(message: str) -> Facts:
+def preparing(message: str, **observed: Any) -> Facts:
     """A prepare pod that mounts three claims."""
     spec = make_spec(
         model={"uri": "pvc://models/base"},
@@ -62,7 +62,7 @@ def preparing(message: str) -> Facts:
     )
     pod = pending_pod(0, StageName.PREPARE, **unscheduled(message))
     job = make_child_job(StageName.PREPARE)
-    return make_facts(status_in(StageName.PREPARE), jobs=(job,), pods=(pod,), spec=spec)
+    return make_facts(status_in(StageName.PREPARE), jobs=(job,), pods=(pod,), spec=spec, **observed)
 
 
 ROWS = [
@@ -130,6 +130,12 @@ ROWS = [
         Reason.VOLUME_PENDING,
         "look at PersistentVolumeClaims work, models, datasets",
         id="one of several claims without a volume",
+    ),
+    pytest.param(
+        preparing(UNBOUND, unbound=("models",)),
+        Reason.VOLUME_PENDING,
+        "pod has unbound immediate PersistentVolumeClaims; look at PersistentVolumeClaim models",
+        id="the claim without a volume, among several",
     ),
     pytest.param(
         preparing('persistentvolumeclaim "datasets" not found'),

@@ -11,12 +11,15 @@ from builders import (
     main_condition,
     make_child_job,
     make_facts,
+    make_plan,
     make_spec,
     status_in,
 )
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from finetune_operator.api.schema import quantity_value
-from finetune_operator.api.types import FineTuneJobStatus, StageName
+from finetune_operator.api.types import FineTuneJobStatus, MemoryStatus, StageName
 from finetune_operator.status import decide
 
 SHAPE = {
@@ -60,6 +63,35 @@ def prepared(spec: dict[str, Any], model: dict[str, Any] | None = None) -> dict[
 def told(status: dict[str, Any]) -> tuple[str, str, str]:
     found = main_condition(status, "PreflightPassed")
     return found["status"], found["reason"], found["message"]
+
+
+SPECS = [
+    spec_with(),
+    make_spec(
+        workers={"ranksPerWorker": None, "gpusPerWorker": 2, "memoryPerGpu": "80Gi"},
+        method={"lora": {"rank": 16, "quantization": "NF4"}},
+    ),
+    make_spec(
+        workers={"ranksPerWorker": None, "gpusPerWorker": 2, "memoryPerGpu": "80Gi"},
+        deepspeed={"zeroStage": 3, "offloadOptimizer": "CPU", "offloadParameters": "CPU"},
+    ),
+]
+NUMBERS = st.one_of(st.integers(0, 64), st.integers(0, 2**40), st.just(2**63 - 1))
+COUNTED = [*(name for name in SHAPE if type(SHAPE[name]) is int), "keyValue", "quantized",
+           "quantizedBytes", "largestQuantized"]  # fmt: skip
+
+
+@given(st.sampled_from(SPECS), NUMBERS, st.fixed_dictionaries(dict.fromkeys(COUNTED, NUMBERS)))
+@example(SPECS[1], 7, dict.fromkeys(COUNTED, 8) | {"quantizedBytes": 1})
+def test_whatever_is_told_of_a_model_the_status_has_room_for_what_follows(
+    spec: dict[str, Any], parameters: int, shape: dict[str, int]
+) -> None:
+    """Somebody may have written it by hand: a decision that fails would be tried for ever."""
+    model = MODEL | {"parameters": parameters, "shape": SHAPE | shape}
+    told = FineTuneJobStatus.model_validate({"model": model, "data": DATA})
+    memory = make_plan(spec, told).resolved.memory or MemoryStatus()
+    sizes = [memory.predicted_bytes, memory.host_bytes, *(memory.parts or {}).values()]
+    assert all(0 <= size < 2**63 for size in sizes if size is not None)
 
 
 def test_before_prepare_nobody_knows() -> None:

@@ -12,6 +12,7 @@ from unit.operator.reconcile.lives import Operator
 
 from finetune_operator.engine.store import Key
 from finetune_operator.errors import Refused, Unavailable
+from finetune_operator.policies.validity import Claim
 
 
 async def test_a_refusal_is_told_once_tried_again_and_heals(world: FakeCluster) -> None:
@@ -69,6 +70,23 @@ async def test_a_recreated_job_waits_for_the_children_of_its_predecessor(
     await operator.settle()
     (job,) = world.child_jobs(KEY)
     assert job.owner_uid == world.stored(KEY).uid
+
+
+async def test_the_claim_without_a_volume_is_named_among_those_that_a_pod_mounts(
+    world: FakeCluster,
+) -> None:
+    world.claims["models"] = Claim(("ReadWriteMany",), bound=False)
+    operator = Operator(world)
+    world.room = 0
+    await operator.settle()
+    world.make_pods()
+    (pod,) = (raw for (kind, *_), raw in world.objects.items() if kind == "Pod")
+    (condition,) = pod["status"]["conditions"]
+    condition["message"] = "pod has unbound immediate PersistentVolumeClaims"
+    world.pass_time(30)
+    await operator.settle()
+    reason = world.stored(KEY).status["pendingReason"]
+    assert reason.endswith("PersistentVolumeClaims; look at PersistentVolumeClaim models")
 
 
 async def test_jobs_that_ask_for_the_same_claim_share_the_answer_but_not_an_error(
