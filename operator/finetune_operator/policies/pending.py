@@ -37,7 +37,7 @@ _NOISE = re.compile(
     r"^(Back-off pulling image \"[^\"]*\": )?(ErrImagePull: )?(rpc error: code = \w+ desc = )?"
 )
 _ASIDES = re.compile(r"( (no new claims to deallocate|preemption:).*|\. not found)$", re.DOTALL)
-"""What the scheduler also tried; the numbers before it are what counts."""
+"""What the scheduler also tried, and an end that says nothing more; what counts stands before."""
 _CLAIM = "persistentvolumeclaim"
 
 

@@ -99,8 +99,7 @@ def test_languages_are_told_where_the_text_says_enough() -> None:
         "ja": "請求書が間違っていて、誰も返事をくれません。",
         None: "12 34 56",
     }
-    with told_apart() as languages:
-        assert languages(list(texts.values())) == list(texts)
+    assert told_apart()(list(texts.values())) == list(texts)
 
 
 def test_many_texts_at_once_are_told_as_each_by_itself() -> None:

@@ -112,19 +112,19 @@ def planned_anew(report: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]
 def _words(data: Data, rows: Rows, fair: Ints, processes: int) -> _Words:
     """In worker processes, which read the texts themselves."""
     parts = [fair[start : start + _AT_ONCE] for start in range(0, len(fair), _AT_ONCE)]
-    with told_apart() as languages:
+    languages = told_apart()
 
-        def diverse() -> dict[str, Any]:
-            return diversity(rows.texts(data.loss_on, fair))
+    def diverse() -> dict[str, Any]:
+        return diversity(rows.texts(data.loss_on, fair))
 
-        def spoken(at: Ints) -> tuple[bool, list[str | None], list[str | None]]:
-            texts = rows.texts("Assistant", at)
-            heads = [(text.read[:MAX_CHARS], text.learnt[:MAX_CHARS]) for text in texts]
-            asked, answers = ([head[n] for head in heads] for n in (0, 1))
-            return any(asked), languages(asked), languages(answers)
+    def spoken(at: Ints) -> tuple[bool, list[str | None], list[str | None]]:
+        texts = rows.texts("Assistant", at)
+        heads = [(text.read[:MAX_CHARS], text.learnt[:MAX_CHARS]) for text in texts]
+        asked, answers = ([head[n] for head in heads] for n in (0, 1))
+        return any(asked), languages(asked), languages(answers)
 
-        tasks: list[Callable[[], Any]] = [diverse, *(partial(spoken, part) for part in parts)]
-        facts, *told = in_order(lambda number: tasks[number](), range(len(tasks)), processes)
+    tasks: list[Callable[[], Any]] = [diverse, *(partial(spoken, part) for part in parts)]
+    facts, *told = in_order(lambda number: tasks[number](), range(len(tasks)), processes)
     has_prompts, asked, answers = zip(*told, strict=True)
     return _Words(
         facts,

@@ -5,8 +5,7 @@ A naive Bayes over character pieces, so words alone are often unsure; those are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 MAX_CHARS = 1000
@@ -18,10 +17,9 @@ Languages = Callable[[Sequence[str]], list[str | None]]
 """ISO 639 codes, such as ``en``; None where the text is too short or fits several languages."""
 
 
-@contextmanager
-def told_apart() -> Iterator[Languages]:
-    """Tells the languages of texts. What it needs, some 150 MB, is in memory as long; worker
-    processes that begin meanwhile share it."""
+def told_apart() -> Languages:
+    """What tells the languages of texts. It needs some 150 MB as long as somebody holds it; worker
+    processes that begin meanwhile share them."""
     identifier = _load()
 
     def languages(texts: Sequence[str]) -> list[str | None]:
@@ -32,7 +30,7 @@ def told_apart() -> Iterator[Languages]:
             )
         ]
 
-    yield languages
+    return languages
 
 
 def _load() -> Any:
