@@ -15,7 +15,7 @@ quickstart: ## fine-tune a small model on a local cluster and prove that it lear
 	@$(BOOTSTRAP) --root cluster -- python -m quickstart $(ARGS)
 
 test: ## all tests, end to end on two clusters of their own [ARGS=-k...]
-	@$(BOOTSTRAP) --root tests -- python -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BOOTSTRAP) --root tests -- python -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder --install-chromium $(ARGS)
 
 test-unit: ## the tests that need neither a cluster nor a gang of ranks
 	@$(BOOTSTRAP) tests -- python -m pytest tests -m "not e2e and not gpu and not gang" --ignore tests/parity -n auto --dist worksteal -o faulthandler_timeout=420 $(ARGS)

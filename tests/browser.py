@@ -13,24 +13,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-MISSING = "no chromium on this machine: install Debian's package chromium to drive the page"
+MISSING = "no chromium on this machine: `make test` installs it (Debian's package chromium)"
 SECONDS = 30.0
 _TEXTS = {"Enter": "\r", "Tab": "\t"}
+
+
+def find() -> str | None:
+    """The program."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
 
 class Browser:
     """One page. ``home`` takes the browser's profile, which outlives it, and what it downloads."""
 
-    def __init__(self, home: Path) -> None:
-        assert CHROMIUM is not None, MISSING
+    def __init__(self, chromium: str, home: Path) -> None:
         self.downloads = home / "downloads"
         self.downloads.mkdir(parents=True, exist_ok=True)
         theirs, self._to = map(_high, os.pipe())
         self._from, its = map(_high, os.pipe())
         self._process = subprocess.Popen(
             [
-                *("bash", "-c", f'exec "$@" 3<&{theirs} 4>&{its}', "bash", CHROMIUM),
+                *("bash", "-c", f'exec "$@" 3<&{theirs} 4>&{its}', "bash", chromium),
                 *("--headless=new", "--window-size=1180,900", "--no-sandbox", "--disable-gpu"),
                 *("--no-first-run", "--disable-dev-shm-usage", "--disable-background-networking"),
                 *("--remote-debugging-pipe", f"--user-data-dir={home / 'profile'}", "about:blank"),

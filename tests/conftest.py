@@ -7,6 +7,7 @@ import os
 from collections.abc import Generator
 from typing import Any
 
+import browser
 import loaded_once
 import pytest
 from cluster_scheduling import ON_A_CLUSTER, OneForEachCluster, scope_of
@@ -15,6 +16,8 @@ from xdist.remote import Producer
 from xdist.scheduler import Scheduling
 
 from finetune_trainer import lean_imports
+from local_cluster.debian import prepare_host
+from local_cluster.errors import LocalClusterError
 
 # A busy machine is slow at any moment, and no property is about time.
 settings.register_profile("untimed", deadline=None)
@@ -42,6 +45,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         help="only this row of the fault matrix, also if this build has passed it before",
+    )
+    parser.addoption(
+        "--install-chromium",
+        action="store_true",
+        help="Debian's, where there is none, instead of leaving out what pages look like",
     )
 
 
@@ -75,6 +83,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def one_identifier() -> None:
     loaded_once.keep_identifier()
+
+
+@pytest.fixture(scope="session")
+def chromium(pytestconfig: pytest.Config) -> str:
+    """The browser in which the project's pages are looked at."""
+    if browser.find() is None and pytestconfig.getoption("--install-chromium"):
+        try:
+            prepare_host(["chromium"])
+        except LocalClusterError as error:
+            pytest.skip(str(error))
+    return browser.find() or pytest.skip(browser.MISSING)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from local_cluster.binaries import Binaries
 from local_cluster.images import push
 from local_cluster.registry import repository_and_tag, tags
 from local_cluster.seed import refresh_seed
-from quickstart import release
+from quickstart import release, room
 from quickstart.errors import QuickstartError
 from quickstart.images import DATA_REPOSITORY
 from quickstart.kube import Kube, refusal
@@ -76,7 +76,10 @@ class Local:
         self._cluster = LocalCluster(name)
 
     def look(self) -> None:
-        """`programs` begins with that."""
+        folder = self._cluster.cache.root
+        # Once anything is built, what is left to build asks for its own share.
+        if not folder.joinpath("containers").exists() and self._cluster.binaries.missing():
+            room.require(folder)
 
     def programs(self, report: Reporter) -> None:
         def said(stage: str, detail: str) -> None:

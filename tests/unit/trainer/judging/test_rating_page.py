@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import browser
 import pytest
 from browser import Browser
 
@@ -15,8 +14,6 @@ from finetune_operator.policies.ratings import find_fault, read_ratings, tally
 from finetune_trainer.judging.bundle import PAGE, Bundle, make_bundle, write_bundle
 
 from .test_bundle import make_config, row
-
-pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason=browser.MISSING)
 
 TEXTS = ["plain", "<b>bold</b> & </script>", "line\n\n  indented", "ünï ☃ 𝄞 العربية"]
 ROWS = [row(number, f"old {text}", f"new {text}") for number, text in enumerate(TEXTS)]
@@ -36,17 +33,17 @@ def page(bundle: Bundle, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("browser")) as it:
+def window(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(chromium, tmp_path_factory.mktemp("browser")) as it:
         yield it
 
 
 @pytest.fixture
-def opened(chromium: Browser, page: Path) -> Browser:
-    chromium.open(page)
-    chromium.evaluate("localStorage.clear(), sessionStorage.clear()")
-    chromium.open(page)
-    return chromium
+def opened(window: Browser, page: Path) -> Browser:
+    window.open(page)
+    window.evaluate("localStorage.clear(), sessionStorage.clear()")
+    window.open(page)
+    return window
 
 
 def test_by_keyboard_from_the_name_to_the_file_that_the_operator_counts(

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import browser
 import pytest
+from browser import Browser
 from tiny_models import save_tiny_model
 
 from finetune_trainer.config import RunConfig
@@ -195,13 +195,12 @@ def test_the_page_stands_alone_and_nothing_of_the_data_is_markup(
     assert "&lt;b&gt;.jsonl line 62" in page
 
 
-@pytest.mark.skipif(browser.CHROMIUM is None, reason=browser.MISSING)
 def test_a_browser_shows_all_of_it_on_wide_and_narrow_screens(
-    prepared: tuple[Path, dict[str, Any]], tmp_path: Path
+    prepared: tuple[Path, dict[str, Any]], chromium: str, tmp_path: Path
 ) -> None:
     folder, _ = prepared
     page = folder / "ws/data/report.html"
-    with browser.Browser(tmp_path) as it:
+    with Browser(chromium, tmp_path) as it:
         for width in (1180, 390):
             screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
             it.call("Emulation.setDeviceMetricsOverride", **screen)
