@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local_cluster.errors import LocalClusterError
-from local_cluster.layout import Cache, locked
+from local_cluster.layout import Cache, free_disk, locked
 from local_cluster.toolchain import GO_SOURCES, find_go
 
 Report = Callable[[str, str], None]
@@ -266,8 +266,7 @@ def _chosen(names: Sequence[str]) -> list[Family]:
 
 
 def _require_space(cache: Cache) -> None:
-    existing = next(folder for folder in (cache.root, *cache.root.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    free, existing = free_disk(cache.root)
     if free < BUILD_DISK:
         raise LocalClusterError(
             f"Building needs {BUILD_DISK / 2**30:.0f} GiB for Go's module and build caches and "

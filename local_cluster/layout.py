@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,12 @@ def write_private(path: Path, content: str | bytes) -> Path:
         file.write(data)
     temporary.replace(path)
     return path
+
+
+def free_disk(path: Path) -> tuple[int, Path]:
+    """Free bytes of the disk that holds `path` or will, and the nearest folder that is there."""
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(existing).free, existing
 
 
 @contextmanager

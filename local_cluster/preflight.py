@@ -6,7 +6,6 @@ Each looks at facts and answers with one sentence that says what is wrong and wh
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from local_cluster.debian import find_tool, missing_packages
 from local_cluster.errors import LocalClusterError
-from local_cluster.layout import MAX_SOCKET_PATH, ClusterPaths
+from local_cluster.layout import MAX_SOCKET_PATH, ClusterPaths, free_disk
 from local_cluster.subnets import MAX_NODES
 
 ROOT_NEEDED = (
@@ -170,13 +169,13 @@ def gather(
     """Read the facts off this host. running: the cluster's processes that need no more memory."""
     missing_nodes = sum(f"kubelet-n{index}" not in running for index in range(1, nodes + 1))
     base = 0 if "kube-apiserver" in running else MEMORY_BASE
-    existing = next(path for path in (paths.root, *paths.root.parents) if path.exists())
+    free, existing = free_disk(paths.root)
     return Facts(
         user=os.geteuid(),
         capabilities=_effective_capabilities(),
         missing_packages=tuple(missing_packages()),
         missing_families=tuple(missing_families),
-        disk_free=shutil.disk_usage(existing).free,
+        disk_free=free,
         disk_path=str(existing),
         memory_available=_memory_available(),
         memory_needed=base + missing_nodes * MEMORY_NODE,

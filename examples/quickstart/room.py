@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from local_cluster.layout import free_disk
 from quickstart.errors import QuickstartError
 
 FIRST_RUN = 35.0
-"""GiB that the quickstart had taken at its end, when it was more than ever before (measured):
-programs, images with their packages, the caches of both, the cluster."""
+"""GiB: programs, images with their packages, the caches of both, and the cluster. Measured; it is
+most at the end."""
 
 
 def require(folder: Path) -> None:
     """``folder`` will hold the cache. Raises ``QuickstartError``."""
-    existing = next(each for each in (folder, *folder.parents) if each.exists())
-    free = shutil.disk_usage(existing).free / 2**30
-    if free < FIRST_RUN:
+    free, existing = free_disk(folder)
+    gibibytes = free / 2**30
+    if gibibytes < FIRST_RUN:
         raise QuickstartError(
-            f"A first run takes {FIRST_RUN:.0f} GiB of disk and {existing} has {free:.1f} GiB "
+            f"A first run takes {FIRST_RUN:.0f} GiB of disk and {existing} has {gibibytes:.1f} GiB "
             "free: free some, or point HOME and FINETUNE_CACHE to a larger disk."
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from local_cluster.debian import find_tool, prepare_host
 from local_cluster.errors import LocalClusterError
-from local_cluster.layout import Cache, locked, write_private
+from local_cluster.layout import Cache, free_disk, locked, write_private
 
 Report = Callable[[str], None]
 """Takes one short line of progress."""
@@ -166,8 +166,7 @@ class Store:
 
     def require_space(self, gibibytes: float, purpose: str) -> None:
         """Refuse in one sentence to begin what the disk cannot hold."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.root).free / GIBIBYTE
+        free = free_disk(self.root)[0] / GIBIBYTE
         if free < gibibytes:
             raise LocalClusterError(
                 f"{purpose} needs {gibibytes:.0f} GiB of disk below {self.root} for a while and "
